@@ -1,0 +1,60 @@
+"""Group commit: what is submitted while one call is in flight goes into the next."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Joins concurrent submissions into batches of at most max_items, one batch in flight at a time.
+
+    A batch that fails fails each of its submissions with the same error. A submission that is cancelled
+    while it waits is left out.
+    """
+
+    def __init__(
+        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, max_items: int
+    ) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._runner: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Result:
+        """Returns the item's own result once the batch that carried it is through."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._take():
+                await self._send(batch)
+        finally:
+            self._runner = None
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_items:
+            item, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((item, future))
+        return batch
+
+    async def _send(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._flush([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - whatever it is, each submitter has to hear it
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

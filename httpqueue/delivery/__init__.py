@@ -1,0 +1,1 @@
+"""How a due timer reaches its destination."""

@@ -1,0 +1,24 @@
+"""Everything httpqueue raises on purpose; a class's docstring is its default message."""
+
+
+class HttpqueueError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class StartError(HttpqueueError):
+    """httpqueue cannot start; the message is one line that names what to change."""
+
+
+class SettingsError(StartError):
+    """A setting has a value that cannot be used."""
+
+
+class UnavailableError(HttpqueueError):
+    """A Redis server does not answer, or refuses to work."""
+
+
+class InvalidTimerError(HttpqueueError):
+    """The timer's description cannot be used."""

@@ -1,0 +1,44 @@
+"""Every Redis key, on one page.
+
+A timer's keys carry its partition's hash tag, so that every transition stays in one slot of a Redis Cluster.
+There is one partition so far.
+"""
+
+PARTITION = "{0}"
+
+# --- on the store server ---
+RECORD_PREFIX = f"hq:{PARTITION}:timer:"  # + app:id  string: the record, see lua/common.lua
+DUE = f"hq:{PARTITION}:due"  # zset: app:id -> due ms of every unfinished timer (lease end while it runs)
+OUTBOX = f"hq:{PARTITION}:outbox"  # stream: changes the relay has still to act on
+OUTBOX_DEAD = f"hq:{PARTITION}:outbox:dead"  # stream: outbox entries nobody could read
+SET_ASIDE = f"hq:{PARTITION}:set-aside"  # zset: app:id -> ms at which its unreadable record was met
+ARCHIVE_PREFIX = f"hq:{PARTITION}:archive:"  # + n  string: bits of the Bloom filter's layer n
+ARCHIVE_COUNTS = f"hq:{PARTITION}:archive"  # hash: layer n -> ids in it
+ARCHIVE_MANIFEST = "hq:archive"  # string: the filter's parameters, written once
+
+# --- on the queue server (arq's format) ---
+QUEUE = f"arq:queue:{PARTITION}"  # zset: wake-up id -> due ms
+JOB_PREFIX = "arq:job:"  # + wake-up id  string: arq's job definition
+WAKE_CHANNEL = f"hq:{PARTITION}:wake"  # pub/sub: a wake-up became the earliest
+EPOCH = "hq:epoch"  # string: the queue's identity; gone or changed means that it lost its data
+
+OUTBOX_GROUP = "relay"
+
+
+def member(application: str, timer_id: str) -> str:
+    """A timer's name in the due index, the outbox and its record's key; neither part has a colon."""
+    return f"{application}:{timer_id}"
+
+
+def wake_up_id(member: str, generation: int) -> str:
+    """The queue's entry for (timer, generation)."""
+    return f"{member}:{generation}"
+
+
+def parse_wake_up_id(wake_up_id: str) -> tuple[str, int] | None:
+    """(member, generation), or None for an entry that is not ours."""
+    member, _, generation = wake_up_id.rpartition(":")
+    # isdecimal alone admits other scripts' digits
+    if member.count(":") != 1 or not (generation.isascii() and generation.isdecimal()):
+        return None
+    return member, int(generation)

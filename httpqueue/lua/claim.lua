@@ -1,0 +1,24 @@
+-- claim: pop due wake-ups, the earliest first.
+-- KEYS    1 queue
+-- ARGV    1 now   2 arq job key prefix   3 limit   4 the job definition that put writes
+-- RETURNS {ms until the next wake-up is due: 0 when more may be due now, -1 when the queue is empty,
+--          {wake-up id, job definition or '' for the one that put writes, ...}}
+
+local now = now_ms(ARGV[1])
+local limit = tonumber(ARGV[3])
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
+local claimed = {}
+for _, id in ipairs(ids) do
+  local n = #claimed
+  local definition = redis.call('GET', ARGV[2] .. id)
+  claimed[n + 1] = id
+  -- a definition that is missing was dropped by somebody: the id says all that a wake-up of ours needs
+  claimed[n + 2] = definition and definition ~= ARGV[4] and definition or ''
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('DEL', ARGV[2] .. id)
+end
+if #ids == limit then
+  return {0, claimed}
+end
+local head = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+return {head and math.max(0, math.ceil(tonumber(head) - now)) or -1, claimed}

@@ -1,0 +1,30 @@
+-- Shared by every script, which is appended to this file.
+--
+-- A record is a sequence of MessagePack values, so that its head can be changed without touching the rest:
+--   state letter, generation, attempts, due ms | spec (JSON) | last attempt (JSON, '' before the first)
+-- Old-style MessagePack strings throughout: cmsgpack knows no bin type.
+
+local SCHEDULED, RUNNING, DONE, FAILED = 's', 'r', 'd', 'f'
+local HEAD_BYTES = 40 -- no head is longer
+
+-- `given` is ms since the epoch, or '' for this server's TIME.
+local function now_ms(given)
+  if given ~= '' then
+    return tonumber(given)
+  end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- -> {state, generation, attempts, due, rest}; nil when the record cannot be read. `rest` is spec and last attempt.
+local function read_head(record)
+  local ok, next, state, generation, attempts, due = pcall(cmsgpack.unpack_limit, record, 4)
+  if not ok or type(due) ~= 'number' then
+    return nil
+  end
+  return {state = state, generation = generation, attempts = attempts, due = due, rest = string.sub(record, next + 1)}
+end
+
+local function write_record(head, rest)
+  return cmsgpack.pack(head.state, head.generation, head.attempts, head.due) .. rest
+end

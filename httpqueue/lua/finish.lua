@@ -1,0 +1,59 @@
+-- finish: say how attempts ended: delivered and failed timers go into the archive, the others get their next due time.
+-- KEYS    1 record prefix   2 due index   3 outbox   4 archive layer (bits)   5 archive counts
+-- ARGV    1 now   2 archive layer number
+--         3 msgpack [[member, generation, attempt, outcome, ms, last attempt, [bit positions]], ...]
+--           ms: delay until the next attempt (retry), or retention of the record (delivered, failed; 0: none)
+-- RETURNS {{1 | 0 an attempt}, ids in the archive layer}
+-- An attempt that is no longer the timer's own is refused (0): a late worker changes nothing.
+
+local now = now_ms(ARGV[1])
+
+local function archive(positions)
+  local operations = {}
+  for _, position in ipairs(positions) do
+    local n = #operations
+    operations[n + 1], operations[n + 2], operations[n + 3], operations[n + 4] = 'SET', 'u1', position, 1
+  end
+  local new = false
+  for _, bit in ipairs(redis.call('BITFIELD', KEYS[4], unpack(operations))) do
+    new = new or bit == 0
+  end
+  if new then
+    redis.call('HINCRBY', KEYS[5], ARGV[2], 1)
+  end
+end
+
+local function apply(member, key, head, outcome, ms, attempt, positions)
+  local _, spec = cmsgpack.unpack_limit(head.rest, 1)
+  local rest = cmsgpack.pack(spec, attempt)
+  if outcome == 'retry' then
+    head.state, head.due = SCHEDULED, now + ms
+    redis.call('SET', key, write_record(head, rest))
+    redis.call('ZADD', KEYS[2], head.due, member)
+    redis.call('XADD', KEYS[3], '*', 'timer', member, 'generation', head.generation, 'due', head.due)
+    return
+  end
+  head.state = outcome == 'delivered' and DONE or FAILED
+  archive(positions)
+  redis.call('ZREM', KEYS[2], member)
+  if ms > 0 then
+    redis.call('SET', key, write_record(head, rest), 'PX', ms)
+  else
+    redis.call('DEL', key)
+  end
+end
+
+local answers = {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local member, generation, attempt = item[1], item[2], item[3]
+  local key = KEYS[1] .. member
+  local record = redis.call('GET', key)
+  local head = record and read_head(record)
+  if head and head.state == RUNNING and head.generation == generation and head.attempts == attempt then
+    apply(member, key, head, item[4], item[5], item[6], item[7])
+    answers[i] = 1
+  else
+    answers[i] = 0
+  end
+end
+return {answers, tonumber(redis.call('HGET', KEYS[5], ARGV[2]) or 0)}

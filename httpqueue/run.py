@@ -1,0 +1,215 @@
+"""Compose and run processes: the only place that wires parts together, and the one that hears signals.
+
+A part is a coroutine that runs until `stop` is set and then ends by itself; one that fails ends the process.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import Any, Final
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from httpqueue import __version__, logs
+from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.errors import SettingsError, StartError, UnavailableError
+from httpqueue.outage import Outage
+from httpqueue.queue import Queue, open_queue
+from httpqueue.relay import Relay
+from httpqueue.settings import Mode, Settings
+from httpqueue.store import Store, open_store
+from httpqueue.worker import BatchWorker, open_attempts
+
+CLOSE_S: Final = 5
+"""How long the API waits for requests in flight when it stops."""
+
+
+def run(settings: Settings) -> None:
+    """Run the settings' mode until SIGINT or SIGTERM; raises StartError when it cannot start."""
+    logs.configure(settings.log_format, settings.log_level)
+    if settings.redis_url is not None:
+        uvloop.run(_run(settings, settings.redis_url, kept_in="Redis at HTTPQUEUE_REDIS_URL"))
+    elif settings.mode is Mode.ALL:
+        with EmbeddedValkey(settings.data_dir) as embedded:
+            uvloop.run(_run(settings, embedded.url, kept_in=str(settings.data_dir.absolute())))
+    else:
+        raise SettingsError(
+            f"setting HTTPQUEUE_REDIS_URL: `httpqueue {settings.mode}` needs the Redis that all parts share"
+        )
+
+
+async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
+    stop, checked = _stop_on_signals(), asyncio.Event()
+    mode, queue_url = settings.mode, settings.broker_redis_url or store_url
+    try:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as parts:
+            store = await stack.enter_async_context(
+                open_store(store_url, archive_error_rate=settings.archive_error_rate)
+            )
+            queue = await stack.enter_async_context(open_queue(queue_url))
+
+            async def readiness() -> None:
+                await store.ping()
+                await queue.ping()
+
+            if mode in {Mode.ALL, Mode.API}:
+                listener = stack.enter_context(_listener(settings.host, settings.port, "HTTPQUEUE_PORT"))
+                app = create_app(store=store, readiness=readiness)
+                parts.create_task(_http(app, listener, stop, lambda: _greet(listener, kept_in)))
+            if settings.metrics_port is not None:
+                listener = stack.enter_context(
+                    _listener(settings.host, settings.metrics_port, "HTTPQUEUE_METRICS_PORT")
+                )
+                parts.create_task(_http(create_ops_app(readiness=readiness), listener, stop))
+            if mode in {Mode.ALL, Mode.RELAY}:
+                parts.create_task(_relay(store, queue, settings, checked, stop))
+            if mode in {Mode.ALL, Mode.WORKER}:
+                parts.create_task(_worker(store, queue_url, settings, checked, stop))
+            await _run_until(stop, _check(store, settings, checked))
+    except* StartError as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _check(store: Store, settings: Settings, checked: asyncio.Event) -> None:
+    """Ask the store's server whether it may keep timers, as soon as it is there."""
+    outage = Outage("start")
+    while not checked.is_set():
+        try:
+            await store.check(allow_unsafe=settings.allow_unsafe_redis)
+        except UnavailableError as error:
+            await outage.wait(error)
+        else:
+            outage.over()
+            checked.set()
+
+
+async def _http(
+    app: ASGIApp, listener: socket.socket, stop: asyncio.Event, on_start: Callable[[], None] = lambda: None
+) -> None:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_S,
+    )
+    server = _Server(config, on_start)
+    await _run_until(stop, server.serve(sockets=[listener]), server.stop)
+
+
+async def _relay(
+    store: Store, queue: Queue, settings: Settings, checked: asyncio.Event, stop: asyncio.Event
+) -> None:
+    relay = Relay(
+        store=store, queue=queue, horizon_ms=settings.horizon_ms, batch_size=settings.relay_batch_size
+    )
+    await _run_until(stop, _after(checked, relay.run))
+
+
+async def _worker(
+    store: Store, queue_url: str, settings: Settings, checked: asyncio.Event, stop: asyncio.Event
+) -> None:
+    async with open_attempts(settings, store) as attempts, open_queue(queue_url) as queue:
+        worker = BatchWorker(
+            attempts=attempts,
+            queue=queue,
+            concurrency=settings.concurrency,
+            grace_s=settings.shutdown_grace_ms / 1000,
+        )
+        await _run_until(stop, _after(checked, worker.async_run), worker.stop)
+
+
+async def _after(event: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    await event.wait()
+    await work()
+
+
+async def _run_until(
+    stop: asyncio.Event,
+    work: Coroutine[Any, Any, None],
+    wind_down: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run work until stop is set, then wind it down (or cancel it); its own failure is raised."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if wind_down and not task.done():
+            await wind_down()
+            await asyncio.wait({task})
+    finally:
+        stopping.cancel()
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which leaves signals to this module and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._on_start()
+
+    async def stop(self) -> None:
+        self.should_exit = True
+
+
+def _listener(host: str, port: int, setting: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"setting {setting}: cannot listen on {host}:{port} ({error.strerror})"
+        ) from error
+    return listener
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; the second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def _greet(listener: socket.socket, kept_in: str) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    timer = f'{{"url": "{url}/healthz", "method": "GET", "seconds": 2}}'
+    print(  # noqa: T201 - the first thing its user reads
+        f"""httpqueue {__version__}
+  API         {url}/timers
+  Swagger UI  {url}/docs
+  Data        {kept_in}
+Try it:
+  curl -i {url}/timers -H 'content-type: application/json' -d '{timer}'
+""",
+        flush=True,
+    )

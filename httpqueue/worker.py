@@ -1,0 +1,242 @@
+"""The worker: claims due wake-ups in batches and runs their attempts.
+
+arq starts it and keeps its health record; the claim, run and finish path is ours.
+A wake-up that is lost between claim and begin is put again by the relay's heal pass.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+import structlog
+from arq.connections import RedisSettings
+from arq.worker import Worker, func
+from redis.exceptions import RedisError
+
+from httpqueue import clock, keys
+from httpqueue.attempts import LEASE_MARGIN_MS, AttemptPolicy, Attempts
+from httpqueue.connection import redis_errors
+from httpqueue.delivery.factory import create_sender
+from httpqueue.errors import SettingsError, UnavailableError
+from httpqueue.outage import Outage
+from httpqueue.queue import JOB_FUNCTION, Queue, read_job
+from httpqueue.settings import Settings, load
+from httpqueue.store import Store, open_store
+from httpqueue.transitions import Begun, Refusal, WakeUp
+
+IDLE_S: Final = 1.0
+"""The longest sleep: a wake message that got lost costs no more than this."""
+HEALTH_S: Final = 5
+MAX_CLAIM: Final = 500
+STOCK_POLL_S: Final = 0.05
+GATHER_S: Final = 0.001
+"""When all slots were taken: how long freed ones are gathered for one claim."""
+
+log = structlog.get_logger()
+
+
+async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
+    """The arq job function: one attempt for one wake-up, named by the job's id or by the argument.
+
+    BatchWorker does the same for many at a time; a stock arq worker calls this.
+    """
+    wake_up = read_job((wake_up_id or ctx["job_id"]).encode(), b"")
+    if wake_up is None:
+        log.error("worker.unreadable", job=ctx["job_id"])
+        return
+    attempts: Attempts = ctx["attempts"]
+    [answer] = await attempts.begin([wake_up])
+    if isinstance(answer, Begun):
+        await attempts.run(answer)
+
+
+JOB: Final = func(deliver, name=JOB_FUNCTION)
+
+
+class BatchWorker(Worker):
+    """An arq worker whose jobs are claimed, begun and finished many at a time."""
+
+    def __init__(self, *, attempts: Attempts, queue: Queue, concurrency: int, grace_s: float) -> None:
+        super().__init__(
+            [JOB],
+            queue_name=keys.QUEUE,
+            redis_pool=queue.redis,
+            handle_signals=False,
+            max_jobs=concurrency,
+            poll_delay=0,
+            keep_result=0,
+            health_check_interval=HEALTH_S,
+            health_check_key=f"{keys.QUEUE}:health-check:{uuid4().hex}",
+            ctx={"attempts": attempts},
+        )
+        self._attempts = attempts
+        self._queue = queue
+        self._grace_s = grace_s
+        self._outage = Outage("worker.claim")
+        self._wake = asyncio.Event()
+        self._held: list[WakeUp] = []
+
+    async def main(self) -> None:
+        """Claim and run until stopped; servers that go away are waited for."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            while True:
+                try:
+                    await super().main()
+                except (RedisError, OSError) as error:  # arq's own commands at its start
+                    await self._outage.wait(UnavailableError(str(error)))
+        finally:
+            listener.cancel()
+
+    async def stop(self) -> None:
+        """Claim no more, let attempts in flight end within the grace time, let go."""
+        self.allow_pick_jobs = False
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=self._grace_s)
+        left = list(self.tasks.values())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        with suppress(UnavailableError), redis_errors():
+            await self.close()
+
+    async def _poll_iteration(self) -> None:
+        """One round: claim what is due, begin it, sleep until there is more to do."""
+        self._wake.clear()
+        free = min(self.max_jobs - len(self.tasks), MAX_CLAIM)
+        try:
+            idle_s = await self._claim(free) if free and self.allow_pick_jobs else IDLE_S
+            with redis_errors():
+                await self.heart_beat()
+        except UnavailableError as error:
+            await self._outage.wait(error)
+            return
+        self._outage.over()
+        if idle_s:
+            await self._sleep(idle_s)
+        if not free:
+            await clock.sleep(GATHER_S)
+
+    async def _claim(self, free: int) -> float:
+        """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
+        held, self._held = self._held[:free], self._held[free:]
+        if len(held) == free:
+            await self._begin(held)
+            return 0
+        try:
+            claim = await self._queue.claim(free - len(held))
+        except UnavailableError:
+            self._held = held + self._held
+            raise
+        for job in claim.unreadable:
+            log.error("worker.unreadable", job=job)
+        await self._begin(held + claim.wake_ups)
+        return IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+
+    async def _begin(self, wake_ups: Sequence[WakeUp]) -> None:
+        if not wake_ups:
+            return
+        try:
+            answers = await self._attempts.begin(wake_ups)
+        except UnavailableError:
+            self._held.extend(wake_ups)  # they are no longer in the queue
+            raise
+        for answer in answers:
+            if isinstance(answer, Begun):
+                self._start(answer)
+            elif answer.refusal is Refusal.EARLY:
+                # the queue's server is ahead of the store's: what counts is the store's clock
+                self.loop.call_later(answer.wait_ms / 1000, self._hold, answer.wake_up)
+
+    def _start(self, begun: Begun) -> None:
+        name = f"{begun.wake_up.id}:{begun.attempt}"
+        task = self.tasks[name] = self.loop.create_task(self._attempts.run(begun))
+        task.add_done_callback(lambda task: self._ended(name, task))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        full = len(self.tasks) >= self.max_jobs
+        del self.tasks[name]
+        if full:
+            self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            log.error("worker.bug", job=name, exc_info=error)
+
+    def _hold(self, wake_up: WakeUp) -> None:
+        self._held.append(wake_up)
+        self._wake.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _listen(self) -> None:
+        outage = Outage("worker.listen")
+        while True:
+            try:
+                await self._queue.listen(self._wake.set)
+            except UnavailableError as error:
+                await outage.wait(error)
+
+
+@asynccontextmanager
+async def open_attempts(settings: Settings, store: Store) -> AsyncIterator[Attempts]:
+    """Attempts on that store, as the settings want them."""
+    sender = create_sender(settings.sender)
+    policy = AttemptPolicy(
+        retry=settings.retry_policy,
+        timeout_ms=settings.attempt_timeout_ms,
+        retention_done_ms=settings.retention_done_ms,
+        retention_failed_ms=settings.retention_failed_ms,
+        append_timer_id=settings.append_timer_id,
+    )
+    try:
+        yield Attempts(store=store, sender=sender, policy=policy)
+    finally:
+        await sender.close()
+
+
+def worker_settings(settings: Settings) -> dict[str, Any]:
+    """What a stock arq worker needs to drain the queue, one wake-up at a time."""
+    if settings.redis_url is None:
+        raise SettingsError("setting HTTPQUEUE_REDIS_URL: arq needs the Redis that all parts share")
+    store_url, queue_url = settings.redis_url, settings.broker_redis_url or settings.redis_url
+    resources = AsyncExitStack()
+
+    async def on_startup(ctx: dict[str, Any]) -> None:
+        store = await resources.enter_async_context(
+            open_store(store_url, archive_error_rate=settings.archive_error_rate)
+        )
+        await store.check(allow_unsafe=settings.allow_unsafe_redis)
+        ctx["attempts"] = await resources.enter_async_context(open_attempts(settings, store))
+
+    async def on_shutdown(_: dict[str, Any]) -> None:
+        await resources.aclose()
+
+    return {
+        "functions": [JOB],
+        "queue_name": keys.QUEUE,
+        "redis_settings": RedisSettings.from_dsn(queue_url),
+        "on_startup": on_startup,
+        "on_shutdown": on_shutdown,
+        "job_serializer": orjson.dumps,
+        "job_deserializer": orjson.loads,
+        "max_jobs": settings.concurrency,
+        "job_timeout": settings.attempt_timeout_ms / 1000 + LEASE_MARGIN_MS / 1000,
+        "poll_delay": STOCK_POLL_S,
+        "keep_result": 0,
+        "max_tries": sys.maxsize,  # attempts are counted in the store
+    }
+
+
+def __getattr__(name: str) -> Any:
+    """WorkerSettings, for `arq httpqueue.worker.WorkerSettings`: made when asked for, since it reads settings."""
+    if name == "WorkerSettings":
+        return worker_settings(load())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

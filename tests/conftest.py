@@ -1,0 +1,43 @@
+"""What all tests share: a real Valkey a test process, empty for each test that asks for it."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from httpqueue.archive import Archive
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.queue import Queue, open_queue
+from httpqueue.store import Store
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """One server for all tests of this process."""
+    data_dir: Path = tmp_path_factory.mktemp("valkey")
+    with EmbeddedValkey(data_dir, persistent=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(valkey_server: EmbeddedValkey) -> AsyncIterator[Redis]:
+    """An empty server, and a client to look into it."""
+    client = Redis.from_url(valkey_server.url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def store(redis: Redis) -> Store:
+    """A store on the empty server."""
+    return Store(redis, archive=Archive(redis, error_rate=1e-6))
+
+
+@pytest.fixture
+async def queue(valkey_server: EmbeddedValkey, redis: Redis) -> AsyncIterator[Queue]:
+    """A queue on the same server."""
+    del redis  # asked for because it empties the server
+    async with open_queue(valkey_server.url) as queue:
+        yield queue

@@ -137,7 +137,7 @@ class Store:
                 if "NOGROUP" not in str(error):
                     raise
                 await self._create_group()
-                return [], 0
+                return await self.read_outbox(consumer, limit=limit, block_ms=block_ms)
         return [_entry(*raw) for _, raws in streams for raw in raws], self._now_ms(time)
 
     async def adopt_outbox(self, consumer: str, *, idle_ms: int, limit: int) -> tuple[list[OutboxEntry], int]:

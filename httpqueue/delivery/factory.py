@@ -1,0 +1,15 @@
+"""Which Sender the settings ask for."""
+
+from httpqueue.delivery.httpx_sender import HttpxSender
+from httpqueue.delivery.pyreqwest_sender import PyreqwestSender
+from httpqueue.delivery.sender import Sender
+from httpqueue.settings import SenderKind
+
+
+def create_sender(kind: SenderKind) -> Sender:
+    """A new Sender; the caller closes it."""
+    match kind:
+        case SenderKind.PYREQWEST:
+            return PyreqwestSender()
+        case SenderKind.HTTPX:
+            return HttpxSender()

@@ -1,0 +1,296 @@
+"""The worker on a real queue, a real store and a real receiver."""
+
+import asyncio
+from dataclasses import replace
+
+import msgpack
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from httpqueue import keys, worker
+from httpqueue.errors import UnavailableError
+from httpqueue.queue import Claim, Queue
+from httpqueue.schedule import After
+from httpqueue.store import Store
+from httpqueue.timer import State
+from httpqueue.transitions import WakeUp
+from tests.pipeline import QUICK, running
+from tests.receiver import Receiver, Reply, hang, reply_when
+
+
+async def test_a_due_timer_is_called_and_done(store: Store, queue: Queue) -> None:
+    """One call with the four headers of every webhook; then the record says how it went."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        await pipeline.schedule("a", f"{receiver.url}/{{id}}?x=1", body={"n": 1})
+        [request] = await receiver.wait_for(1)
+        timer = await pipeline.until("a", State.DONE)
+    assert (request.method, request.target, request.body) == ("POST", "/a?x=1", b'{"n":1}')
+    assert request.header("webhook-id") == "a:0"
+    assert request.header("httpqueue-attempt") == "1"
+    assert int(request.header("webhook-timestamp") or 0) == request.arrived_ms // 1000
+    assert (request.header("user-agent") or "").startswith("httpqueue/")
+    assert timer.attempts == 1
+    assert timer.last_attempt is not None
+    assert (timer.last_attempt.status, timer.last_attempt.error) == (200, None)
+    assert 0 <= timer.last_attempt.lateness_ms < 5_000
+
+
+async def test_a_failing_destination_is_retried_with_growing_gaps(store: Store, queue: Queue) -> None:
+    """503 twice, then 200: three attempts of the same message, each gap longer than the one before."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        receiver.answer(Reply(503), Reply(503), Reply(200))
+        await pipeline.schedule("a", receiver.url)
+        requests = await receiver.wait_for(3)
+        timer = await pipeline.until("a", State.DONE)
+    first, second, third = (request.arrived_ms for request in requests)
+    assert third - second > second - first
+    assert [request.header("httpqueue-attempt") for request in requests] == ["1", "2", "3"]
+    assert {request.header("webhook-id") for request in requests} == {"a:0"}
+    assert timer.attempts == 3
+
+
+async def test_a_client_error_fails_at_once(store: Store, queue: Queue) -> None:
+    """404: one attempt, failed, and the archive knows the id already."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        receiver.answer(Reply(404))
+        await pipeline.schedule("a", receiver.url)
+        timer = await pipeline.until("a", State.FAILED)
+        assert await store.is_archived("default", "a")
+    assert (timer.attempts, len(receiver.requests)) == (1, 1)
+    assert timer.last_attempt is not None
+    assert timer.last_attempt.error == "HTTP 404"
+
+
+async def test_it_gives_up_after_the_last_attempt(store: Store, queue: Queue) -> None:
+    """max_attempts calls, then failed."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        receiver.answer(Reply(500))
+        await pipeline.schedule("a", receiver.url)
+        timer = await pipeline.until("a", State.FAILED)
+    assert len(receiver.requests) == timer.attempts == QUICK.retry.max_attempts
+
+
+async def test_retention_zero_archives_at_once(store: Store, queue: Queue, redis: Redis) -> None:
+    """Nothing but the archive's bits is left of the timer."""
+    policy = replace(QUICK, retention_done_ms=0)
+    async with Receiver() as receiver, running(store, queue, policy=policy) as pipeline:
+        await pipeline.schedule("a", receiver.url)
+        await receiver.wait_for(1)
+        await pipeline.finished.wait()
+        assert await store.get("default", "a") is None
+        assert await store.is_archived("default", "a")
+    assert not [key for key in await redis.keys() if b"default:a" in key]
+
+
+async def test_a_timer_whose_workers_die_fails_without_another_call(
+    store: Store, queue: Queue, redis: Redis
+) -> None:
+    """A poison timer ends after max_attempts begun attempts."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        spec = msgpack.packb(b'{"url":"%s","delay_ms":0}' % receiver.url.encode(), use_bin_type=False)
+        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("r", 0, 4, 1))
+        await redis.set(keys.RECORD_PREFIX + "default:a", head + spec + msgpack.packb(""))
+        await redis.zadd(keys.DUE, {"default:a": 1})
+        await queue.put([WakeUp("default:a", 0, 1)])
+        timer = await pipeline.until("a", State.FAILED)
+        assert receiver.requests == []
+    assert timer.last_attempt is not None
+    assert "worker was lost" in (timer.last_attempt.error or "")
+
+
+async def test_an_unreadable_spec_fails_its_timer_alone(store: Store, queue: Queue, redis: Redis) -> None:
+    """The others of its batch are delivered."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("s", 0, 0, 1, "{", ""))
+        await redis.set(keys.RECORD_PREFIX + "default:bad", head)
+        await redis.zadd(keys.DUE, {"default:bad": 1})
+        await queue.put([WakeUp("default:bad", 0, 1)])
+        await pipeline.schedule("good", receiver.url)
+        await pipeline.until("good", State.DONE)
+        assert await redis.zcard(keys.DUE) == 0
+        assert await store.is_archived("default", "bad")
+
+
+async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) -> None:
+    """Three slots, a receiver that waits: three calls; the others follow when it answers."""
+    answer = asyncio.Event()
+    async with Receiver() as receiver, running(store, queue, concurrency=3) as pipeline:
+        receiver.answer(reply_when(answer, Reply(200)))
+        for number in range(7):
+            await pipeline.schedule(str(number), receiver.url)
+        await receiver.wait_for(3)
+        assert len(pipeline.worker.tasks) == 3
+        claim = await queue.claim(0)
+        assert claim.wake_ups == []
+        assert await queue.redis.zcard(keys.QUEUE) == 4
+        answer.set()
+        await receiver.wait_for(7)
+
+
+async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Queue) -> None:
+    """An attempt in flight ends and is finished; a wake-up that is due meanwhile stays in the queue."""
+    answer = asyncio.Event()
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        receiver.answer(reply_when(answer, Reply(200)))
+        await pipeline.schedule("a", receiver.url)
+        await receiver.wait_for(1)
+        stopping = asyncio.create_task(pipeline.worker.stop())
+        await asyncio.wait({asyncio.create_task(_allows(pipeline.worker))})
+        await pipeline.schedule("b", receiver.url)
+        await pipeline.relay.drain(block_ms=100)
+        answer.set()
+        await stopping
+        assert (await pipeline.until("a", State.DONE)).attempts == 1
+    assert len(receiver.requests) == 1
+
+
+async def _allows(worker: worker.BatchWorker) -> None:
+    while worker.allow_pick_jobs:
+        await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=0.001)
+
+
+async def test_stop_gives_up_attempts_that_outlast_the_grace_time(store: Store, queue: Queue) -> None:
+    """Their timers stay running until the lease ends: nothing is lost."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        receiver.answer(hang)
+        await pipeline.schedule("a", receiver.url)
+        await receiver.wait_for(1)
+        pipeline.worker._grace_s = 0
+        await pipeline.worker.stop()
+        found = await store.get("default", "a")
+    assert found is not None
+    assert found.timer.state is State.RUNNING
+
+
+async def test_a_wake_message_ends_the_sleep(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle worker hears of an earlier wake-up; it does not poll for it."""
+    monkeypatch.setattr(worker, "IDLE_S", 3_600.0)
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        await pipeline.schedule("far", receiver.url, After(300_000))
+        for number in range(3):
+            await pipeline.schedule(str(number), receiver.url)
+            await receiver.wait_for(number + 1)
+
+
+async def test_begin_is_repeated_when_the_store_was_away(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claimed wake-ups are out of the queue: the worker keeps them till the store is back."""
+    begin, failures = store.begin, iter([True, True])
+
+    async def flaky(wake_ups: list[WakeUp], *, lease_ms: int) -> object:
+        if next(failures, False):
+            raise UnavailableError("gone")
+        return await begin(wake_ups, lease_ms=lease_ms)
+
+    monkeypatch.setattr(store, "begin", flaky)
+    with capture_logs() as logs:
+        async with Receiver() as receiver, running(store, queue) as pipeline:
+            await pipeline.schedule("a", receiver.url)
+            await pipeline.until("a", State.DONE)
+    events = [log["event"] for log in logs if log.get("part") == "worker.claim"]
+    assert events == ["redis.away", "redis.back"]
+
+
+async def test_claim_goes_on_when_the_queue_was_away(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker lives through it."""
+    claim, failures = queue.claim, iter([True, True])
+
+    async def flaky(limit: int) -> Claim:
+        if next(failures, False):
+            raise UnavailableError("gone")
+        return await claim(limit)
+
+    monkeypatch.setattr(queue, "claim", flaky)
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        await pipeline.schedule("a", receiver.url)
+        await receiver.wait_for(1)
+
+
+async def test_finish_is_repeated_until_the_store_is_back(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that came while the store was away is not forgotten."""
+    finish, failures = store.finish, iter([True, True])
+
+    async def flaky(attempts: list[object]) -> object:
+        if next(failures, False):
+            raise UnavailableError("gone")
+        return await finish(attempts)  # type: ignore[arg-type] # handed through
+
+    monkeypatch.setattr(store, "finish", flaky)
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        await pipeline.schedule("a", receiver.url)
+        await pipeline.until("a", State.DONE)
+    assert len(receiver.requests) == 1
+
+
+async def test_a_late_worker_changes_nothing(store: Store, queue: Queue, redis: Redis) -> None:
+    """Its timer was begun again elsewhere while it waited for the answer: its finish is refused."""
+    answer = asyncio.Event()
+    with capture_logs() as logs:
+        async with Receiver() as receiver, running(store, queue) as pipeline:
+            receiver.answer(reply_when(answer, Reply(200)))
+            await pipeline.schedule("a", receiver.url)
+            await receiver.wait_for(1)
+            await redis.zadd(keys.DUE, {"default:a": 1})  # its lease is over
+            await store.begin([WakeUp("default:a", 0)], lease_ms=60_000)
+            answer.set()
+            await pipeline.finished.wait()
+            found = await store.get("default", "a")
+    assert found is not None
+    assert (found.timer.state, found.timer.attempts) == (State.RUNNING, 2)
+    assert "attempt.late" in [log["event"] for log in logs]
+
+
+async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue server whose clock is ahead wakes too early: the attempt waits for the store's time."""
+    claim = queue._claim
+
+    async def ahead(names: tuple[str, ...], now: object, *rest: object) -> object:
+        del now
+        return await claim(names, 9_999_999_999_999, *rest)
+
+    monkeypatch.setattr(queue, "_claim", ahead)
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        created = await pipeline.schedule("a", receiver.url, After(300))
+        timer = await pipeline.until("a", State.DONE)
+    assert timer.last_attempt is not None
+    assert timer.last_attempt.started_ms >= created.due_ms
+    assert timer.attempts == 1
+
+
+async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue) -> None:
+    """What nobody can run does not keep the others waiting."""
+    with capture_logs() as logs:
+        async with Receiver() as receiver, running(store, queue) as pipeline:
+            await queue.redis.zadd(keys.QUEUE, {"nonsense": 1})
+            await pipeline.schedule("a", receiver.url)
+            await receiver.wait_for(1)
+    assert [log["event"] for log in logs if log["event"] == "worker.unreadable"] == ["worker.unreadable"]
+
+
+async def test_a_bug_in_an_attempt_is_told(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes on; the timer comes back when its lease ends."""
+    told = asyncio.Event()
+
+    def broken(*_: object, **__: object) -> None:
+        told.set()
+        raise ZeroDivisionError
+
+    with capture_logs() as logs:
+        async with Receiver() as receiver, running(store, queue) as pipeline:
+            monkeypatch.setattr("httpqueue.attempts.judge", broken)
+            await pipeline.schedule("a", receiver.url)
+            await told.wait()
+            monkeypatch.undo()
+            await pipeline.schedule("b", receiver.url)
+            await pipeline.until("b", State.DONE)
+    assert "worker.bug" in [log["event"] for log in logs]

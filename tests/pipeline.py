@@ -1,0 +1,86 @@
+"""The whole pipeline in a test's event loop: store, relay and worker on the test's Valkey."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from httpqueue.attempts import AttemptPolicy, Attempts
+from httpqueue.backoff import RetryPolicy
+from httpqueue.delivery.factory import create_sender
+from httpqueue.queue import Queue
+from httpqueue.relay import Relay
+from httpqueue.schedule import After, Schedule
+from httpqueue.settings import SenderKind
+from httpqueue.store import Store
+from httpqueue.timer import DEFAULT_APPLICATION, Spec, State, Timer
+from httpqueue.transitions import Created, Finish, NewTimer
+from httpqueue.worker import BatchWorker
+
+AT_ONCE = After(0)
+QUICK = AttemptPolicy(retry=RetryPolicy(max_attempts=4, base_ms=20, max_ms=1_000), timeout_ms=5_000)
+
+
+@dataclass
+class Pipeline:
+    """Its parts, and what tests do with them again and again."""
+
+    store: Store
+    queue: Queue
+    relay: Relay
+    worker: BatchWorker
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def schedule(self, timer_id: str, url: str, schedule: Schedule = AT_ONCE, **spec: Any) -> Created:
+        """Store one timer."""
+        timer = NewTimer(DEFAULT_APPLICATION, timer_id, Spec(url, schedule, **spec))
+        [created] = await self.store.create([timer])
+        return created
+
+    async def until(self, timer_id: str, *states: State) -> Timer:
+        """The timer as soon as it is in one of these states: asked again whenever attempts were finished."""
+        async with asyncio.timeout(30):
+            while True:
+                self.finished.clear()
+                found = await self.store.get(DEFAULT_APPLICATION, timer_id)
+                if found and found.timer.state in states:
+                    return found.timer
+                await self.finished.wait()
+
+
+def tell_finished(store: Store, event: asyncio.Event) -> None:
+    """Set the event after each finish of this store."""
+    finish = store.finish
+
+    async def finish_and_tell(attempts: Sequence[Finish]) -> list[bool]:
+        try:
+            return await finish(attempts)
+        finally:
+            event.set()
+
+    store.finish = finish_and_tell  # type: ignore[method-assign] # a test signal
+
+
+@asynccontextmanager
+async def running(
+    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+) -> AsyncIterator[Pipeline]:
+    """Relay and worker at work."""
+    await store.check(allow_unsafe=False)
+    relay = Relay(store=store, queue=queue, horizon_ms=600_000, batch_size=500)
+    sender = create_sender(SenderKind.PYREQWEST)
+    attempts = Attempts(store=store, sender=sender, policy=policy)
+    worker = BatchWorker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
+    pipeline = Pipeline(store, queue, relay, worker)
+    tell_finished(store, pipeline.finished)
+    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(worker.async_run())]
+    try:
+        yield pipeline
+    finally:
+        tasks[0].cancel()
+        await worker.stop()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await sender.close()

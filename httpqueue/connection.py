@@ -1,12 +1,16 @@
 """How httpqueue talks to Redis: one way to connect, to run a script, and to say that a server is away."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from httpqueue.errors import UnavailableError
 
@@ -14,6 +18,57 @@ SOCKET_TIMEOUT_S: Final = 5
 """No answer for this long: the server is away. Blocking reads must ask for less."""
 
 _COMMON: Final = files("httpqueue").joinpath("lua", "common.lua").read_text(encoding="utf-8")
+
+
+class _PromptWrites(AbstractConnection):
+    """A connection whose writes can be cancelled and cost no task.
+
+    redis-py puts each write into asyncio.wait_for, which makes a task a command; before Python 3.12 it also
+    swallows a cancellation that comes at the wrong moment (cpython issue 86296): a stopped part would run on.
+    """
+
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call] # redis-py
+        elif check_health:
+            await self.check_health()  # type: ignore[no-untyped-call] # redis-py
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command([command] if isinstance(command, bytes) else command)
+        except TimeoutError as error:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"Error while writing to socket: {error}") from error
+        except BaseException:  # what was written so far cannot be taken back
+            await self.disconnect(nowait=True)
+            raise
+
+
+class _PromptTcp(_PromptWrites, Connection):
+    pass
+
+
+class _PromptTls(_PromptWrites, SSLConnection):
+    pass
+
+
+class _PromptUnix(_PromptWrites, UnixDomainSocketConnection):
+    pass
+
+
+_PROMPT: Final = {
+    Connection: _PromptTcp,
+    SSLConnection: _PromptTls,
+    UnixDomainSocketConnection: _PromptUnix,
+}
 
 RedisT = TypeVar("RedisT", bound=Redis)
 
@@ -28,6 +83,8 @@ def connect(url: str, redis_class: type[RedisT]) -> RedisT:
         health_check_interval=15,
         **tcp_only,
     )
+    pool = client.connection_pool
+    pool.connection_class = _PROMPT[pool.connection_class]
     return client
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, Final
 
+import structlog
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
@@ -25,8 +26,11 @@ from httpqueue.settings import Mode, Settings
 from httpqueue.store import Store, open_store
 from httpqueue.worker import BatchWorker, open_attempts
 
+BACKLOG: Final = 2_048
 CLOSE_S: Final = 5
 """How long the API waits for requests in flight when it stops."""
+
+log = structlog.get_logger()
 
 
 def run(settings: Settings) -> None:
@@ -86,6 +90,7 @@ async def _check(store: Store, settings: Settings, checked: asyncio.Event) -> No
         else:
             outage.over()
             checked.set()
+            log.info("run.ready", mode=settings.mode.value)
 
 
 async def _http(
@@ -175,6 +180,7 @@ def _listener(host: str, port: int, setting: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # here, so that a port in use is told as one; clients may wait from now on
     except OSError as error:
         listener.close()
         raise SettingsError(
@@ -189,6 +195,7 @@ def _stop_on_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
+        log.info("run.stop")
         stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

@@ -1,0 +1,178 @@
+"""api, relay and two workers as processes of their own on one Redis URL, as production runs them."""
+
+import asyncio
+import random
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.schedule import parse_instant_ms
+from tests.processes import HTTPQUEUE, REPOSITORY, Process, started
+from tests.receiver import Receiver
+
+TIMERS = 1_000
+CONNECTIONS = 50
+ARQ = str(Path(sys.executable).with_name("arq"))
+PARTS = ("api", "relay", "worker", "worker")
+
+
+@asynccontextmanager
+async def deployment(cwd: Path, **settings: object) -> AsyncIterator[list[Process]]:
+    """The four processes, ready; ended by SIGTERM, which each of them takes as a clean end."""
+    async with AsyncExitStack() as stack:
+        processes = [
+            await stack.enter_async_context(
+                started(sys.executable, str(REPOSITORY / "cmd" / f"{part}.py"), cwd=cwd, **settings)
+            )
+            for part in PARTS
+        ]
+        await asyncio.gather(*(process.until_ready() for process in processes))
+        yield processes
+        assert await asyncio.gather(*(process.end() for process in processes)) == [0] * len(PARTS)
+        for process in processes:
+            assert not any("Traceback" in line for line in process.stderr), process.stderr
+
+
+async def test_a_thousand_timers_each_once_none_early(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
+    """Random delays, posted over 50 connections: all arrive, none early, none twice."""
+    due_ms: dict[str, int] = {}
+    numbers = iter(range(TIMERS))
+    limits = httpx.Limits(max_connections=CONNECTIONS)
+
+    async with Receiver() as receiver, deployment(tmp_path, redis_url=valkey_server.url) as processes:
+        async with httpx.AsyncClient(base_url=processes[0].url, limits=limits) as client:
+
+            async def post() -> None:
+                for number in numbers:
+                    timer = {"url": f"{receiver.url}/{number}", "seconds": random.random() * 3}
+                    response = await client.post("/timers", json=timer)
+                    assert response.status_code == 201
+                    due_ms[f"/{number}"] = parse_instant_ms(response.json()["due"])
+
+            await asyncio.gather(*(post() for _ in range(CONNECTIONS)))
+        requests = await receiver.wait_for(TIMERS)
+    assert len(receiver.requests) == len({request.path for request in requests}) == TIMERS
+    # the webhook may overtake the answer to its POST, so compare when both are there
+    assert all(request.arrived_ms >= due_ms[request.path] for request in requests)
+
+
+@pytest.mark.parametrize("command", ["httpqueue", "arq"])
+async def test_parts_by_their_other_names(
+    tmp_path: Path, valkey_server: EmbeddedValkey, command: str
+) -> None:
+    """`httpqueue api`, the ancestor's APP_MODE=relay and =workers, or a stock arq as the worker."""
+    shared = {"redis_url": valkey_server.url}
+    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.WorkerSettings")
+    async with (
+        Receiver() as receiver,
+        started(*HTTPQUEUE, "api", cwd=tmp_path, **shared) as api,
+        started("env", "APP_MODE=relay", *HTTPQUEUE, cwd=tmp_path, **shared),
+        started("env", "APP_MODE=workers", *worker, cwd=tmp_path, **shared),
+    ):
+        await api.until_ready()
+        async with httpx.AsyncClient(base_url=api.url) as client:
+            await client.post("/timers", json={"url": receiver.url, "seconds": 0})
+        await receiver.wait_for(1)
+
+
+async def test_two_servers(tmp_path: Path) -> None:
+    """Store and queue on servers of their own; the queue's keys are on its server alone."""
+    with (
+        EmbeddedValkey(tmp_path / "store", persistent=False) as store,
+        EmbeddedValkey(tmp_path / "queue", persistent=False) as queue,
+    ):
+        settings = {"redis_url": store.url, "broker_redis_url": queue.url}
+        async with Receiver() as receiver, deployment(tmp_path, **settings) as processes:
+            async with httpx.AsyncClient(base_url=processes[0].url) as client:
+                await client.post("/timers", json={"url": receiver.url, "seconds": 0})
+            await receiver.wait_for(1)
+
+
+async def test_redis_away_and_back(tmp_path: Path) -> None:
+    """503 with Retry-After within 6 s, every process lives on, and afterwards all timers fire."""
+    server = EmbeddedValkey(tmp_path / "data")
+    server.start()
+    try:
+        async with Receiver() as receiver, deployment(tmp_path, redis_url=server.url) as processes:
+            async with httpx.AsyncClient(base_url=processes[0].url, timeout=30) as client:
+                timer = {"url": receiver.url, "seconds": 1}
+                assert (await client.post("/timers", json=timer)).status_code == 201
+                server.stop()
+                for method, path in (("POST", "/timers"), ("GET", "/timers/a"), ("GET", "/readyz")):
+                    async with asyncio.timeout(6):
+                        response = await client.request(method, path, json=timer)
+                    assert response.status_code == 503
+                    assert response.headers["retry-after"]
+                    assert response.headers["content-type"] == "application/problem+json"
+                assert (await client.get("/healthz")).status_code == 200
+                server.start()
+                await receiver.wait_for(1)
+                async with asyncio.timeout(30):
+                    while (await client.post("/timers", json=timer)).status_code != 201:
+                        pass
+            await receiver.wait_for(2)
+            for process in processes[1:]:
+                away = [event for event in process.events() if event["event"] == "redis.away"]
+                parts = [event["part"] for event in away]
+                assert len(parts) == len(set(parts)), "said once a part"
+    finally:
+        server.stop()
+
+
+async def test_the_api_starts_before_redis(tmp_path: Path) -> None:
+    """It answers 503 until Redis comes, then it works: the order of starts does not matter."""
+    server = EmbeddedValkey(tmp_path / "data", persistent=False)
+    server.start()
+    url = server.url
+    server.stop()
+    async with started(*HTTPQUEUE, "api", cwd=tmp_path, redis_url=url) as api:
+        await api.until_event("redis.away")
+        async with httpx.AsyncClient(base_url=api.url) as client:
+            assert (await client.get("/readyz")).status_code == 503
+            server.start()
+            try:
+                await api.until_ready()
+                assert (await client.get("/readyz")).status_code == 200
+            finally:
+                server.stop()
+        assert await api.end() == 0
+
+
+async def test_an_evicting_redis_is_refused(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
+    """One line, exit code 2; allowed when the setting says so."""
+    with Redis.from_url(valkey_server.url) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            async with started(*HTTPQUEUE, cwd=tmp_path, redis_url=valkey_server.url) as process:
+                assert await process.wait() == 2
+                assert "noeviction" in process.stderr[-1]
+            async with started(
+                *HTTPQUEUE, cwd=tmp_path, redis_url=valkey_server.url, allow_unsafe_redis="true"
+            ) as process:
+                await process.until_ready()
+                assert await process.end(signal.SIGINT) == 0
+        finally:
+            redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_the_metrics_port_of_a_relay(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
+    """HTTP_METRICS_PORT serves /metrics, /healthz and /readyz, and nothing else."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with started(
+        *HTTPQUEUE, "relay", cwd=tmp_path, redis_url=valkey_server.url, metrics_port=port
+    ) as relay:
+        await relay.until_ready()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            assert "httpqueue_wake_ups_put_total" in (await client.get("/metrics")).text
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 200
+            assert (await client.get("/timers/a")).status_code == 404

@@ -1,0 +1,1 @@
+"""The HTTP API: clients' requests are checked and handed to the store; the process keeps nothing."""

@@ -1,0 +1,154 @@
+"""Bytes of a request -> JSON object, stricter than the JSON libraries: what is ambiguous is refused."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_DEPTH: Final = 64
+"""Objects and arrays within each other, the request's own object included."""
+
+_MIN_INTEGER: Final = -(2**63)
+_MAX_INTEGER: Final = 2**64 - 1
+_SAFE_DIGITS: Final = 18  # this many always fit into 64 bits
+
+
+def check_content_type(content_type: str | None, content_encoding: str | None) -> None:
+    """JSON in UTF-8, not compressed; no type at all passes for JSON. Raises ProblemError (415)."""
+    if content_encoding not in {None, "identity"}:
+        detail = "Content-Encoding is not supported: send the JSON as it is"
+        headers = {"Accept-Encoding": "identity"}
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
+    if content_type is None or content_type == "application/json":
+        return
+    media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    main, _, sub = media_type.partition("/")
+    json_type = main == "application" and (sub == "json" or sub.endswith("+json"))
+    named = dict(parameter.partition("=")[::2] for parameter in parameters)
+    if not json_type or named.get("charset", "utf-8").strip('"') != "utf-8":
+        detail = "Content-Type must be application/json (in UTF-8)"
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, of which never more than MAX_BODY_BYTES and one chunk is held. Raises ProblemError (413)."""
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:12]) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> ProblemError:
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body must have at most 1 MiB (1,048,576 bytes)"
+    )
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """JSON text -> object, as RFC 8259 wants it; raises ProblemError (400) naming what is wrong.
+
+    Refused beyond that: repeated names, integers of more than 64 bits (they would lose digits), lone
+    surrogates, more than MAX_DEPTH levels.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        detail = f"the body is no JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail) from None
+    if not isinstance(value, dict):
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "the body must be a JSON object: {…}")
+    # Counted first because walking costs more, and hardly any request has so many brackets.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and (deep := _too_deep(value)):
+        raise faulty_fields(HTTPStatus.BAD_REQUEST, deep)
+    decoder = _Marker()
+    marked = decoder.decode(raw.decode())
+    if decoder.has_marked:
+        raise faulty_fields(HTTPStatus.BAD_REQUEST, list(_faults(marked, "")))
+    return value
+
+
+def _too_deep(value: dict[str, Any]) -> list[FieldError]:
+    detail = f"must not be nested deeper than {MAX_DEPTH} levels"
+    return [FieldError(name, detail) for name, member in value.items() if _depth(member) >= MAX_DEPTH]
+
+
+def _depth(value: Any) -> int:
+    """Levels of containers; level by level, because recursion is what a deep value attacks."""
+    depth, level = 0, [value]
+    while containers := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [
+            child for item in containers for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object whose names repeat, with all of its pairs."""
+
+    pairs: list[tuple[str, Any]]
+
+
+class _Oversized:
+    """Stands for an integer of more than 64 bits."""
+
+
+class _Marker(json.JSONDecoder):
+    """A second reading, for what orjson takes silently: marks it, to be found again by its path."""
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=self._object, parse_int=self._integer)
+        self.has_marked = False
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> Any:
+        members = dict(pairs)
+        if len(members) == len(pairs):
+            return members
+        self.has_marked = True
+        return _Object(pairs)
+
+    def _integer(self, digits: str) -> Any:
+        if len(digits) <= _SAFE_DIGITS:
+            return 0
+        if len(digits) <= _SAFE_DIGITS + 2 and _MIN_INTEGER <= int(digits) <= _MAX_INTEGER:
+            return 0
+        self.has_marked = True
+        return _Oversized()
+
+
+def _faults(value: Any, path: str) -> Iterator[FieldError]:
+    match value:
+        case _Oversized():
+            yield FieldError(path, "has more than 64 bits: send it as a string")
+        case _Object(pairs):
+            for name, times in Counter(name for name, _ in pairs).items():
+                if times > 1:
+                    yield FieldError(_join(path, name), "is given more than once: send it once")
+            yield from _faults_of(pairs, path)
+        case dict():
+            yield from _faults_of(value.items(), path)
+        case list():
+            yield from _faults_of(enumerate(value), path)
+
+
+def _faults_of(members: Any, path: str) -> Iterator[FieldError]:
+    for name, member in members:
+        yield from _faults(member, _join(path, str(name)))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,152 @@
+"""Every error answer, in one shape: application/problem+json (RFC 9457)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from httpqueue.errors import UnavailableError
+from httpqueue.metrics import UNAVAILABLE
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = "1"
+_MAX_ERRORS: Final = 100  # an answer must not outgrow the request that caused it
+_MAX_FIELD: Final = 200
+_FAULTS_IN_DETAIL: Final = 3
+_FIELDS_IN_DETAIL: Final = 5
+# As RFC 9110 names them: the standard library's phrases differ between Python versions.
+_TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A faulty field by its path, such as headers.X-Foo, and what it must be: a predicate for the client."""
+
+    field: str
+    detail: str
+
+
+class ProblemError(Exception):
+    """The request cannot be served: the answer to it, as an exception."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+def faulty_fields(status: HTTPStatus, errors: Sequence[FieldError]) -> ProblemError:
+    """The problem that names these fields; its sentence for people names the first few."""
+    fields_of: dict[str, list[str]] = {}
+    for error in errors[:_MAX_ERRORS]:
+        fields_of.setdefault(error.detail, []).append(_short(error.field))
+    faults = [
+        f"{', '.join(_first(fields, _FIELDS_IN_DETAIL))}: {detail}" for detail, fields in fields_of.items()
+    ]
+    sentence = "; ".join(_first(faults, _FAULTS_IN_DETAIL))
+    return ProblemError(status, sentence, errors=errors)
+
+
+def problem_response(problem: ProblemError) -> Response:
+    """ProblemError -> answer."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _TITLES.get(problem.status, problem.status.phrase),
+        "status": problem.status.value,
+        "detail": problem.detail,
+    }
+    if problem.errors:
+        content["errors"] = [
+            {"field": _short(error.field), "detail": error.detail} for error in problem.errors[:_MAX_ERRORS]
+        ]
+    return Response(orjson.dumps(content), problem.status, problem.headers, MEDIA_TYPE)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for every error that is foreseen: see EXPECTED."""
+    match error:
+        case ProblemError():
+            return problem_response(error)
+        case HTTPException():
+            return problem_response(_of_router(request, error))
+        case _:
+            return problem_response(_of_outage(request, error))
+
+
+EXPECTED: Final = (ProblemError, HTTPException, UnavailableError, TimeoutError)
+
+
+def _of_router(request: Request, error: HTTPException) -> ProblemError:
+    status = HTTPStatus(error.status_code)
+    detail = {
+        HTTPStatus.NOT_FOUND: "there is nothing at this path; /docs shows what there is",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is no method of this path; see Allow",
+    }.get(status, error.detail)
+    return ProblemError(status, detail, headers=error.headers)
+
+
+def _of_outage(request: Request, error: Exception) -> ProblemError:
+    reason = str(error) if isinstance(error, UnavailableError) else "Redis did not answer in time"
+    UNAVAILABLE.labels("api").inc()
+    log.warning("api.unavailable", method=request.method, reason=reason)
+    detail = f"{reason}; try again"
+    if request.method == "POST":
+        detail += ", with the same id: whether the timer was stored is unknown"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": RETRY_AFTER_S})
+
+
+class UnexpectedErrors:
+    """ASGI middleware: an error nobody foresaw is logged once and answered with 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except ClientDisconnect:
+            return  # nobody is left to be answered
+        except Exception:
+            log.exception("api.error", method=scope["method"], path=scope["path"])
+            if started:
+                raise  # the server must cut the connection: half an answer is out
+            detail = "something went wrong in httpqueue; its log says what"
+            problem = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+            await problem_response(problem)(scope, receive, send)
+
+
+def _first(items: list[str], count: int) -> list[str]:
+    return items if len(items) <= count else [*items[:count], "…"]
+
+
+def _short(field: str) -> str:
+    return field if len(field) <= _MAX_FIELD else f"{field[:_MAX_FIELD]}…"

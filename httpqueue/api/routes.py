@@ -1,0 +1,141 @@
+"""What the API answers. A POST is answered after its timer is committed, in one call with its neighbours."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from httpqueue import clock
+from httpqueue.api.models import ArchivedTimer, Health, StoredTimer, TimerView
+from httpqueue.api.parsing import check_content_type, parse_object, read_body
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+from httpqueue.api.requests import read_timer
+from httpqueue.api.rules import is_id
+from httpqueue.batch import Batcher
+from httpqueue.metrics import TIMERS_CREATED
+from httpqueue.schedule import After, At, format_instant, time_left_s
+from httpqueue.timer import DEFAULT_APPLICATION, State
+from httpqueue.transitions import Created, Creation, Found, NewTimer
+
+ANSWER_WITHIN_S: Final = 5
+MAX_BATCH: Final = 500
+
+Readiness = Callable[[], Awaitable[None]]
+"""Returns when the process can work; raises UnavailableError with the reason when it cannot."""
+
+
+class TimerStore(Protocol):
+    """What the API needs of the store; each raises UnavailableError."""
+
+    async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
+        """Store new timers."""
+        ...
+
+    async def get(self, application: str, timer_id: str) -> Found | None:
+        """A timer that has a record."""
+        ...
+
+    async def is_archived(self, application: str, timer_id: str) -> bool:
+        """Whether a timer finished once."""
+        ...
+
+
+class Timers:
+    """/timers and /timers/{timer_id}."""
+
+    def __init__(self, store: TimerStore) -> None:
+        self._store = store
+        self._creations: Batcher[NewTimer, Created] = Batcher(store.create, max_items=MAX_BATCH)
+
+    async def post(self, request: Request) -> Response:
+        """201 for a new timer, 200 for the same one again, 409 for another one under its id."""
+        headers = request.headers
+        check_content_type(headers.get("content-type"), headers.get("content-encoding"))
+        members = parse_object(await read_body(request))
+        timer = read_timer(members, now_ms=clock.now_ms())
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            created = await self._creations.submit(timer)
+        if created.creation is Creation.CONFLICT:
+            detail = "belongs to a timer with other content: choose another, or send the same content"
+            raise faulty_fields(HTTPStatus.CONFLICT, [FieldError("id", detail)])
+        answer = StoredTimer(id=timer.id, due=format_instant(created.due_ms))
+        if created.creation is Creation.EXISTS:
+            return _json(answer)
+        TIMERS_CREATED.inc()
+        return _json(answer, HTTPStatus.CREATED, {"Location": f"/timers/{timer.id}"})
+
+    async def get(self, request: Request) -> Response:
+        """The timer, or what the archive remembers of it, or 404."""
+        timer_id = request.path_params["timer_id"]
+        if is_id(timer_id):
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                found = await self._store.get(DEFAULT_APPLICATION, timer_id)
+                if found is not None:
+                    return _json(_view(found))
+                if await self._store.is_archived(DEFAULT_APPLICATION, timer_id):
+                    return _json(ArchivedTimer(id=timer_id))
+        raise ProblemError(HTTPStatus.NOT_FOUND, "there never was a timer of this id")
+
+
+def _view(found: Found) -> TimerView:
+    timer = found.timer
+    spec, attempt = timer.spec, timer.last_attempt
+    waiting = timer.state is State.SCHEDULED
+    return TimerView(
+        id=timer.id,
+        application=timer.application,
+        status=timer.state,
+        time_left=time_left_s(timer.due_ms, found.now_ms) if waiting else 0,
+        due=format_instant(timer.due_ms),
+        attempts=timer.attempts,
+        lateness_ms=attempt.lateness_ms if attempt else None,
+        last_status=attempt.status if attempt else None,
+        last_error=attempt.error if attempt else None,
+        executed_at=format_instant(attempt.started_ms) if attempt else None,
+        url=spec.url,
+        method=spec.method,
+        headers=spec.headers,
+        body=spec.body,
+        delay_ms=spec.schedule.delay_ms if isinstance(spec.schedule, After) else None,
+        fire_at=format_instant(spec.schedule.fire_at_ms) if isinstance(spec.schedule, At) else None,
+    )
+
+
+def _json(
+    answer: StoredTimer | TimerView | ArchivedTimer | Health,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    return Response(orjson.dumps(dict(answer)), status, headers, "application/json")
+
+
+def timer_routes(store: TimerStore) -> list[Route]:
+    """/timers and what is below it."""
+    timers = Timers(store)
+    return [
+        Route("/timers", timers.post, methods=["POST"]),
+        Route("/timers/{timer_id}", timers.get, methods=["GET"]),
+    ]
+
+
+def ops_routes(readiness: Readiness) -> list[Route]:
+    """What those ask who operate httpqueue: /healthz, /readyz, /metrics."""
+
+    async def healthz(_request: Request) -> Response:
+        return _json(Health(status="ok"))
+
+    async def readyz(_request: Request) -> Response:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            await readiness()
+        return _json(Health(status="ok"))
+
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]

@@ -1,0 +1,146 @@
+"""What a timer's url, headers, method and id may be. Pure; every ValueError is a sentence for the client."""
+
+import re
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+from pyreqwest.http import Url
+
+from httpqueue.webhook import ID_PLACEHOLDER, OWN_HEADERS
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+ID_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,128}$"
+MAX_URL_CHARACTERS: Final = 2_048
+MAX_PORT: Final = 65_535
+MAX_HEADERS: Final = 100
+
+_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_URL: Final = re.compile(r"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")  # RFC 3986 appendix B
+_UNWRITABLE: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
+_DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]%]*)(?::(.*))?")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+_MAX_HOST_CHARACTERS: Final = 253
+_INVALID_HOST: Final = "must have a valid host: a DNS name, an IPv4 address or an [IPv6 address]"
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+_VALUE: Final = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?")  # RFC 9110 section 5.5, ASCII
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_SET_BY_CLIENT: Final = frozenset({"host", "content-length"})
+
+
+def is_id(text: str) -> bool:
+    """Whether it can be a timer's id; "." and ".." would vanish from URL paths (RFC 3986 section 5.2.4)."""
+    return _ID.fullmatch(text) is not None and text not in {".", ".."}
+
+
+def check_id(text: str) -> str:
+    """The id as given, or ValueError."""
+    if not is_id(text):
+        raise ValueError("must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
+    return text
+
+
+def check_method(text: str) -> str:
+    """The method in capitals, or ValueError."""
+    method = text.upper()
+    if method not in METHODS:
+        raise ValueError(f"must be one of {', '.join(METHODS)}")
+    return method
+
+
+def check_url(url: str) -> str:
+    """The URL as given, when it can be called as given; or ValueError."""
+    if len(url) > MAX_URL_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_URL_CHARACTERS:,} characters")
+    if _UNWRITABLE.search(url):
+        raise ValueError("must not contain control characters, white space or backslashes: escape them")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise ValueError("must start with http:// or https://")
+    authority, path, _, fragment = match.groups()
+    if ID_PLACEHOLDER in authority or ID_PLACEHOLDER in (fragment or ""):
+        raise ValueError(f"may have {ID_PLACEHOLDER} in its path and query only")
+    if _DOT_SEGMENT.search(path):
+        raise ValueError("must not have . or .. as a path segment: HTTP clients would rewrite it")
+    _check_authority(authority, url)
+    return url
+
+
+def _check_authority(authority: str, url: str) -> None:
+    if "@" in authority:
+        raise ValueError("must not contain credentials: send them in an Authorization header")
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None:
+        raise ValueError(_INVALID_HOST)
+    host, port = parts.groups()
+    if not host:
+        raise ValueError("must name a host, such as https://example.com/")
+    if port is not None and not (_PORT.fullmatch(port) and 0 < int(port) <= MAX_PORT):
+        raise ValueError(f"must have a port of 1 to {MAX_PORT}, or none")
+    if not _is_host(host, url):
+        raise ValueError(_INVALID_HOST)
+
+
+def _is_host(host: str, url: str) -> bool:
+    try:
+        read_host = Url(url.replace(ID_PLACEHOLDER, "x")).host_str or ""
+        if read_host.rpartition(".")[2].isdecimal():
+            # URL libraries complete 127.1 and 0x7f000001 to an address that is not what was written.
+            return str(IPv4Address(host)) == read_host
+    except ValueError:
+        return False
+    if host.startswith("["):
+        return True
+    labels = read_host.removesuffix(".").split(".")
+    return len(read_host) <= _MAX_HOST_CHARACTERS and all(map(_LABEL.fullmatch, labels))
+
+
+def check_header_name(name: str) -> str:
+    """The name as given, or ValueError."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("must be a header name: letters, digits and !#$%&'*+-.^_`|~")
+    lower = name.lower()
+    if lower in _HOP_BY_HOP:
+        raise ValueError("belongs to the connection, not to the request: remove it")
+    if lower in _SET_BY_CLIENT:
+        raise ValueError("follows from url and body: remove it")
+    if lower in OWN_HEADERS:
+        raise ValueError("is set by httpqueue itself: remove it")
+    return name
+
+
+def check_header_value(value: str) -> str:
+    """The value as given, or ValueError."""
+    if not _VALUE.fullmatch(value):
+        raise ValueError("must be visible ASCII characters, with spaces and tabs only between them")
+    return value
+
+
+def check_header_count(headers: Any) -> Any:
+    """Whatever it is as given, or ValueError: receivers refuse so many, and each would be checked in vain."""
+    if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
+        raise ValueError(f"must have at most {MAX_HEADERS} names")
+    return headers
+
+
+def check_headers(headers: dict[str, str]) -> dict[str, str]:
+    """The headers by name, each name once whatever its case; or ValueError."""
+    seen: dict[str, str] = {}
+    for name in headers:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(f"must not have {other} and {name}, which are one name: join their values")
+    return dict(sorted(headers.items()))

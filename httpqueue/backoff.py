@@ -44,7 +44,7 @@ def parse_retry_after_ms(text: str | None, now_ms: int) -> int | None:
         return int(text[:12]) * 1000
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:  # "-0000": UTC by RFC 5322
         moment = moment.replace(tzinfo=UTC)
@@ -56,4 +56,4 @@ def retry_delay_ms(policy: RetryPolicy, attempt: int, jitter: float, retry_after
     wait = backoff_ms(policy, attempt, jitter)
     if retry_after_ms is None:
         return wait
-    return min(max(wait, retry_after_ms), max(wait, policy.max_ms))
+    return min(max(wait, retry_after_ms), policy.max_ms)

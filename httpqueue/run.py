@@ -4,6 +4,7 @@ A part is a coroutine that runs until `stop` is set and then ends by itself; one
 """
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -27,6 +28,7 @@ from httpqueue.store import Store, open_store
 from httpqueue.worker import BatchWorker, open_attempts
 
 BACKLOG: Final = 2_048
+MAX_FILES: Final = 65_536
 CLOSE_S: Final = 5
 """How long the API waits for requests in flight when it stops."""
 
@@ -36,6 +38,7 @@ log = structlog.get_logger()
 def run(settings: Settings) -> None:
     """Run the settings' mode until SIGINT or SIGTERM; raises StartError when it cannot start."""
     logs.configure(settings.log_format, settings.log_level)
+    _allow_many_connections()
     if settings.redis_url is not None:
         uvloop.run(_run(settings, settings.redis_url, kept_in="Redis at HTTPQUEUE_REDIS_URL"))
     elif settings.mode is Mode.ALL:
@@ -174,6 +177,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def _allow_many_connections() -> None:
+    """A call in flight is a file descriptor, and systems allow few (256 on macOS) unless asked."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(MAX_FILES, most)
+    with suppress(ValueError, OSError):  # the system's own limit is lower yet
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def _listener(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -195,11 +206,11 @@ def _stop_on_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        log.info("run.stop")
-        stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
+        log.info("run.stop")
+        stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)

@@ -8,8 +8,4 @@ from httpqueue.settings import SenderKind
 
 def create_sender(kind: SenderKind) -> Sender:
     """A new Sender; the caller closes it."""
-    match kind:
-        case SenderKind.PYREQWEST:
-            return PyreqwestSender()
-        case SenderKind.HTTPX:
-            return HttpxSender()
+    return HttpxSender() if kind is SenderKind.HTTPX else PyreqwestSender()

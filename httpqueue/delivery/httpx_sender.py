@@ -32,7 +32,12 @@ class HttpxSender:
         """See Sender."""
         try:
             headers = [(name.encode(), value.encode()) for name, value in request.headers]
-            call = httpx.Request(request.method, request.url, headers=headers, content=request.body)
+            # cancelling a TLS handshake leaks its socket in httpcore: its own timeout has to come first;
+            # it counts anew for TCP and TLS, therefore half
+            extensions = {"timeout": {"connect": timeout_s / 2}}
+            call = httpx.Request(
+                request.method, request.url, headers=headers, content=request.body, extensions=extensions
+            )
             async with asyncio.timeout(timeout_s):
                 answer = await self._transport.handle_async_request(call)
                 try:
@@ -41,6 +46,8 @@ class HttpxSender:
                     await answer.aclose()
         except TimeoutError:
             raise SendError(Fault.TIMEOUT, f"no whole answer within {timeout_s:g} s") from None
+        except httpx.TimeoutException:
+            raise SendError(Fault.TIMEOUT, f"no connection within {timeout_s / 2:g} s") from None
         except _UNSENDABLE:
             raise SendError(Fault.INVALID_REQUEST, "the URL, method or headers cannot be sent") from None
         except httpx.TransportError as error:

@@ -5,34 +5,34 @@ A crash loses the attempts in flight and nothing else: nothing is kept here.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
+import certifi
 import pyreqwest.response
 from pyreqwest.client import ClientBuilder
-from pyreqwest.exceptions import DetailedPyreqwestError, PyreqwestError, RequestTimeoutError
+from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PyreqwestError, RequestTimeoutError
 
 from httpqueue.delivery.sender import MAX_RESPONSE_BYTES
-from httpqueue.webhook import USER_AGENT, Fault, Request, Response, SendError
+from httpqueue.webhook import Fault, Request, Response, SendError
 
 _IDLE = timedelta(seconds=4)  # common servers drop an idle connection after 5 s: be first
+_MAX_MESSAGE = 200
 _EXPECT_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class PyreqwestSender:
-    """A Sender without a limit of calls in flight."""
+    """A Sender without a limit of calls in flight.
+
+    A cancelled call returns at once, but pyreqwest lets the exchange run on until its deadline: the
+    receiver may still get it.
+    """
 
     def __init__(self) -> None:
-        self._client = (
-            ClientBuilder()
-            .user_agent(USER_AGENT)
-            .no_proxy()
-            .follow_redirects(False)
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-            .pool_idle_timeout(_IDLE)
-            .build()
-        )
+        try:
+            self._client = _builder().build()
+        except BuilderError:  # a system without certificates of its own, as a minimal Debian is
+            certificates = Path(certifi.where()).read_bytes()
+            self._client = _builder().add_root_certificate_pem(certificates).build()
 
     async def send(self, request: Request, *, timeout_s: float) -> Response:
         """See Sender."""
@@ -60,6 +60,19 @@ class PyreqwestSender:
         await self._client.close()
 
 
+def _builder() -> ClientBuilder:
+    return (
+        ClientBuilder()
+        .no_proxy()
+        .follow_redirects(False)
+        .gzip(False)
+        .brotli(False)
+        .zstd(False)
+        .deflate(False)
+        .pool_idle_timeout(_IDLE)
+    )
+
+
 def _retry_after(answer: pyreqwest.response.Response) -> str | None:
     try:
         return answer.get_header("retry-after")
@@ -70,8 +83,9 @@ def _retry_after(answer: pyreqwest.response.Response) -> str | None:
 def _translate(error: PyreqwestError) -> SendError:
     details = error.details if isinstance(error, DetailedPyreqwestError) else {"causes": None}
     causes = [cause["message"] for cause in details["causes"] or ()]
-    # the first cause names the URL, the last one is the root
-    return SendError(fault_of_causes(causes), causes[-1] if len(causes) > 1 else error.message)
+    # the first cause names the URL, the last one is the root; a certificate's can be long
+    message = causes[-1] if len(causes) > 1 else error.message
+    return SendError(fault_of_causes(causes), message[:_MAX_MESSAGE])
 
 
 def fault_of_causes(causes: Sequence[str]) -> Fault:

@@ -8,6 +8,7 @@ The filter never decides whether something is accepted or delivered.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import log
 from typing import Any, Final
 
 import orjson
@@ -20,8 +21,8 @@ from httpqueue.errors import StartError
 
 FIRST_CAPACITY: Final = 100_000
 GROWTH: Final = 4
-MAX_CAPACITY: Final = 102_400_000
-"""Ids in a layer: keeps one below 2**32 bits, the longest string Redis addresses by bit."""
+MAX_BITS: Final = 2**32 - 2**16
+"""In a layer: Redis addresses 2**32 bits of a string, and pybloom rounds up a bit in each slice."""
 
 _GOLDEN_MEMBER: Final = "default:golden"
 
@@ -49,8 +50,10 @@ class Layer:
 @lru_cache(maxsize=64)
 def layer(number: int, error_rate: float) -> Layer:
     """Layer n of an archive, at error_rate * 0.5 ** (n + 1): all layers together stay below error_rate."""
-    capacity = min(FIRST_CAPACITY * GROWTH**number, MAX_CAPACITY)
-    bloom = BloomFilter(capacity, error_rate * 0.5 ** (number + 1))
+    layer_error_rate = error_rate * 0.5 ** (number + 1)
+    bits_an_id = -log(layer_error_rate) / log(2) ** 2
+    capacity = min(FIRST_CAPACITY * GROWTH**number, int(MAX_BITS / bits_an_id))
+    bloom = BloomFilter(capacity, layer_error_rate)
     return Layer(number, capacity, bloom.bits_per_slice, bloom.make_hashes)
 
 

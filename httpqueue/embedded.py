@@ -135,7 +135,6 @@ class EmbeddedValkey:
                     os.killpg(int(group), signal.SIGKILL)  # it loses nothing: appendfsync is always
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
-            self._socket.unlink(missing_ok=True)  # an old one must not answer in place of the new server
             yield file.fileno()
 
     def _command(self) -> list[str]:

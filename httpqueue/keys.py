@@ -4,6 +4,8 @@ A timer's keys carry its partition's hash tag, so that every transition stays in
 There is one partition so far.
 """
 
+import re
+
 PARTITION = "{0}"
 
 # --- on the store server ---
@@ -24,6 +26,8 @@ EPOCH = "hq:epoch"  # string: the queue's identity; gone or changed means that i
 
 OUTBOX_GROUP = "relay"
 
+_GENERATION = re.compile(r"0|[1-9][0-9]{0,15}")  # as wake_up_id writes it, within what Lua counts exactly
+
 
 def member(application: str, timer_id: str) -> str:
     """A timer's name in the due index, the outbox and its record's key; neither part has a colon."""
@@ -38,7 +42,6 @@ def wake_up_id(member: str, generation: int) -> str:
 def parse_wake_up_id(wake_up_id: str) -> tuple[str, int] | None:
     """(member, generation), or None for an entry that is not ours."""
     member, _, generation = wake_up_id.rpartition(":")
-    # isdecimal alone admits other scripts' digits
-    if member.count(":") != 1 or not (generation.isascii() and generation.isdecimal()):
+    if member.count(":") != 1 or not _GENERATION.fullmatch(generation):
         return None
     return member, int(generation)

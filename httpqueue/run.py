@@ -23,7 +23,7 @@ from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.outage import Outage
 from httpqueue.queue import Queue, open_queue
 from httpqueue.relay import Relay
-from httpqueue.settings import Mode, Settings
+from httpqueue.settings import Mode, Settings, variable
 from httpqueue.store import Store, open_store
 from httpqueue.worker import BatchWorker, open_attempts
 
@@ -65,13 +65,11 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
                 await queue.ping()
 
             if mode in {Mode.ALL, Mode.API}:
-                listener = stack.enter_context(_listener(settings.host, settings.port, "HTTPQUEUE_PORT"))
+                listener = stack.enter_context(_listener(settings, "port"))
                 app = create_app(store=store, readiness=readiness)
                 parts.create_task(_http(app, listener, stop, lambda: _greet(listener, kept_in)))
             if settings.metrics_port is not None:
-                listener = stack.enter_context(
-                    _listener(settings.host, settings.metrics_port, "HTTPQUEUE_METRICS_PORT")
-                )
+                listener = stack.enter_context(_listener(settings, "metrics_port"))
                 parts.create_task(_http(create_ops_app(readiness=readiness), listener, stop))
             if mode in {Mode.ALL, Mode.RELAY}:
                 parts.create_task(_relay(store, queue, settings, checked, stop))
@@ -185,7 +183,8 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def _listener(host: str, port: int, setting: str) -> socket.socket:
+def _listener(settings: Settings, field: str) -> socket.socket:
+    host, port = settings.host, getattr(settings, field)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -195,7 +194,7 @@ def _listener(host: str, port: int, setting: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SettingsError(
-            f"setting {setting}: cannot listen on {host}:{port} ({error.strerror})"
+            f"setting {variable(field)}: cannot listen on {host}:{port} ({error.strerror})"
         ) from error
     return listener
 

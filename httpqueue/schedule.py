@@ -9,7 +9,7 @@ MAX_DUE_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write."""
 
 _RFC3339 = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}):(\d{2})(?:\.(\d+))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}):(\d{2})(?:\.(\d+))?([Zz]|[+-]\d{2}:[0-5]\d)", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,7 +44,7 @@ def parse_instant_ms(text: str) -> int:
     try:
         instant = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}{offset.upper()}")
         since_epoch = instant - _EPOCH + timedelta(seconds=leap)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ValueError("is no date and time of the calendar") from error
     whole_ms = since_epoch // timedelta(milliseconds=1)
     return whole_ms + int((fraction or "0")[:3].ljust(3, "0"))

@@ -1,19 +1,23 @@
 """Settings: the only reader of the environment."""
 
+import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
 
 from httpqueue.backoff import RetryPolicy
 from httpqueue.errors import SettingsError
+from httpqueue.schedule import MAX_DUE_MS
 
 PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
+_REDIS_URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
 
 class Mode(StrEnum):
@@ -40,20 +44,30 @@ class LogFormat(StrEnum):
     TEXT = "text"
 
 
-def parse_duration_ms(value: object) -> int:
-    """'90', '1.5h', '250 ms' -> ms; a bare number counts seconds. Raises ValueError."""
-    match = _DURATION.fullmatch(str(value).strip())
+def parse_duration_ms(value: str | int) -> int:
+    """'90', '1.5h', '250 ms' -> ms; a bare number counts seconds, an int is ms already. Raises ValueError."""
+    if isinstance(value, int):
+        return value
+    match = _DURATION.fullmatch(value.strip())
     if match is None:
         raise ValueError("must be a duration such as 20, 1.5s, 10m, 1h or 30d (a bare number is seconds)")
     amount, unit = match.groups()
-    return round(float(amount) * _UNIT_MS[unit or "s"])
+    ms = float(amount) * _UNIT_MS[unit or "s"]
+    if ms > MAX_DUE_MS:  # and float's infinity
+        raise ValueError("must be a duration that does not reach beyond the year 9999")
+    return round(ms)
 
 
-def _redis_url(value: object) -> object:
-    """The ancestor's host:port as a URL."""
-    if isinstance(value, str) and value and "://" not in value:
-        return f"redis://{value}"
-    return value
+def _redis_url(value: str) -> str:
+    """A URL that redis-py can use, made of the ancestor's host:port if need be."""
+    url = value.strip() if "://" in value else f"redis://{value.strip()}"
+    try:
+        if _REDIS_URL.fullmatch(url):
+            parse_url(url)  # type: ignore[no-untyped-call] # redis-py 5 has no annotations here
+            return url
+    except ValueError:
+        pass
+    raise ValueError("must be host:port, or a URL that begins with redis://, rediss:// or unix://")
 
 
 def _mode(value: object) -> object:
@@ -62,7 +76,7 @@ def _mode(value: object) -> object:
 
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
-RedisUrl = Annotated[str, BeforeValidator(_redis_url), Field(pattern=r"^(rediss?|unix)://.+")]
+RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -73,7 +87,11 @@ def _names(name: str, *others: str) -> AliasChoices:
 class Settings(BaseSettings):
     """Every setting; docs/settings.md says the same for users and a test compares the two."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        env_ignore_empty=True,  # an empty variable, as compose files leave it, means the default
+        hide_input_in_errors=True,
+    )
 
     mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
         Mode.ALL, validation_alias=_names("MODE", "APP_MODE"), description="which parts `httpqueue` runs"
@@ -173,7 +191,7 @@ class Settings(BaseSettings):
         validation_alias=_names("LOG_FORMAT"),
         description="auto: human-readable on a terminal, JSON elsewhere",
     )
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias=_names("LOG_LEVEL"), description="least severe level that is written"
     )
     producer_max_retry: int | None = Field(
@@ -182,14 +200,6 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PRODUCER_MAX_RETRY"),
         description="the ancestor's name: retries after the first attempt, so one less than MAX_ATTEMPTS",
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _blank_is_unset(cls, value: Any, info: Any) -> Any:
-        """An empty variable, as compose files leave it, means the default."""
-        if value == "":
-            return cls.model_fields[info.field_name].get_default()
-        return value
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -206,14 +216,27 @@ class Settings(BaseSettings):
 def load(**overrides: Any) -> Settings:
     """Read the environment; overrides (by field name) win. Raises SettingsError naming the variable."""
     try:
-        return Settings(**overrides)
+        return Settings(**{variables(field)[0]: value for field, value in overrides.items()})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise SettingsError(f"setting {_variable(str(first['loc'][0]))}: {first['msg']}") from error
+        field = next(field for field in Settings.model_fields if first["loc"][0] in variables(field))
+        raise SettingsError(f"setting {variable(field)}: {_must(first['msg'])}") from error
 
 
-def _variable(location: str) -> str:
-    field = Settings.model_fields.get(location)
-    if field is None or not isinstance(field.validation_alias, AliasChoices):
-        return location
-    return str(field.validation_alias.choices[0])
+def variables(field: str) -> list[str]:
+    """The environment variables of a setting, the first that is set counts."""
+    names = Settings.model_fields[field].validation_alias
+    return [str(name) for name in names.choices]  # type: ignore[union-attr] # every field is given AliasChoices
+
+
+def variable(field: str) -> str:
+    """The variable by which a setting is set, or could be; upper and lower case mean the same."""
+    environment = {name.upper() for name, value in os.environ.items() if value}  # noqa: TID251 - the one reader
+    names = variables(field)
+    return next((name for name in names if name in environment), names[0])
+
+
+def _must(message: str) -> str:
+    """Pydantic's words in the style of this project's messages."""
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return message.partition(", unable to")[0]

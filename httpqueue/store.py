@@ -148,7 +148,8 @@ class Store:
             pipeline.xautoclaim(keys.OUTBOX, keys.OUTBOX_GROUP, consumer, idle_ms, count=limit)
             pipeline.time()
             (_, raws, *_), time = await pipeline.execute()
-        return [_entry(*raw) for raw in raws], self._now_ms(time)
+        # Redis 6.2 names an entry that somebody deleted (None, None), later ones leave it out
+        return [_entry(*raw) for raw in raws if raw[0] is not None], self._now_ms(time)
 
     async def acknowledge(self, entries: Iterable[OutboxEntry]) -> None:
         """Take entries out of the outbox; unreadable ones are kept in the dead stream."""
@@ -177,13 +178,14 @@ class Store:
         with redis_errors():
             memory = await self._redis.info("memory")
             persistence = await self._redis.info("persistence")
+            snapshots = await self._snapshots()
         policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not allow_unsafe:
             raise StartError(
                 f"Redis may evict timers (maxmemory-policy {policy}): set it to noeviction, "
                 "or HTTPQUEUE_ALLOW_UNSAFE_REDIS=true"
             )
-        if not persistence.get("aof_enabled") and not persistence.get("rdb_last_save_time"):
+        if not persistence.get("aof_enabled") and not snapshots:
             log.warning("store.not_persistent", remedy="set appendonly yes in Redis")
         await self._archive.open()
 
@@ -200,6 +202,13 @@ class Store:
         now_ms = self._now()
         seconds, microseconds = time
         return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
+
+    async def _snapshots(self) -> bool:
+        """Whether the server saves snapshots; one whose CONFIG is forbidden is believed to."""
+        try:
+            return bool((await self._redis.config_get("save")).get("save", "?"))
+        except ResponseError:
+            return True
 
     async def _create_group(self) -> None:
         try:
@@ -226,12 +235,13 @@ def _begun(wake_up: WakeUp, answer: list[Any]) -> Begun | Refused:
     raise TypeError(f"begin.lua answered {answer!r}")
 
 
-def _entry(entry_id: bytes, fields: dict[bytes, bytes] | None) -> OutboxEntry:
+def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> OutboxEntry:
     try:
-        named = fields or {}
-        wake_up = WakeUp(named[b"timer"].decode(), int(named[b"generation"]), int(named[b"due"]))
+        wake_up = WakeUp(fields[b"timer"].decode(), int(fields[b"generation"]), int(fields[b"due"]))
     except (KeyError, ValueError):
-        return OutboxEntry(entry_id, None, fields or {b"deleted": b""})
+        return OutboxEntry(entry_id, None, fields)
+    if not wake_up.is_possible:
+        return OutboxEntry(entry_id, None, fields)
     return OutboxEntry(entry_id, wake_up)
 
 

@@ -75,10 +75,13 @@ def decode_spec(raw: bytes) -> Spec:
     try:
         fields = orjson.loads(raw)
         delay_ms = fields.pop("delay_ms", None)
-        schedule = At(fields.pop("fire_at_ms")) if delay_ms is None else After(delay_ms)
-        return Spec(schedule=schedule, **fields)
+        ms = fields.pop("fire_at_ms") if delay_ms is None else delay_ms
+        spec = Spec(schedule=At(ms) if delay_ms is None else After(ms), **fields)
+        _require(int, ms)
+        _require(str, spec.url, spec.method, *spec.headers.values())
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidTimerError(f"unreadable spec: {type(error).__name__}") from error
+    return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,15 @@ class Attempt:
 def encode_attempt(attempt: Attempt) -> bytes:
     """Attempt -> JSON array in the order of the fields."""
     return orjson.dumps([attempt.started_ms, attempt.lateness_ms, attempt.status, attempt.error])
+
+
+def _decode_attempt(raw: bytes) -> Attempt | None:
+    if raw == b"":
+        return None
+    match orjson.loads(raw):
+        case [int(started_ms), int(lateness_ms), int() | None as status, str() | None as error]:
+            return Attempt(started_ms, lateness_ms, status, error)
+    raise TypeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +124,12 @@ class Timer:
 
 def decode_record(application: str, timer_id: str, record: bytes) -> Timer:
     """Read a record as lua/common.lua lays it out; raises InvalidTimerError when it is damaged."""
-    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=0)
-    unpacker.feed(record)
     try:
+        # no more than the record's size: a damaged length must not allocate gigabytes
+        unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
+        unpacker.feed(record)
         letter, generation, attempts, due_ms, spec, attempt = unpacker
+        _require(int, generation, attempts, due_ms)
         return Timer(
             application=application,
             id=timer_id,
@@ -124,7 +138,12 @@ def decode_record(application: str, timer_id: str, record: bytes) -> Timer:
             attempts=attempts,
             due_ms=due_ms,
             spec=decode_spec(spec),
-            last_attempt=Attempt(*orjson.loads(attempt)) if attempt else None,
+            last_attempt=_decode_attempt(attempt),
         )
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
+
+
+def _require(kind: type, *values: object) -> None:
+    if any(type(value) is not kind for value in values):
+        raise TypeError

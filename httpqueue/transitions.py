@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from httpqueue import keys
 from httpqueue.outcome import Outcome
 from httpqueue.timer import Attempt, Spec, Timer
+
+MAX_INT: Final = 2**53
+"""Lua counts in doubles: what is greater is not exact there, and was not written by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class WakeUp:
     def id(self) -> str:
         """The queue's name for it."""
         return keys.wake_up_id(self.member, self.generation)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether its figures can be ours; others would break the batch they are in."""
+        return 0 <= self.generation <= MAX_INT and abs(self.due_ms) <= MAX_INT
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,9 @@ class BatchWorker(Worker):
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        if self.main_task:
+            self.main_task.cancel()
+            await asyncio.wait({self.main_task})
         with suppress(UnavailableError), redis_errors():
             await self.close()
 
@@ -236,7 +239,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """WorkerSettings, for `arq httpqueue.worker.WorkerSettings`: made when asked for, since it reads settings."""
+    """WorkerSettings, for `arq httpqueue.worker.WorkerSettings`: made when asked, as it reads settings."""
     if name == "WorkerSettings":
         return worker_settings(load())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

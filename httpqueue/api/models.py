@@ -132,6 +132,32 @@ class StoredTimer(BaseModel):
     due: str = Field(description="When its webhook is called, RFC 3339.", examples=[_EXAMPLE_INSTANT])
 
 
+class BatchRequest(BaseModel):
+    """Timers to be stored in one commit."""
+
+    timers: list[TimerRequest] = Field(description="Up to 1,000.", min_length=1, max_length=1_000)
+
+
+class BatchResult(BaseModel):
+    """What became of one timer of a batch: 201 and 200 have id and due, everything else is a problem."""
+
+    status: int = Field(description="As if it had been posted alone.", examples=[201])
+    id: str | None = Field(default=None, description="The timer's id.", examples=[_EXAMPLE_ID])
+    due: str | None = Field(
+        default=None, description="When its webhook is called.", examples=[_EXAMPLE_INSTANT]
+    )
+    type: str | None = Field(default=None, description="Of a problem: always about:blank.")
+    title: str | None = Field(default=None, description="Of a problem: the status in words.")
+    detail: str | None = Field(default=None, description="Of a problem: what is wrong, for people.")
+    errors: list["ProblemField"] | None = Field(default=None, description="Of a problem: every faulty field.")
+
+
+class BatchAnswer(BaseModel):
+    """What became of each timer, in their order."""
+
+    results: list[BatchResult] = Field(description="One for each timer.")
+
+
 class TimerView(BaseModel):
     """A timer as it is now."""
 

@@ -12,15 +12,33 @@ from starlette.routing import Route
 
 from httpqueue import __version__
 from httpqueue.api import problems
-from httpqueue.api.models import ArchivedTimer, Health, Problem, StoredTimer, TimerRequest, TimerView
+from httpqueue.api.models import (
+    ArchivedTimer,
+    BatchAnswer,
+    BatchRequest,
+    Health,
+    Problem,
+    StoredTimer,
+    TimerRequest,
+    TimerView,
+)
 from httpqueue.api.rules import ID_PATTERN
 
-_MODELS: Final = (TimerRequest, StoredTimer, TimerView, ArchivedTimer, Health, Problem)
+_MODELS: Final = (
+    TimerRequest,
+    StoredTimer,
+    BatchRequest,
+    BatchAnswer,
+    TimerView,
+    ArchivedTimer,
+    Health,
+    Problem,
+)
 _PROBLEMS: Final = {
     HTTPStatus.BAD_REQUEST: "The body is no JSON object, or an ambiguous one.",
     HTTPStatus.NOT_FOUND: "There never was a timer of this id.",
     HTTPStatus.CONFLICT: "The id belongs to a timer with other content.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body has more than 1 MiB.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Fields are faulty; errors names each.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Redis does not answer; try again.",
@@ -44,7 +62,12 @@ def document() -> dict[str, Any]:
             {"name": "timers", "description": "Schedule webhooks and see what became of them."},
             {"name": "operations", "description": "For those who run httpqueue."},
         ],
-        "paths": {"/timers": {"post": _post()}, "/timers/{timer_id}": {"get": _get()}, **_operations()},
+        "paths": {
+            "/timers": {"post": _post()},
+            "/timers/batch": {"post": _post_batch()},
+            "/timers/{timer_id}": {"get": _get()},
+            **_operations(),
+        },
         "components": {"schemas": schemas["$defs"]},
     }
 
@@ -79,6 +102,25 @@ def _post() -> dict[str, Any]:
             **_problems(
                 HTTPStatus.BAD_REQUEST,
                 HTTPStatus.CONFLICT,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+            ),
+        },
+    }
+
+
+def _post_batch() -> dict[str, Any]:
+    return {
+        "tags": ["timers"],
+        "operationId": "createTimers",
+        "summary": "Store many timers in one commit",
+        "description": "Each is stored or refused as if it had been posted alone. At most 8 MiB.",
+        "requestBody": {"required": True, "content": {"application/json": _schema("BatchRequest")}},
+        "responses": {
+            "200": _answer("BatchAnswer", "What became of each, in their order."),
+            **_problems(
+                HTTPStatus.BAD_REQUEST,
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 
 MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_BATCH_BYTES: Final = 8 * MAX_BODY_BYTES
 MAX_DEPTH: Final = 64
 """Objects and arrays within each other, the request's own object included."""
 
@@ -38,23 +39,22 @@ def check_content_type(content_type: str | None, content_encoding: str | None) -
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, of which never more than MAX_BODY_BYTES and one chunk is held. Raises ProblemError (413)."""
+async def read_body(request: Request, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The body, of which never more than max_bytes and one chunk is held. Raises ProblemError (413)."""
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:12]) > MAX_BODY_BYTES:
-        raise _too_large()
+    if length.isdecimal() and int(length[:12]) > max_bytes:
+        raise _too_large(max_bytes)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
     return bytes(body)
 
 
-def _too_large() -> ProblemError:
-    return ProblemError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body must have at most 1 MiB (1,048,576 bytes)"
-    )
+def _too_large(max_bytes: int) -> ProblemError:
+    detail = f"the body must have at most {max_bytes // MAX_BODY_BYTES} MiB ({max_bytes:,} bytes)"
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

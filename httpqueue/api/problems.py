@@ -65,8 +65,8 @@ def faulty_fields(status: HTTPStatus, errors: Sequence[FieldError]) -> ProblemEr
     return ProblemError(status, sentence, errors=errors)
 
 
-def problem_response(problem: ProblemError) -> Response:
-    """ProblemError -> answer."""
+def problem_content(problem: ProblemError) -> dict[str, Any]:
+    """ProblemError -> the members of its answer."""
     content: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(problem.status, problem.status.phrase),
@@ -77,7 +77,12 @@ def problem_response(problem: ProblemError) -> Response:
         content["errors"] = [
             {"field": _short(error.field), "detail": error.detail} for error in problem.errors[:_MAX_ERRORS]
         ]
-    return Response(orjson.dumps(content), problem.status, problem.headers, MEDIA_TYPE)
+    return content
+
+
+def problem_response(problem: ProblemError) -> Response:
+    """ProblemError -> answer."""
+    return Response(orjson.dumps(problem_content(problem)), problem.status, problem.headers, MEDIA_TYPE)
 
 
 async def on_error(request: Request, error: Exception) -> Response:

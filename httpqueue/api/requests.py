@@ -8,10 +8,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from httpqueue.api.models import TimerRequest
-from httpqueue.api.problems import FieldError, faulty_fields
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.schedule import MAX_DUE_MS, After, At, Schedule
 from httpqueue.timer import DEFAULT_APPLICATION, Spec
 from httpqueue.transitions import NewTimer
+
+MAX_BATCH: Final = 1_000
 
 _ID_BYTES: Final = 12  # 96 bits, 16 characters: never twice
 _MS_PER_UNIT: Final = {"hours": 3_600_000, "minutes": 60_000, "seconds": 1_000}
@@ -47,6 +49,26 @@ def read_timer(members: dict[str, Any], *, now_ms: int) -> NewTimer:
             body=request.body,
         ),
     )
+
+
+def read_batch(members: dict[str, Any], *, now_ms: int) -> list[NewTimer | ProblemError]:
+    """A batch's members -> each item's timer, or the problem it alone has; raises ProblemError (422)."""
+    errors = [FieldError(name, "is no field of a batch: remove it") for name in members if name != "timers"]
+    items = members.get("timers")
+    if not isinstance(items, list) or not 1 <= len(items) <= MAX_BATCH:
+        errors.append(FieldError("timers", f"must be an array of 1 to {MAX_BATCH:,} timers"))
+    if errors or not isinstance(items, list):
+        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
+    return [_read_item(item, now_ms) for item in items]
+
+
+def _read_item(item: Any, now_ms: int) -> NewTimer | ProblemError:
+    if not isinstance(item, dict):
+        return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "must be a JSON object: {…}")
+    try:
+        return read_timer(item, now_ms=now_ms)
+    except ProblemError as problem:
+        return problem
 
 
 def _schedule_errors(members: dict[str, Any]) -> list[FieldError]:

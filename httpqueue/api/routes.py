@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,9 +13,15 @@ from starlette.routing import Route
 
 from httpqueue import clock
 from httpqueue.api.models import ArchivedTimer, Health, StoredTimer, TimerView
-from httpqueue.api.parsing import check_content_type, parse_object, read_body
-from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.api.requests import read_timer
+from httpqueue.api.parsing import (
+    MAX_BATCH_BYTES,
+    MAX_BODY_BYTES,
+    check_content_type,
+    parse_object,
+    read_body,
+)
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
+from httpqueue.api.requests import read_batch, read_timer
 from httpqueue.api.rules import is_id
 from httpqueue.batch import Batcher
 from httpqueue.metrics import TIMERS_CREATED
@@ -24,7 +30,12 @@ from httpqueue.timer import DEFAULT_APPLICATION, State
 from httpqueue.transitions import Created, Creation, Found, NewTimer
 
 ANSWER_WITHIN_S: Final = 5
-MAX_BATCH: Final = 500
+MAX_COMMIT: Final = 500
+"""Timers of single POSTs that share one commit."""
+CONFLICT: Final = faulty_fields(
+    HTTPStatus.CONFLICT,
+    [FieldError("id", "belongs to a timer with other content: choose another, or send the same content")],
+)
 
 Readiness = Callable[[], Awaitable[None]]
 """Returns when the process can work; raises UnavailableError with the reason when it cannot."""
@@ -51,24 +62,35 @@ class Timers:
 
     def __init__(self, store: TimerStore) -> None:
         self._store = store
-        self._creations: Batcher[NewTimer, Created] = Batcher(store.create, max_items=MAX_BATCH)
+        self._creations: Batcher[NewTimer, Created] = Batcher(store.create, max_items=MAX_COMMIT)
 
     async def post(self, request: Request) -> Response:
         """201 for a new timer, 200 for the same one again, 409 for another one under its id."""
-        headers = request.headers
-        check_content_type(headers.get("content-type"), headers.get("content-encoding"))
-        members = parse_object(await read_body(request))
+        members = await _read(request, max_bytes=MAX_BODY_BYTES)
         timer = read_timer(members, now_ms=clock.now_ms())
         async with asyncio.timeout(ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
         if created.creation is Creation.CONFLICT:
-            detail = "belongs to a timer with other content: choose another, or send the same content"
-            raise faulty_fields(HTTPStatus.CONFLICT, [FieldError("id", detail)])
+            raise CONFLICT
         answer = StoredTimer(id=timer.id, due=format_instant(created.due_ms))
         if created.creation is Creation.EXISTS:
             return _json(answer)
         TIMERS_CREATED.inc()
         return _json(answer, HTTPStatus.CREATED, {"Location": f"/timers/{timer.id}"})
+
+    async def post_batch(self, request: Request) -> Response:
+        """Each timer as if it were posted alone, all in one commit; the results stand in their order."""
+        members = await _read(request, max_bytes=MAX_BATCH_BYTES)
+        items = read_batch(members, now_ms=clock.now_ms())
+        timers = [item for item in items if isinstance(item, NewTimer)]
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            created = iter(await self._store.create(timers) if timers else ())
+        results = [
+            problem_content(item) if isinstance(item, ProblemError) else _result(item, next(created))
+            for item in items
+        ]
+        TIMERS_CREATED.inc(sum(result["status"] == HTTPStatus.CREATED for result in results))
+        return Response(orjson.dumps({"results": results}), media_type="application/json")
 
     async def get(self, request: Request) -> Response:
         """The timer, or what the archive remembers of it, or 404."""
@@ -81,6 +103,19 @@ class Timers:
                 if await self._store.is_archived(DEFAULT_APPLICATION, timer_id):
                     return _json(ArchivedTimer(id=timer_id))
         raise ProblemError(HTTPStatus.NOT_FOUND, "there never was a timer of this id")
+
+
+async def _read(request: Request, *, max_bytes: int) -> dict[str, Any]:
+    headers = request.headers
+    check_content_type(headers.get("content-type"), headers.get("content-encoding"))
+    return parse_object(await read_body(request, max_bytes=max_bytes))
+
+
+def _result(timer: NewTimer, created: Created) -> dict[str, Any]:
+    if created.creation is Creation.CONFLICT:
+        return problem_content(CONFLICT)
+    status = HTTPStatus.CREATED if created.creation is Creation.CREATED else HTTPStatus.OK
+    return {"status": status.value, "id": timer.id, "due": format_instant(created.due_ms)}
 
 
 def _view(found: Found) -> TimerView:
@@ -120,6 +155,7 @@ def timer_routes(store: TimerStore) -> list[Route]:
     timers = Timers(store)
     return [
         Route("/timers", timers.post, methods=["POST"]),
+        Route("/timers/batch", timers.post_batch, methods=["POST"]),
         Route("/timers/{timer_id}", timers.get, methods=["GET"]),
     ]
 

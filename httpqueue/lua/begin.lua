@@ -14,10 +14,10 @@ for i, wake_up in ipairs(cmsgpack.unpack(ARGV[3])) do
   local key = KEYS[1] .. member
   local record = redis.call('GET', key)
   local head = record and read_head(record)
-  local ok, _, spec = pcall(cmsgpack.unpack_limit, head and head.rest or '', 1)
+  local spec = head and read_spec(head)
   if not record then
     answers[i] = {'gone'}
-  elseif not head or not ok then
+  elseif not spec then
     -- out of the due index, or it would come back for ever; the record itself stays for inspection
     redis.call('ZREM', KEYS[2], member)
     redis.call('ZADD', KEYS[3], now, member)

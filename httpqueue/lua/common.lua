@@ -5,6 +5,7 @@
 -- Old-style MessagePack strings throughout: cmsgpack knows no bin type.
 
 local SCHEDULED, RUNNING, DONE, FAILED = 's', 'r', 'd', 'f'
+local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true}
 local HEAD_BYTES = 40 -- no head is longer
 
 -- `given` is ms since the epoch, or '' for this server's TIME.
@@ -19,10 +20,18 @@ end
 -- -> {state, generation, attempts, due, rest}; nil when the record cannot be read. `rest` is spec and last attempt.
 local function read_head(record)
   local ok, next, state, generation, attempts, due = pcall(cmsgpack.unpack_limit, record, 4)
-  if not ok or type(due) ~= 'number' then
+  -- any bytes are MessagePack of something: what they say must make sense, too
+  if not ok or not STATES[state] or type(generation) ~= 'number' or type(attempts) ~= 'number'
+    or type(due) ~= 'number' or next < 0 then
     return nil
   end
   return {state = state, generation = generation, attempts = attempts, due = due, rest = string.sub(record, next + 1)}
+end
+
+-- -> the spec; nil when it cannot be read.
+local function read_spec(head)
+  local ok, _, spec = pcall(cmsgpack.unpack_limit, head.rest, 1)
+  return ok and type(spec) == 'string' and spec or nil
 end
 
 local function write_record(head, rest)

@@ -12,8 +12,7 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
   local record = redis.call('GET', key)
   if record then
     local head = read_head(record)
-    local ok, _, stored = pcall(cmsgpack.unpack_limit, head and head.rest or '', 1)
-    answers[i] = {ok and stored == spec and 'exists' or 'conflict', head and head.due or 0}
+    answers[i] = {head and read_spec(head) == spec and 'exists' or 'conflict', head and head.due or 0}
   else
     local due = from_now and now + ms or ms
     local head = {state = SCHEDULED, generation = 0, attempts = 0, due = due}

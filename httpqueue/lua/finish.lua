@@ -4,7 +4,8 @@
 --         3 msgpack [[member, generation, attempt, outcome, ms, last attempt, [bit positions]], ...]
 --           ms: delay until the next attempt (retry), or retention of the record (delivered, failed; 0: none)
 -- RETURNS {{1 | 0 an attempt}, ids in the archive layer}
--- An attempt that is no longer the timer's own is refused (0): a late worker changes nothing.
+-- An attempt that is no longer the timer's own is refused (0): a late worker changes nothing. So is that of a
+-- record that can no longer be read, which the next begin sets aside.
 
 local now = now_ms(ARGV[1])
 
@@ -23,8 +24,8 @@ local function archive(positions)
   end
 end
 
-local function apply(member, key, head, outcome, ms, attempt, positions)
-  local _, spec = cmsgpack.unpack_limit(head.rest, 1)
+local function apply(member, key, head, spec, item)
+  local outcome, ms, attempt, positions = item[4], item[5], item[6], item[7]
   local rest = cmsgpack.pack(spec, attempt)
   if outcome == 'retry' then
     head.state, head.due = SCHEDULED, now + ms
@@ -49,8 +50,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   local key = KEYS[1] .. member
   local record = redis.call('GET', key)
   local head = record and read_head(record)
-  if head and head.state == RUNNING and head.generation == generation and head.attempts == attempt then
-    apply(member, key, head, item[4], item[5], item[6], item[7])
+  local spec = head and read_spec(head)
+  if spec and head.state == RUNNING and head.generation == generation and head.attempts == attempt then
+    apply(member, key, head, spec, item)
     answers[i] = 1
   else
     answers[i] = 0

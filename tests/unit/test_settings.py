@@ -1,0 +1,325 @@
+"""Settings: what the environment may say, and what docs/settings.md says about it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from httpqueue.backoff import RetryPolicy
+from httpqueue.errors import SettingsError
+from httpqueue.schedule import MAX_DUE_MS
+from httpqueue.settings import (
+    PREFIX,
+    LogFormat,
+    Mode,
+    SenderKind,
+    Settings,
+    load,
+    parse_duration_ms,
+    variables,
+)
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+UNSET = "–"  # noqa: RUF001 - the dash of the tables
+VALUES: dict[str, tuple[str, Any]] = {
+    "mode": ("relay", Mode.RELAY),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("9000", 9_000),
+    "metrics_port": ("9001", 9_001),
+    "redis_url": ("rediss://u:p@redis:6380/1", "rediss://u:p@redis:6380/1"),
+    "broker_redis_url": ("broker:6379", "redis://broker:6379"),
+    "data_dir": ("/data", Path("/data")),
+    "allow_unsafe_redis": ("true", True),
+    "concurrency": ("7", 7),
+    "relay_batch_size": ("8", 8),
+    "horizon_ms": ("1h", 3_600_000),
+    "max_attempts": ("3", 3),
+    "backoff_base_ms": ("250ms", 250),
+    "backoff_max_ms": ("2d", 172_800_000),
+    "attempt_timeout_ms": ("1.5", 1_500),
+    "retention_done_ms": ("0", 0),
+    "retention_failed_ms": ("7d", 604_800_000),
+    "archive_error_rate": ("1e-3", 1e-3),
+    "shutdown_grace_ms": ("5s", 5_000),
+    "append_timer_id": ("true", True),
+    "sender": ("httpx", SenderKind.HTTPX),
+    "log_format": ("json", LogFormat.JSON),
+    "log_level": ("debug", "debug"),
+    "producer_max_retry": ("4", 4),
+}
+"""A value for every setting, as text and as read; none is the default."""
+EVERY_NAME = [(field, name) for field in Settings.model_fields for name in variables(field)]
+
+
+class Row(NamedTuple):
+    """A row of the tables, its code marks taken off."""
+
+    variable: str
+    ancestor: str
+    default: str
+    unit: str
+    meaning: str
+
+    @property
+    def names(self) -> list[str]:
+        """The variables of the setting, in the order in which they count."""
+        return [name for name in (self.variable, self.ancestor) if name != UNSET]
+
+
+def rows() -> Iterator[Row]:
+    """Every setting that the document describes."""
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and cells[0] != "Variable":
+            yield Row(*cells)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the settings is set."""
+    names = {name for _, name in EVERY_NAME}
+    for name in [name for name in os.environ if name.upper() in names]:  # noqa: TID251 - to be emptied
+        monkeypatch.delenv(name)
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> str:
+    """Why a variable of this value ends the start, in one line that names it."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"setting {variable}: must ")
+    return message.removeprefix(f"setting {variable}: ")
+
+
+def test_documented() -> None:
+    """Every setting has one row in docs/settings.md, under all of its names and no others."""
+    documented = [row.names for row in rows()]
+    assert sorted(documented) == sorted(variables(field) for field in Settings.model_fields)
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_documented_default(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default in docs/settings.md is the one that counts when nothing is set."""
+    (row,) = [row for row in rows() if row.names == variables(field)]
+    default = getattr(load(), field)
+    assert (row.default == UNSET) == (default is None)
+    if default is not None:
+        monkeypatch.setenv(row.names[0], row.default)
+        assert getattr(load(), field) == default
+
+
+def test_documented_in_full() -> None:
+    """Every row says in which unit the value is, and what it means."""
+    assert all(row.unit and row.meaning.endswith((".", ")")) for row in rows())
+
+
+@pytest.mark.parametrize(("field", "name"), EVERY_NAME)
+def test_every_name(field: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting can be set under each of its names, and nothing else changes."""
+    text, value = VALUES[field]
+    before = load().model_dump()
+    assert before[field] != value
+    monkeypatch.setenv(name, text)
+    assert load().model_dump() == before | {field: value}
+
+
+@pytest.mark.parametrize(("field", "name"), EVERY_NAME)
+def test_blank(field: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable is none: the default counts, or the setting's other name."""
+    before = load()
+    monkeypatch.setenv(name, "")
+    assert load() == before
+    for other in set(variables(field)) - {name}:
+        text, value = VALUES[field]
+        monkeypatch.setenv(other, text)
+        assert getattr(load(), field) == value
+
+
+def test_own_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the setting's own name and the ancestor's, its own counts."""
+    monkeypatch.setenv("HTTP_PORT", "1")
+    monkeypatch.setenv("HTTPQUEUE_PORT", "2")
+    assert load().port == 2
+
+
+def test_override_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program says counts more than the environment; an int is in the field's own unit."""
+    monkeypatch.setenv("APP_MODE", "api")
+    monkeypatch.setenv("HTTPQUEUE_MODE", "api")
+    monkeypatch.setenv("HTTPQUEUE_HORIZON", "1h")
+    settings = load(mode="worker", horizon_ms=250)
+    assert settings.mode is Mode.WORKER
+    assert settings.horizon_ms == 250
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_other_programs_variables(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOST, PORT, MODE and their like belong to others and mean nothing here."""
+    before = load()
+    for name in {field.upper(), f"{PREFIX}{field.upper()}"} - set(variables(field)):
+        monkeypatch.setenv(name, VALUES[field][0])
+    assert load() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("workers", Mode.WORKER), ("worker", Mode.WORKER), ("all", Mode.ALL)]
+)
+@pytest.mark.parametrize("name", ["APP_MODE", "HTTPQUEUE_MODE"])
+def test_mode(name: str, text: str, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ancestor's plural is understood."""
+    monkeypatch.setenv(name, text)
+    assert load().mode is mode
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("localhost:6379", "redis://localhost:6379"),
+        ("redis", "redis://redis"),
+        (" redis:6379 ", "redis://redis:6379"),
+        ("redis://redis:6379/3", "redis://redis:6379/3"),
+        ("rediss://user:pass%40word@redis", "rediss://user:pass%40word@redis"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_redis_url(text: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ancestor's host:port, or a URL as it is."""
+    monkeypatch.setenv("REDIS_URL", text)
+    assert load().redis_url == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ",
+        "redis://",
+        "http://redis:6379",
+        "://redis",
+        "two words",
+        "redis:secret",
+        "redis:70000",
+        "redis://redis/?socket_timeout=secret",
+    ],
+)
+def test_bad_redis_url(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What redis-py could not use is refused; it may hold a password, which is not repeated."""
+    assert refusal(monkeypatch, "REDIS_URL", text) == (
+        "must be host:port, or a URL that begins with redis://, rediss:// or unix://"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("0", 0),
+        ("20", 20_000),
+        ("1.5", 1_500),
+        ("250ms", 250),
+        ("250 ms", 250),
+        (" 2s ", 2_000),
+        ("10m", 600_000),
+        ("1.5h", 5_400_000),
+        ("30d", 2_592_000_000),
+        ("0.0004", 0),
+    ],
+)
+def test_duration(text: str, ms: int) -> None:
+    """A number with or without a unit, rounded to the millisecond."""
+    assert parse_duration_ms(text) == ms
+
+
+@given(st.integers(0, MAX_DUE_MS))
+def test_duration_round_trip(ms: int) -> None:
+    """What is written in ms is read as that, and so is what is in ms already."""
+    assert parse_duration_ms(f"{ms}ms") == ms
+    assert parse_duration_ms(ms) == ms
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1w", "-1", "+1", "1,5", ".5", "1e3", "1h30m", "nan", "٣", "1 s s", "\n"]
+)
+def test_bad_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything else is refused with examples."""
+    message = refusal(monkeypatch, "HTTPQUEUE_HORIZON", text)
+    assert message == "must be a duration such as 20, 1.5s, 10m, 1h or 30d (a bare number is seconds)"
+
+
+@pytest.mark.parametrize("text", [f"{MAX_DUE_MS + 1}ms", "9999999d", "9" * 400])
+def test_endless_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A duration that no instant can hold is refused."""
+    assert "year 9999" in refusal(monkeypatch, "HTTPQUEUE_RETENTION_DONE", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("HTTP_PORT", "x", "must be a valid integer"),
+        ("HTTPQUEUE_PORT", "65536", "must be less than or equal to 65535"),
+        ("HTTP_METRICS_PORT", "-1", "must be greater than or equal to 0"),
+        ("CONSUMER_CONCURRENCY", "0", "must be greater than or equal to 1"),
+        ("RELAY_BATCH_SIZE", "1001", "must be less than or equal to 1000"),
+        ("PRODUCER_MAX_RETRY", "-1", "must be greater than or equal to 0"),
+        ("HTTPQUEUE_MAX_ATTEMPTS", "0", "must be greater than or equal to 1"),
+        ("HTTPQUEUE_ATTEMPT_TIMEOUT", "0", "must be greater than or equal to 1"),
+        ("HTTPQUEUE_BACKOFF_BASE", "0", "must be greater than or equal to 1"),
+        ("HTTPQUEUE_BACKOFF_MAX", "0", "must be greater than or equal to 1"),
+        ("HTTPQUEUE_ARCHIVE_ERROR_RATE", "0", "must be greater than 0"),
+        ("HTTPQUEUE_ARCHIVE_ERROR_RATE", "0.5", "must be less than 0.5"),
+        ("HTTPQUEUE_ARCHIVE_ERROR_RATE", "nan", "must be less than 0.5"),
+        ("HTTPQUEUE_ALLOW_UNSAFE_REDIS", "maybe", "must be a valid boolean"),
+        ("APP_MODE", "everything", "must be 'all', 'api', 'relay' or 'worker'"),
+        ("HTTPQUEUE_SENDER", "curl", "must be 'pyreqwest' or 'httpx'"),
+        ("HTTPQUEUE_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'text'"),
+        ("HTTPQUEUE_LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_bad_value(name: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line names the variable that is set, under the name that is set, and what it must be."""
+    assert refusal(monkeypatch, name, text) == message
+
+
+def test_bad_value_of_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both names are set, the one that counts is named."""
+    monkeypatch.setenv("HTTP_PORT", "8080")
+    refusal(monkeypatch, "HTTPQUEUE_PORT", "x")
+    monkeypatch.setenv("HTTPQUEUE_PORT", "")
+    refusal(monkeypatch, "HTTP_PORT", "x")
+
+
+def test_bad_value_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable's name may be written in lower case; the message has it as it is documented."""
+    monkeypatch.setenv("http_port", "x")
+    with pytest.raises(SettingsError, match="setting HTTP_PORT: must"):
+        load()
+
+
+def test_bad_override() -> None:
+    """What is not from the environment is named as the setting's own variable."""
+    with pytest.raises(SettingsError, match="setting HTTPQUEUE_PORT: must be a valid integer"):
+        load(port="x")
+
+
+def test_retry_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backoff settings as one value; the ancestor counts retries, not attempts."""
+    assert load().retry_policy == RetryPolicy(10, 1_000, 3_600_000)
+    monkeypatch.setenv("HTTPQUEUE_MAX_ATTEMPTS", "4")
+    monkeypatch.setenv("HTTPQUEUE_BACKOFF_BASE", "2")
+    monkeypatch.setenv("HTTPQUEUE_BACKOFF_MAX", "1m")
+    assert load().retry_policy == RetryPolicy(4, 2_000, 60_000)
+    monkeypatch.setenv("PRODUCER_MAX_RETRY", "0")
+    assert load().retry_policy == RetryPolicy(1, 2_000, 60_000)
+
+
+def test_queue_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue's server is its own, or else the store's, or the embedded one."""
+    assert load().queue_url is None
+    monkeypatch.setenv("REDIS_URL", "store:1")
+    assert load().queue_url == "redis://store:1"
+    monkeypatch.setenv("HTTPQUEUE_BROKER_REDIS_URL", "broker:2")
+    assert load().queue_url == "redis://broker:2"

@@ -10,6 +10,7 @@ from httpqueue.archive import Archive
 from httpqueue.embedded import EmbeddedValkey
 from httpqueue.queue import Queue, open_queue
 from httpqueue.store import Store
+from tests.frozen import FrozenTime
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,21 @@ async def queue(valkey_server: EmbeddedValkey, redis: Redis) -> AsyncIterator[Qu
     del redis  # asked for because it empties the server
     async with open_queue(valkey_server.url) as queue:
         yield queue
+
+
+@pytest.fixture
+def time() -> FrozenTime:
+    """What frozen_store and frozen_queue take for now."""
+    return FrozenTime()
+
+
+@pytest.fixture
+async def frozen_store(redis: Redis, time: FrozenTime) -> Store:
+    """A store on the empty server, in the test's own time."""
+    return Store(redis, archive=Archive(redis, error_rate=1e-6), now=time)
+
+
+@pytest.fixture
+async def frozen_queue(queue: Queue, time: FrozenTime) -> Queue:
+    """A queue on the same server, in the test's own time."""
+    return Queue(queue.redis, now=time)

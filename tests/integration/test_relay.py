@@ -1,0 +1,300 @@
+"""The relay brings every wake-up into the queue in time, whatever was lost on the way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from httpqueue import keys, relay
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.errors import UnavailableError
+from httpqueue.queue import Queue, open_queue
+from httpqueue.relay import GRACE_MS, Relay
+from httpqueue.store import Store
+from httpqueue.transitions import Begun, OutboxEntry
+from tests.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, wake_up
+
+HORIZON_MS = 600_000
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+async def far_queue(redis: Redis, valkey_server: EmbeddedValkey, time: FrozenTime) -> AsyncIterator[Queue]:
+    """A queue apart from the store, which can lose its data alone."""
+    del redis  # asked for because it empties the server
+    async with open_queue(f"{valkey_server.url}?db=1") as queue:
+        yield Queue(queue.redis, now=time)
+
+
+@pytest.fixture
+async def dead_queue() -> AsyncIterator[Queue]:
+    """A queue whose server is away."""
+    with closed_port() as port:
+        async with open_queue(f"redis://127.0.0.1:{port}") as queue:
+            yield queue
+
+
+def make_relay(store: Store, queue: Queue, *, batch_size: int = 500) -> Relay:
+    """With the default horizon of ten minutes."""
+    return Relay(store=store, queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size)
+
+
+async def queued(queue: Queue) -> dict[str, int]:
+    """Timer's id -> when it is due, for all that is in the queue; they are of generation 0."""
+    entries = await queue.redis.zrange(keys.QUEUE, 0, -1, withscores=True)
+    return {name.decode().split(":")[1]: int(due_ms) for name, due_ms in entries}
+
+
+# --- drain ---
+
+
+async def test_drain_puts_what_is_near(redis: Redis, frozen_store: Store, far_queue: Queue) -> None:
+    """Up to the horizon; what is further ahead is left to the due index. All leave the outbox."""
+    delays = {"now": 0, "soon": 1, "edge": HORIZON_MS, "far": HORIZON_MS + 1}
+    await frozen_store.create([new_timer(name, delay_ms) for name, delay_ms in delays.items()])
+    assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 4
+    assert await queued(far_queue) == {"now": T0_MS, "soon": T0_MS + 1, "edge": T0_MS + HORIZON_MS}
+    assert await redis.xlen(keys.OUTBOX) == 0
+
+
+async def test_a_timer_in_30_days_adds_no_key_to_the_queue(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """Until the clock is in its horizon: then promote puts it."""
+    await frozen_store.create([new_timer("a", 30 * DAY_MS)])
+    rel = make_relay(frozen_store, far_queue)
+    await rel.drain(block_ms=1)
+    await rel.sweep()
+    assert await far_queue.redis.keys("arq:*") == []
+    time.advance(30 * DAY_MS - HORIZON_MS - 1)
+    assert await rel.promote() == 0
+    time.advance(1)
+    assert await rel.promote() == 1
+    assert await queued(far_queue) == {"a": T0_MS + 30 * DAY_MS}
+
+
+async def test_an_unreadable_outbox_entry_is_set_aside(
+    redis: Redis, frozen_store: Store, far_queue: Queue
+) -> None:
+    """It is logged once, and the rest proceeds."""
+    await frozen_store.create([new_timer("a")])
+    await redis.xadd(keys.OUTBOX, {"timer": "?"})
+    await frozen_store.create([new_timer("b")])
+    with capture_logs() as logs:
+        assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 3
+    assert logs == [
+        {"event": "relay.unreadable", "log_level": "error", "count": 1, "kept_in": keys.OUTBOX_DEAD}
+    ]
+    assert sorted(await queued(far_queue)) == ["a", "b"]
+    assert (await redis.xlen(keys.OUTBOX), await redis.xlen(keys.OUTBOX_DEAD)) == (0, 1)
+
+
+async def test_entries_wait_for_a_queue_that_is_away(
+    redis: Redis, frozen_store: Store, far_queue: Queue, dead_queue: Queue
+) -> None:
+    """The pass fails; the next one relays the same entries."""
+    await frozen_store.create([new_timer("a"), new_timer("b")])
+    rel = make_relay(frozen_store, dead_queue)
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await rel.drain(block_ms=1)
+    rel._queue = far_queue
+    assert await rel.drain(block_ms=1) == 2
+    assert sorted(await queued(far_queue)) == ["a", "b"]
+    assert await redis.xlen(keys.OUTBOX) == 0
+    assert await rel.drain(block_ms=1) == 0
+
+
+async def test_what_a_dead_relay_had_read_is_adopted(
+    redis: Redis,
+    frozen_store: Store,
+    far_queue: Queue,
+    dead_queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When it has been left long enough."""
+    await frozen_store.create([new_timer("a"), new_timer("b")])
+    with pytest.raises(UnavailableError):
+        await make_relay(frozen_store, dead_queue).drain(block_ms=1)
+    rel = make_relay(frozen_store, far_queue)
+    assert await rel.adopt() == 0
+    monkeypatch.setattr(relay, "ADOPT_AFTER_MS", 0)
+    assert await rel.adopt() == 2
+    assert sorted(await queued(far_queue)) == ["a", "b"]
+    assert await redis.xlen(keys.OUTBOX) == 0
+
+
+async def test_many_relays_share_the_outbox(redis: Redis, frozen_store: Store, far_queue: Queue) -> None:
+    """2,000 entries: each is relayed by one of four, and the outbox is empty."""
+    await frozen_store.create([new_timer(f"t{number}", number) for number in range(2_000)])
+
+    async def drain_all(rel: Relay) -> list[int]:
+        counts = [await rel.drain(block_ms=1)]
+        while counts[-1]:
+            counts.append(await rel.drain(block_ms=1))
+        return counts
+
+    relays = [make_relay(frozen_store, far_queue, batch_size=100) for _ in range(4)]
+    counts = await asyncio.gather(*(drain_all(rel) for rel in relays))
+    assert sum(map(sum, counts)) == 2_000
+    assert await queued(far_queue) == {f"t{number}": T0_MS + number for number in range(2_000)}
+    assert await redis.xlen(keys.OUTBOX) == 0
+    assert (await redis.xpending(keys.OUTBOX, keys.OUTBOX_GROUP))["pending"] == 0
+
+
+# --- promote ---
+
+
+async def test_promote_pages_through_the_horizon(frozen_store: Store, far_queue: Queue) -> None:
+    """However many fall on one instant."""
+    names = [f"t{number}" for number in range(10)]
+    await frozen_store.create([new_timer(name, 50) for name in names])
+    await frozen_store.create([new_timer("first"), new_timer("last", HORIZON_MS), new_timer("far", DAY_MS)])
+    assert await make_relay(frozen_store, far_queue, batch_size=3).promote() == 12
+    assert sorted(await queued(far_queue)) == ["first", "last", *names]
+
+
+async def test_promote_goes_on_where_the_queue_went_away(
+    frozen_store: Store, far_queue: Queue, dead_queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the page that failed is missed."""
+    await frozen_store.create([new_timer(f"t{number}", number) for number in range(5)])
+    rel = make_relay(frozen_store, far_queue, batch_size=2)
+    monkeypatch.setattr(dead_queue, "epoch", far_queue.epoch)
+    rel._queue = dead_queue
+    with pytest.raises(UnavailableError):
+        await rel.promote()
+    rel._queue = far_queue
+    assert await rel.promote() == 5
+    assert sorted(await queued(far_queue)) == ["t0", "t1", "t2", "t3", "t4"]
+
+
+async def test_a_queue_that_lost_its_data_is_refilled(frozen_store: Store, far_queue: Queue) -> None:
+    """With everything in the horizon, at once; otherwise promote does nothing twice."""
+    await frozen_store.create([new_timer(f"t{number}", number) for number in range(5)])
+    rel = make_relay(frozen_store, far_queue, batch_size=2)
+    assert await rel.promote() == 5
+    before = await queued(far_queue)
+    assert await rel.promote() == 0
+    await far_queue.redis.flushdb()
+    with capture_logs() as logs:
+        assert await rel.promote() == 5
+    assert [entry["event"] for entry in logs] == ["relay.refill"]
+    assert await queued(far_queue) == before
+
+
+# --- heal ---
+
+
+async def test_heal_wakes_a_timer_whose_worker_died_before_begin(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """When it is overdue by the grace time, not before."""
+    await frozen_store.create([new_timer("a")])
+    rel = make_relay(frozen_store, far_queue)
+    await rel.drain(block_ms=1)
+    assert len((await far_queue.claim(1)).wake_ups) == 1
+    time.advance(GRACE_MS - 1)
+    assert await rel.heal() == 0
+    time.advance(1)
+    with capture_logs() as logs:
+        assert await rel.heal() == 1
+    assert logs == [{"event": "relay.heal", "log_level": "warning", "count": 1}]
+    [again] = (await far_queue.claim(1)).wake_ups
+    [begun] = await frozen_store.begin([again], lease_ms=LEASE_MS)
+    assert isinstance(begun, Begun)
+
+
+async def test_heal_wakes_a_timer_that_runs_past_its_lease(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """Its second attempt begins."""
+    await frozen_store.create([new_timer("a")])
+    await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
+    rel = make_relay(frozen_store, far_queue)
+    time.advance(LEASE_MS + GRACE_MS)
+    assert await rel.heal() == 1
+    [again] = (await far_queue.claim(1)).wake_ups
+    [begun] = await frozen_store.begin([again], lease_ms=LEASE_MS)
+    assert isinstance(begun, Begun)
+    assert begun.attempt == 2
+
+
+async def test_heal_leaves_what_is_in_the_queue_alone(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """Overdue, but waiting for a worker."""
+    await frozen_store.create([new_timer("a"), new_timer("b", 5)])
+    rel = make_relay(frozen_store, far_queue)
+    await rel.drain(block_ms=1)
+    before = await queued(far_queue)
+    time.advance(GRACE_MS + 5)
+    assert await rel.heal() == 0
+    assert await queued(far_queue) == before
+
+
+async def test_heal_takes_a_page_a_round_and_then_begins_again(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """So that many overdue timers do not hold up the sweep."""
+    await frozen_store.create([new_timer(f"t{number}") for number in range(5)])
+    time.advance(GRACE_MS)
+    rel = make_relay(frozen_store, far_queue, batch_size=2)
+    assert [await rel.heal() for _ in range(3)] == [2, 2, 1]
+    await far_queue.claim(500)
+    assert [await rel.heal() for _ in range(3)] == [2, 2, 1]
+
+
+# --- run ---
+
+
+async def until_blocked(redis: Redis) -> None:
+    """Return when a client waits at the server for new entries."""
+    async with asyncio.timeout(30):
+        while not (await redis.info("clients"))["blocked_clients"]:
+            pass
+
+
+async def test_run_relays_until_cancelled(redis: Redis, store: Store, queue: Queue) -> None:
+    """It leaves no consumer behind."""
+    running = asyncio.create_task(make_relay(store, queue).run())
+    await until_blocked(redis)
+    await store.create([new_timer("a")])
+    async with asyncio.timeout(30):
+        while not await queued(queue):
+            pass
+    await until_blocked(redis)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert await redis.xinfo_consumers(keys.OUTBOX, keys.OUTBOX_GROUP) == []
+
+
+async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is logged once when it begins and once when it is over."""
+    read_outbox, over = store.read_outbox, asyncio.Event()
+    failures = [UnavailableError("gone"), UnavailableError("gone")]
+    relayed = False
+
+    async def read(consumer: str, *, limit: int, block_ms: int) -> tuple[list[OutboxEntry], int]:
+        nonlocal relayed
+        if failures:
+            raise failures.pop()
+        if relayed:  # the pass before this one ended well
+            over.set()
+        relayed = True
+        return await read_outbox(consumer, limit=limit, block_ms=block_ms)
+
+    await store.create([new_timer("a")])
+    monkeypatch.setattr(store, "read_outbox", read)
+    with capture_logs() as logs:
+        running = asyncio.create_task(make_relay(store, queue).run())
+        async with asyncio.timeout(30):
+            await over.wait()
+        running.cancel()
+        await asyncio.wait([running])
+    assert await queued(queue)
+    told = [(entry["event"], entry["part"]) for entry in logs if entry["event"].startswith("redis.")]
+    assert told == [("redis.away", "relay.drain"), ("redis.back", "relay.drain")]

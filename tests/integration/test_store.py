@@ -1,0 +1,251 @@
+"""The transitions create, begin and finish: every row of the design's table, many timers a call."""
+
+import msgpack
+import pytest
+from redis.asyncio import Redis
+
+from httpqueue import keys
+from httpqueue.outcome import Outcome
+from httpqueue.schedule import After, At
+from httpqueue.store import Store
+from httpqueue.timer import Attempt, Spec, State, Timer, decode_spec, encode_spec
+from httpqueue.transitions import Begun, Created, Creation, Finish, NewTimer, Refusal, Refused
+from tests.frozen import HOUR_MS, LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, snapshot, wake_up
+
+SPEC = Spec("http://receiver/", After(0))
+HEAD = msgpack.packb("s") + msgpack.packb(0) * 2 + msgpack.packb(T0_MS)
+DAMAGED = {
+    "text": b"garbage",
+    "nothing behind the head": HEAD,
+    "cut off in the spec": HEAD + msgpack.packb(encode_spec(SPEC), use_bin_type=False)[:-1],
+    "spec is no string": HEAD + msgpack.packb(7) * 2,
+    "unknown state": b"\xa1x" + HEAD[2:] + msgpack.packb("{}") * 2,
+    "due is no number": HEAD[:4] + msgpack.packb("soon") + msgpack.packb("{}") * 2,
+}
+damaged = pytest.mark.parametrize("record", DAMAGED.values(), ids=DAMAGED.keys())
+
+
+async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
+    """Start an attempt that must not be refused."""
+    [begun] = await store.begin([wake_up(timer_id, generation)], lease_ms=LEASE_MS)
+    assert isinstance(begun, Begun)
+    return begun
+
+
+async def stored(store: Store, timer_id: str) -> Timer:
+    """A timer that must be there."""
+    found = await store.get("default", timer_id)
+    assert found is not None
+    return found.timer
+
+
+async def damage(redis: Redis, record: bytes) -> None:
+    """Leave the timer `bad` with a record nobody can read."""
+    await redis.set(keys.RECORD_PREFIX + "default:bad", record)
+
+
+# --- create ---
+
+
+async def test_create_writes_record_due_index_and_outbox(redis: Redis, frozen_store: Store) -> None:
+    """All three, with the due time that is answered."""
+    spec = Spec("http://receiver/{id}", After(1_500), "PUT", {"x-a": "ü"}, {"k": [1, None]})
+    assert await frozen_store.create([NewTimer("shop", "a", spec)]) == [
+        Created(Creation.CREATED, T0_MS + 1_500)
+    ]
+    found = await frozen_store.get("shop", "a")
+    assert found is not None
+    assert found.now_ms == T0_MS
+    assert found.timer == Timer("shop", "a", State.SCHEDULED, 0, 0, T0_MS + 1_500, spec, None)
+    assert await redis.zrange(keys.DUE, 0, -1, withscores=True) == [(b"shop:a", T0_MS + 1_500)]
+    [(_, entry)] = await redis.xrange(keys.OUTBOX)
+    assert entry == {b"timer": b"shop:a", b"generation": b"0", b"due": b"1800000001500"}
+
+
+@pytest.mark.parametrize("due_ms", [1, T0_MS, 2_000_000_000_000, 253_402_300_799_999])
+async def test_an_instant_is_due_exactly_then(redis: Redis, frozen_store: Store, due_ms: int) -> None:
+    """Past, present, round numbers, and the end of the calendar, in all three places."""
+    [created] = await frozen_store.create([NewTimer("default", "a", Spec("http://receiver/", At(due_ms)))])
+    assert created.due_ms == due_ms
+    assert (await stored(frozen_store, "a")).due_ms == due_ms
+    assert await redis.zscore(keys.DUE, "default:a") == due_ms
+    [(_, entry)] = await redis.xrange(keys.OUTBOX)
+    assert int(entry[b"due"]) == due_ms
+
+
+async def test_the_same_id_again_changes_nothing(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+    """The same spec is answered with the timer that exists, another spec with a conflict."""
+    await frozen_store.create([new_timer("a", 100)])
+    before = await snapshot(redis)
+    time.advance(50)
+    assert await frozen_store.create([new_timer("a", 100), new_timer("a", 100, body="other")]) == [
+        Created(Creation.EXISTS, T0_MS + 100),
+        Created(Creation.CONFLICT, T0_MS + 100),
+    ]
+    assert await snapshot(redis) == before
+
+
+async def test_the_same_id_within_a_batch(frozen_store: Store) -> None:
+    """The first one is stored, the others are judged by it."""
+    answers = await frozen_store.create([new_timer("a"), new_timer("a"), new_timer("a", 1), new_timer("b")])
+    assert [answer.creation.value for answer in answers] == ["created", "exists", "conflict", "created"]
+
+
+async def test_an_id_belongs_to_its_application(frozen_store: Store) -> None:
+    """Two applications may use the same one."""
+    answers = await frozen_store.create([NewTimer("x", "a", SPEC), NewTimer("y", "a", SPEC)])
+    assert [answer.creation for answer in answers] == [Creation.CREATED] * 2
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_an_attempt_does_not_change_what_exists_means(frozen_store: Store, outcome: Outcome) -> None:
+    """The same post is recognised while the timer runs and after each outcome."""
+    await frozen_store.create([new_timer("a")])
+    begun = await begin_one(frozen_store, "a")
+    [running] = await frozen_store.create([new_timer("a")])
+    await frozen_store.finish([finish_of(begun, outcome)])
+    [ended] = await frozen_store.create([new_timer("a")])
+    assert running.creation is ended.creation is Creation.EXISTS
+
+
+@damaged
+async def test_create_keeps_an_unreadable_record(redis: Redis, frozen_store: Store, record: bytes) -> None:
+    """Its id is taken; the neighbours in the batch are stored."""
+    await damage(redis, record)
+    answers = await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
+    assert [answer.creation.value for answer in answers] == ["created", "conflict", "created"]
+    assert await redis.get(keys.RECORD_PREFIX + "default:bad") == record
+
+
+# --- begin ---
+
+
+async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+    """The timer runs, the attempt counts, and the due index holds the lease's end."""
+    await frozen_store.create([new_timer("a", 100)])
+    time.advance(130)
+    begun = await begin_one(frozen_store, "a")
+    assert (begun.attempt, begun.due_ms, begun.started_ms) == (1, T0_MS + 100, T0_MS + 130)
+    assert decode_spec(begun.spec) == new_timer("a", 100).spec
+    timer = await stored(frozen_store, "a")
+    assert (timer.state, timer.attempts, timer.due_ms) == (State.RUNNING, 1, T0_MS + 100)
+    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 130 + LEASE_MS
+
+
+async def test_begin_is_never_early(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+    """One millisecond before the due time it says how long to wait; at the due time it begins."""
+    await frozen_store.create([new_timer("a", 100)])
+    time.advance(99)
+    before = await snapshot(redis)
+    assert await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS) == [
+        Refused(wake_up("a"), Refusal.EARLY, 1)
+    ]
+    assert await snapshot(redis) == before
+    time.advance(1)
+    await begin_one(frozen_store, "a")
+
+
+async def test_begin_takes_over_when_the_lease_is_over(frozen_store: Store, time: FrozenTime) -> None:
+    """Until then the attempt is believed alive."""
+    await frozen_store.create([new_timer("a")])
+    await begin_one(frozen_store, "a")
+    time.advance(LEASE_MS - 1)
+    assert await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS) == [
+        Refused(wake_up("a"), Refusal.RUNNING)
+    ]
+    time.advance(1)
+    assert (await begin_one(frozen_store, "a")).attempt == 2
+
+
+async def test_begin_refuses_what_is_not_to_be_sent(redis: Redis, frozen_store: Store) -> None:
+    """Unknown, of another generation, finished; and nothing changes."""
+    await frozen_store.create([new_timer("a"), new_timer("done"), new_timer("failed")])
+    for timer_id, outcome in (("done", Outcome.DELIVERED), ("failed", Outcome.FAILED)):
+        await frozen_store.finish([finish_of(await begin_one(frozen_store, timer_id), outcome)])
+    before = await snapshot(redis)
+    wake_ups = [wake_up("unknown"), wake_up("a", 1), wake_up("done"), wake_up("failed")]
+    answers = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    assert answers == [
+        Refused(wake_ups[0], Refusal.GONE),
+        Refused(wake_ups[1], Refusal.STALE),
+        Refused(wake_ups[2], Refusal.FINISHED),
+        Refused(wake_ups[3], Refusal.FINISHED),
+    ]
+    assert await snapshot(redis) == before
+
+
+async def test_a_duplicate_wake_up_begins_once(frozen_store: Store) -> None:
+    """Even within one batch."""
+    await frozen_store.create([new_timer("a")])
+    first, second = await frozen_store.begin([wake_up("a")] * 2, lease_ms=LEASE_MS)
+    assert isinstance(first, Begun)
+    assert second == Refused(wake_up("a"), Refusal.RUNNING)
+
+
+@damaged
+async def test_begin_sets_an_unreadable_record_aside(
+    redis: Redis, frozen_store: Store, record: bytes
+) -> None:
+    """It leaves the due index and stays for inspection; its neighbours begin."""
+    await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
+    await damage(redis, record)
+    wake_ups = [wake_up("a"), wake_up("bad"), wake_up("b")]
+    first, bad, last = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    assert isinstance(first, Begun)
+    assert isinstance(last, Begun)
+    assert bad == Refused(wake_up("bad"), Refusal.UNREADABLE)
+    assert await redis.zscore(keys.DUE, "default:bad") is None
+    assert await redis.zrange(keys.SET_ASIDE, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
+    assert await redis.get(keys.RECORD_PREFIX + "default:bad") == record
+
+
+# --- finish ---
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"), [(Outcome.DELIVERED, State.DONE), (Outcome.FAILED, State.FAILED)]
+)
+async def test_finish_ends_a_timer(redis: Redis, frozen_store: Store, outcome: Outcome, state: State) -> None:
+    """The record stays for its retention, the id is archived, and nothing will wake the timer again."""
+    await frozen_store.create([new_timer("a")])
+    await redis.delete(keys.OUTBOX)
+    begun = await begin_one(frozen_store, "a")
+    last = Attempt(T0_MS, 7, 404, "HTTP 404")
+    assert await frozen_store.finish([Finish(begun.wake_up, 1, outcome, HOUR_MS, last)]) == [True]
+    timer = await stored(frozen_store, "a")
+    assert (timer.state, timer.attempts, timer.last_attempt) == (state, 1, last)
+    assert 0 < await redis.pttl(keys.RECORD_PREFIX + "default:a") <= HOUR_MS
+    assert await frozen_store.is_archived("default", "a")
+    assert not await redis.exists(keys.DUE, keys.OUTBOX)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED])
+async def test_without_retention_only_the_archive_remembers(
+    redis: Redis, frozen_store: Store, outcome: Outcome
+) -> None:
+    """No key of the timer is left."""
+    await frozen_store.create([new_timer("a")])
+    assert not await frozen_store.is_archived("default", "a")
+    await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), outcome, 0)])
+    assert await frozen_store.get("default", "a") is None
+    assert await frozen_store.is_archived("default", "a")
+    assert not await redis.exists(keys.DUE, keys.RECORD_PREFIX + "default:a")
+
+
+async def test_retry_schedules_the_next_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+    """Record, due index and outbox say the same due time, and the attempt counts on."""
+    await frozen_store.create([new_timer("a")])
+    begun = await begin_one(frozen_store, "a")
+    await redis.delete(keys.OUTBOX)
+    time.advance(10)
+    assert await frozen_store.finish([finish_of(begun, Outcome.RETRY, 1_000)]) == [True]
+    timer = await stored(frozen_store, "a")
+    assert (timer.state, timer.attempts, timer.due_ms) == (State.SCHEDULED, 1, T0_MS + 1_010)
+    assert timer.last_attempt == Attempt(T0_MS, 0, 503)
+    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 1_010
+    [(_, entry)] = await redis.xrange(keys.OUTBOX)
+    assert entry == {b"timer": b"default:a", b"generation": b"0", b"due": b"1800000001010"}
+    assert await redis.pttl(keys.RECORD_PREFIX + "default:a") == -1
+    assert not await frozen_store.is_archived("default", "a")
+    time.advance(1_000)
+    assert (await begin_one(frozen_store, "a")).attempt == 2

@@ -1,0 +1,149 @@
+"""What the store makes of its server: one that may lose timers, is full, or is away."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from httpqueue.clock import now_ms
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.errors import StartError, UnavailableError
+from httpqueue.outcome import Outcome
+from httpqueue.store import Store, open_store
+from httpqueue.transitions import Begun, Cursor, OutboxEntry
+from tests.frozen import LEASE_MS, closed_port, finish_of, new_timer, snapshot, wake_up
+
+
+@asynccontextmanager
+async def configured(redis: Redis, name: str, value: str) -> AsyncIterator[None]:
+    """The server with another setting, for a while."""
+    before = (await redis.config_get(name))[name]
+    await redis.config_set(name, value)
+    try:
+        yield
+    finally:
+        await redis.config_set(name, before)
+
+
+# --- check ---
+
+
+async def test_a_server_that_evicts_is_refused(redis: Redis, store: Store) -> None:
+    """The message names the policy and both ways out; the override lets it pass."""
+    async with configured(redis, "maxmemory-policy", "allkeys-lru"):
+        with pytest.raises(StartError, match=r"allkeys-lru.*noeviction.*HTTPQUEUE_ALLOW_UNSAFE_REDIS"):
+            await store.check(allow_unsafe=False)
+        await store.check(allow_unsafe=True)
+    await store.check(allow_unsafe=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "warnings"),
+    [
+        ("save", "", ["store.not_persistent"]),
+        ("save", "3600 1", []),
+        ("appendonly", "yes", []),
+    ],
+)
+async def test_a_server_that_keeps_nothing_is_warned_about(
+    redis: Redis, store: Store, name: str, value: str, warnings: list[str]
+) -> None:
+    """Snapshots or an append-only file are enough."""
+    async with configured(redis, name, value):
+        with capture_logs() as logs:
+            await store.check(allow_unsafe=False)
+    assert [entry["event"] for entry in logs] == warnings
+
+
+async def test_a_server_that_does_not_tell_its_settings_is_believed(
+    redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    """Hosted servers often forbid CONFIG."""
+    user = "limited"
+    await redis.acl_setuser(user, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-config"])
+    try:
+        url = valkey_server.url.replace("unix://", f"unix://{user}:any@")
+        async with open_store(url, archive_error_rate=1e-6) as store:
+            with capture_logs() as logs:
+                await store.check(allow_unsafe=False)
+    finally:
+        await redis.acl_deluser(user)
+    assert logs == []
+
+
+async def test_an_archive_with_other_parameters_is_refused(
+    store: Store, valkey_server: EmbeddedValkey
+) -> None:
+    """The message names the setting."""
+    await store.check(allow_unsafe=False)
+    async with open_store(valkey_server.url, archive_error_rate=1e-3) as other:
+        with pytest.raises(StartError, match="HTTPQUEUE_ARCHIVE_ERROR_RATE"):
+            await other.check(allow_unsafe=False)
+
+
+async def test_without_a_test_clock_the_time_is_the_servers(store: Store) -> None:
+    """Which here runs on the same machine."""
+    before = now_ms()
+    [created] = await store.create([new_timer("a", 5)])
+    found = await store.get("default", "a")
+    assert found is not None
+    page = await store.upcoming(Cursor(), ahead_ms=5, limit=1)
+    assert before <= created.due_ms - 5 <= found.now_ms <= page.now_ms <= now_ms()
+    assert page.wake_ups[0].due_ms == created.due_ms
+
+
+# --- full ---
+
+
+async def test_a_full_server_stores_all_of_a_call_or_nothing(redis: Redis, store: Store) -> None:
+    """The call fails with the server's reason, nothing changes, and with room it works again."""
+    await store.create([new_timer("a"), new_timer("b")])
+    [begun] = await store.begin([wake_up("a")], lease_ms=LEASE_MS)
+    assert isinstance(begun, Begun)
+    before = await snapshot(redis)
+    retry, delivered = (finish_of(begun, outcome) for outcome in (Outcome.RETRY, Outcome.DELIVERED))
+    async with configured(redis, "maxmemory", "1"):
+        for call in (
+            store.create([new_timer(f"t{number}", body="x" * 1_000) for number in range(100)]),
+            store.begin([wake_up("unknown"), wake_up("b")], lease_ms=LEASE_MS),
+            store.finish([retry]),
+            store.finish([delivered]),
+        ):
+            with pytest.raises(UnavailableError, match="maxmemory"):
+                await call
+    assert await snapshot(redis) == before
+    assert await store.finish([delivered]) == [True]
+
+
+# --- away ---
+
+CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "create": lambda store: store.create([new_timer("a")]),
+    "begin": lambda store: store.begin([wake_up("a")], lease_ms=LEASE_MS),
+    "finish": lambda store: store.finish([finish_of(Begun(wake_up("a"), 1, 0, 0, b""), Outcome.RETRY)]),
+    "get": lambda store: store.get("default", "a"),
+    "is_archived": lambda store: store.is_archived("default", "a"),
+    "upcoming": lambda store: store.upcoming(Cursor(), ahead_ms=0, limit=1),
+    "read_outbox": lambda store: store.read_outbox("one", limit=1, block_ms=1),
+    "adopt_outbox": lambda store: store.adopt_outbox("one", idle_ms=0, limit=1),
+    "acknowledge": lambda store: store.acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),
+    "leave_outbox": lambda store: store.leave_outbox("one"),
+    "check": lambda store: store.check(allow_unsafe=False),
+    "ping": lambda store: store.ping(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_a_server_that_is_away(call: Callable[[Store], Awaitable[object]]) -> None:
+    """Every method says so, in the same way."""
+    with closed_port() as port:
+        async with open_store(f"redis://127.0.0.1:{port}", archive_error_rate=1e-6) as store:
+            with pytest.raises(UnavailableError, match="ConnectionError"):
+                await call(store)
+
+
+async def test_ping_of_a_server_that_is_there(store: Store) -> None:
+    """Says nothing."""
+    await store.ping()

@@ -56,21 +56,22 @@ async def test_a_timer_fires_on_time_and_get_says_so(tmp_path: Path, retention: 
 
 async def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     """All 500 pending timers fire after the restart, the earliest due first; no server is left behind."""
-    soon_s, later_s = now_ms() / 1000 + 3, now_ms() / 1000 + 9
+    soon_s, later_s = now_ms() / 1000 + 4, now_ms() / 1000 + 8
     async with Receiver() as receiver:
+        timers = [
+            {"url": f"{receiver.url}/{n}", "fire_at": later_s if n % 2 else soon_s} for n in range(PENDING)
+        ]
         async with started(*HTTPQUEUE, cwd=tmp_path) as process:
             await process.until_ready()
             async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
-                await asyncio.gather(
-                    *(
-                        post(client, url=f"{receiver.url}/{n}", fire_at=later_s if n % 2 else soon_s)
-                        for n in range(PENDING)
-                    )
-                )
+                response = await client.post("/timers/batch", json={"timers": timers})
+                assert {result["status"] for result in response.json()["results"]} == {201}
             server_end = os.pidfd_open(int((tmp_path / ".httpqueue" / "valkey.pid").read_text()))
             await process.end(signal.SIGKILL)
         await asyncio.get_running_loop().run_in_executor(None, until_ended, server_end)
+        assert receiver.requests == []
         async with started(*HTTPQUEUE, cwd=tmp_path) as process:
+            await process.until_ready()
             requests = await receiver.wait_for(PENDING)
             assert await process.end() == 0
     assert len({request.path for request in requests}) == PENDING

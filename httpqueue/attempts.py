@@ -4,7 +4,7 @@ A worker that dies in the middle leaves a lease that runs out; the heal pass the
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +26,8 @@ from httpqueue.webhook import Fault, Response, SendError, render
 LEASE_MARGIN_MS: Final = 10_000
 """A running attempt is believed alive this much longer than it may take."""
 MAX_FINISH: Final = 500
+GATHER_S: Final = 0.003
+"""How long ended attempts are gathered for one finish; nobody waits for it."""
 
 log = structlog.get_logger()
 
@@ -48,7 +50,9 @@ class Attempts:
         self._store = store
         self._sender = sender
         self._policy = policy
-        self._finish: Batcher[Finish, bool] = Batcher(self._finish_patiently, max_items=MAX_FINISH)
+        self._finish: Batcher[Finish, bool] = Batcher(
+            self._finish_patiently, max_items=MAX_FINISH, gather_s=GATHER_S
+        )
 
     async def begin(self, wake_ups: Sequence[WakeUp]) -> list[Begun | Refused]:
         """Begin those that the store lets; raises UnavailableError."""
@@ -61,10 +65,13 @@ class Attempts:
                 LATENESS.observe((answer.started_ms - answer.due_ms) / 1000)
         return answers
 
-    async def run(self, begun: Begun) -> None:
-        """Call the webhook and tell the store how it ended, however long the store is away."""
-        with IN_FLIGHT.track_inprogress():
-            result = await self._send(begun)
+    async def run(self, begun: Begun, on_answer: Callable[[], None] = lambda: None) -> None:
+        """Call the webhook, then on_answer, then tell the store how it ended, however long it is away."""
+        try:
+            with IN_FLIGHT.track_inprogress():
+                result = await self._send(begun)
+        finally:
+            on_answer()
         verdict = judge(
             result,
             attempt=begun.attempt,

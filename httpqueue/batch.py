@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from httpqueue import clock
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -12,15 +14,21 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Joins concurrent submissions into batches of at most max_items, one batch in flight at a time.
 
+    Each batch waits gather_s for company, unless it is full already.
     A batch that fails fails each of its submissions with the same error. A submission that is cancelled
     while it waits is left out.
     """
 
     def __init__(
-        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, max_items: int
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        max_items: int,
+        gather_s: float = 0,
     ) -> None:
         self._flush = flush
         self._max_items = max_items
+        self._gather_s = gather_s
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._runner: asyncio.Task[None] | None = None
 
@@ -34,8 +42,10 @@ class Batcher(Generic[Item, Result]):
 
     async def _run(self) -> None:
         try:
-            while batch := self._take():
-                await self._send(batch)
+            while self._waiting:
+                if self._gather_s and len(self._waiting) < self._max_items:
+                    await clock.sleep(self._gather_s)
+                await self._send(self._take())
         finally:
             self._runner = None
 
@@ -48,6 +58,8 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _send(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if not batch:
+            return
         try:
             results = await self._flush([item for item, _ in batch])
             answers = list(zip(batch, results, strict=True))

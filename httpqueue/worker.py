@@ -33,8 +33,10 @@ IDLE_S: Final = 1.0
 HEALTH_S: Final = 5
 MAX_CLAIM: Final = 500
 STOCK_POLL_S: Final = 0.05
-GATHER_S: Final = 0.001
-"""When all slots were taken: how long freed ones are gathered for one claim."""
+GATHER_S: Final = 0.003
+"""Under load: how long freed slots are gathered for one claim."""
+MAX_UNFINISHED: Final = 4
+"""Attempts a slot that may wait for their finish, as they do when the store is away."""
 
 log = structlog.get_logger()
 
@@ -79,6 +81,7 @@ class BatchWorker(Worker):
         self._outage = Outage("worker.claim")
         self._wake = asyncio.Event()
         self._held: list[WakeUp] = []
+        self._calls = 0  # in flight
 
     async def main(self) -> None:
         """Claim and run until stopped; servers that go away are waited for."""
@@ -110,7 +113,7 @@ class BatchWorker(Worker):
     async def _poll_iteration(self) -> None:
         """One round: claim what is due, begin it, sleep until there is more to do."""
         self._wake.clear()
-        free = min(self.max_jobs - len(self.tasks), MAX_CLAIM)
+        free = self._free()
         try:
             idle_s = await self._claim(free) if free and self.allow_pick_jobs else IDLE_S
             with redis_errors():
@@ -121,8 +124,13 @@ class BatchWorker(Worker):
         self._outage.over()
         if idle_s:
             await self._sleep(idle_s)
-        if not free:
+        if self._free() < self.max_jobs // 2:
             await clock.sleep(GATHER_S)
+
+    def _free(self) -> int:
+        """How many attempts may start: a slot is taken until the answer is there, not until the finish."""
+        slots: int = self.max_jobs
+        return max(0, min(slots - self._calls, slots * MAX_UNFINISHED - len(self.tasks), MAX_CLAIM))
 
     async def _claim(self, free: int) -> float:
         """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
@@ -157,14 +165,19 @@ class BatchWorker(Worker):
 
     def _start(self, begun: Begun) -> None:
         name = f"{begun.wake_up.id}:{begun.attempt}"
-        task = self.tasks[name] = self.loop.create_task(self._attempts.run(begun))
+        self._calls += 1
+        task = self.tasks[name] = self.loop.create_task(self._attempts.run(begun, self._answered))
         task.add_done_callback(lambda task: self._ended(name, task))
 
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        full = len(self.tasks) >= self.max_jobs
-        del self.tasks[name]
-        if full:
+    def _answered(self) -> None:
+        if not self._free():
             self._wake.set()
+        self._calls -= 1
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if not self._free():
+            self._wake.set()
+        del self.tasks[name]
         if not task.cancelled() and (error := task.exception()):
             log.error("worker.bug", job=name, exc_info=error)
 

@@ -9,12 +9,14 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from httpqueue import keys, worker
+from httpqueue.archive import Archive
+from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
 from httpqueue.queue import Claim, Queue
 from httpqueue.schedule import After
 from httpqueue.store import Store
 from httpqueue.timer import State
-from httpqueue.transitions import WakeUp
+from httpqueue.transitions import Begun, WakeUp
 from tests.pipeline import QUICK, running
 from tests.receiver import Receiver, Reply, hang, reply_when
 
@@ -235,8 +237,9 @@ async def test_a_late_worker_changes_nothing(store: Store, queue: Queue, redis: 
             receiver.answer(reply_when(answer, Reply(200)))
             await pipeline.schedule("a", receiver.url)
             await receiver.wait_for(1)
-            await redis.zadd(keys.DUE, {"default:a": 1})  # its lease is over
-            await store.begin([WakeUp("default:a", 0)], lease_ms=60_000)
+            later = Store(redis, archive=Archive(redis, error_rate=1e-6), now=lambda: now_ms() + 3_600_000)
+            [begun] = await later.begin([WakeUp("default:a", 0)], lease_ms=60_000)  # its lease is over
+            assert isinstance(begun, Begun)
             answer.set()
             await pipeline.finished.wait()
             found = await store.get("default", "a")

@@ -40,8 +40,12 @@ lint: $(VENV)/.installed-dev ## ruff, mypy and import-linter
 check: lint test ## lint and test
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## measure throughput and lateness on this machine
-	$(VENV)/bin/python tests/benchmarks/bench.py
+bench: $(VENV)/.installed-dev ## measure all goals beside the rivals, and write docs/benchmarks.md
+	$(VENV)/bin/python -m tests.benchmarks.bench
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.installed-dev ## see in a minute whether the benchmark works
+	$(VENV)/bin/python -m tests.benchmarks.bench --quick
 
 .PHONY: coverage-report
 coverage-report: $(VENV)/.installed-dev ## write htmlcov/index.html from the last test run

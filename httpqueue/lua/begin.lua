@@ -8,7 +8,7 @@
 
 local now = now_ms(ARGV[1])
 local lease_end = now + ARGV[2]
-local answers = {}
+local answers, leases, leased = {}, {}, {}
 for i, wake_up in ipairs(cmsgpack.unpack(ARGV[3])) do
   local member, generation = wake_up[1], wake_up[2]
   local key = KEYS[1] .. member
@@ -24,7 +24,8 @@ for i, wake_up in ipairs(cmsgpack.unpack(ARGV[3])) do
     answers[i] = {'unreadable'}
   elseif head.generation ~= generation then
     answers[i] = {'stale'}
-  elseif head.state == RUNNING and tonumber(redis.call('ZSCORE', KEYS[2], member) or 0) > now then
+  elseif head.state == RUNNING
+    and (leased[member] or tonumber(redis.call('ZSCORE', KEYS[2], member) or 0) > now) then
     answers[i] = {'running'}
   elseif head.state ~= SCHEDULED and head.state ~= RUNNING then
     answers[i] = {'finished'}
@@ -34,8 +35,11 @@ for i, wake_up in ipairs(cmsgpack.unpack(ARGV[3])) do
     head.state = RUNNING
     head.attempts = head.attempts + 1
     redis.call('SET', key, write_record(head, head.rest))
-    redis.call('ZADD', KEYS[2], lease_end, member)
+    leased[member] = true
+    leases[#leases + 1] = lease_end
+    leases[#leases + 1] = member
     answers[i] = {'begun', head.attempts, head.due, now, spec}
   end
 end
+call_for_all('ZADD', KEYS[2], leases)
 return answers

@@ -7,15 +7,17 @@
 local now = now_ms(ARGV[1])
 local limit = tonumber(ARGV[3])
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
-local claimed = {}
-for _, id in ipairs(ids) do
-  local n = #claimed
-  local definition = redis.call('GET', ARGV[2] .. id)
-  claimed[n + 1] = id
+local claimed, jobs = {}, {}
+for i, id in ipairs(ids) do
+  jobs[i] = ARGV[2] .. id
+  local definition = redis.call('GET', jobs[i])
+  claimed[2 * i - 1] = id
   -- a definition that is missing was dropped by somebody: the id says all that a wake-up of ours needs
-  claimed[n + 2] = definition and definition ~= ARGV[4] and definition or ''
-  redis.call('ZREM', KEYS[1], id)
-  redis.call('DEL', ARGV[2] .. id)
+  claimed[2 * i] = definition and definition ~= ARGV[4] and definition or ''
+end
+if #ids > 0 then
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, #ids - 1) -- what is due is lowest
+  call_for_all('DEL', nil, jobs)
 end
 if #ids == limit then
   return {0, claimed}

@@ -34,6 +34,20 @@ local function read_spec(head)
   return ok and type(spec) == 'string' and spec or nil
 end
 
+local MAX_ARGUMENTS = 4000 -- even, and below what Lua can unpack
+
+-- One command for many, in as few calls as Lua can make: command, key unless it has none of its own, arguments.
+local function call_for_all(command, key, arguments)
+  for first = 1, #arguments, MAX_ARGUMENTS do
+    local last = math.min(first + MAX_ARGUMENTS - 1, #arguments)
+    if key then
+      redis.call(command, key, unpack(arguments, first, last))
+    else
+      redis.call(command, unpack(arguments, first, last))
+    end
+  end
+end
+
 local function write_record(head, rest)
   return cmsgpack.pack(head.state, head.generation, head.attempts, head.due) .. rest
 end

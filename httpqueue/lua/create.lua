@@ -5,7 +5,7 @@
 -- An id that is taken is refused: 'exists' when the specs are the same, else 'conflict'.
 
 local now = now_ms(ARGV[1])
-local answers = {}
+local answers, due_index = {}, {}
 for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
   local member, spec, ms, from_now = timer[1], timer[2], timer[3], timer[4]
   local key = KEYS[1] .. member
@@ -17,9 +17,11 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
     local due = from_now and now + ms or ms
     local head = {state = SCHEDULED, generation = 0, attempts = 0, due = due}
     redis.call('SET', key, write_record(head, cmsgpack.pack(spec, '')))
-    redis.call('ZADD', KEYS[2], due, member)
+    due_index[#due_index + 1] = due
+    due_index[#due_index + 1] = member
     redis.call('XADD', KEYS[3], '*', 'timer', member, 'generation', 0, 'due', due)
     answers[i] = {'created', due}
   end
 end
+call_for_all('ZADD', KEYS[2], due_index)
 return answers

@@ -8,6 +8,8 @@
 -- record that can no longer be read, which the next begin sets aside.
 
 local now = now_ms(ARGV[1])
+local archived = 0
+local next_dues, finished = {}, {} -- for the due index
 
 local function archive(positions)
   local operations = {}
@@ -20,7 +22,7 @@ local function archive(positions)
     new = new or bit == 0
   end
   if new then
-    redis.call('HINCRBY', KEYS[5], ARGV[2], 1)
+    archived = archived + 1
   end
 end
 
@@ -30,13 +32,14 @@ local function apply(member, key, head, spec, item)
   if outcome == 'retry' then
     head.state, head.due = SCHEDULED, now + ms
     redis.call('SET', key, write_record(head, rest))
-    redis.call('ZADD', KEYS[2], head.due, member)
+    next_dues[#next_dues + 1] = head.due
+    next_dues[#next_dues + 1] = member
     redis.call('XADD', KEYS[3], '*', 'timer', member, 'generation', head.generation, 'due', head.due)
     return
   end
   head.state = outcome == 'delivered' and DONE or FAILED
   archive(positions)
-  redis.call('ZREM', KEYS[2], member)
+  finished[#finished + 1] = member
   if ms > 0 then
     redis.call('SET', key, write_record(head, rest), 'PX', ms)
   else
@@ -57,5 +60,10 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   else
     answers[i] = 0
   end
+end
+call_for_all('ZADD', KEYS[2], next_dues)
+call_for_all('ZREM', KEYS[2], finished)
+if archived > 0 then
+  redis.call('HINCRBY', KEYS[5], ARGV[2], archived)
 end
 return {answers, tonumber(redis.call('HGET', KEYS[5], ARGV[2]) or 0)}

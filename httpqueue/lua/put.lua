@@ -8,12 +8,17 @@ local function earliest()
 end
 
 local before = earliest()
-local added = 0
+local size = redis.call('ZCARD', KEYS[1])
+local jobs, entries = {}, {}
 for _, wake_up in ipairs(cmsgpack.unpack(ARGV[4])) do
-  redis.call('SET', ARGV[1] .. wake_up[1], ARGV[2])
-  added = added + redis.call('ZADD', KEYS[1], wake_up[2], wake_up[1])
+  jobs[#jobs + 1] = ARGV[1] .. wake_up[1]
+  jobs[#jobs + 1] = ARGV[2]
+  entries[#entries + 1] = wake_up[2]
+  entries[#entries + 1] = wake_up[1]
 end
+call_for_all('MSET', nil, jobs)
+call_for_all('ZADD', KEYS[1], entries)
 if earliest() < before then
   redis.call('PUBLISH', ARGV[3], '')
 end
-return added
+return redis.call('ZCARD', KEYS[1]) - size

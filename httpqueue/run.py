@@ -104,6 +104,7 @@ async def _http(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=CLOSE_S,
     )
     server = _Server(config, on_start)

@@ -8,7 +8,8 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 
@@ -22,13 +23,21 @@ _MAX_INTEGER: Final = 2**64 - 1
 _SAFE_DIGITS: Final = 18  # this many always fit into 64 bits
 
 
+async def read_object(scope: Scope, receive: Receive, *, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
+    """The request's body, a JSON object; raises ProblemError (400, 413, 415)."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
+        check_content_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
+    return parse_object(await _read_body(headers.get(b"content-length"), receive, max_bytes))
+
+
 def check_content_type(content_type: str | None, content_encoding: str | None) -> None:
     """JSON in UTF-8, not compressed; no type at all passes for JSON. Raises ProblemError (415)."""
     if content_encoding not in {None, "identity"}:
         detail = "Content-Encoding is not supported: send the JSON as it is"
         headers = {"Accept-Encoding": "identity"}
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
-    if content_type is None or content_type == "application/json":
+    if content_type is None:
         return
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
     main, _, sub = media_type.partition("/")
@@ -39,17 +48,25 @@ def check_content_type(content_type: str | None, content_encoding: str | None) -
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
-async def read_body(request: Request, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+def _text(header: bytes | None) -> str | None:
+    return None if header is None else header.decode("latin-1")
+
+
+async def _read_body(length: bytes | None, receive: Receive, max_bytes: int) -> bytes:
     """The body, of which never more than max_bytes and one chunk is held. Raises ProblemError (413)."""
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:12]) > max_bytes:
+    if length is not None and length.isdigit() and int(length[:12]) > max_bytes:
         raise _too_large(max_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        body = body + chunk if body else chunk
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
-    return bytes(body)
+        if not message.get("more_body"):
+            return body
 
 
 def _too_large(max_bytes: int) -> ProblemError:

@@ -1,6 +1,6 @@
 """Every error answer, in one shape: application/problem+json (RFC 9457)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,41 +85,8 @@ def problem_response(problem: ProblemError) -> Response:
     return Response(orjson.dumps(problem_content(problem)), problem.status, problem.headers, MEDIA_TYPE)
 
 
-async def on_error(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler for every error that is foreseen: see EXPECTED."""
-    match error:
-        case ProblemError():
-            return problem_response(error)
-        case HTTPException():
-            return problem_response(_of_router(request, error))
-        case _:
-            return problem_response(_of_outage(request, error))
-
-
-EXPECTED: Final = (ProblemError, HTTPException, UnavailableError, TimeoutError)
-
-
-def _of_router(request: Request, error: HTTPException) -> ProblemError:
-    status = HTTPStatus(error.status_code)
-    detail = {
-        HTTPStatus.NOT_FOUND: "there is nothing at this path; /docs shows what there is",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is no method of this path; see Allow",
-    }.get(status, error.detail)
-    return ProblemError(status, detail, headers=error.headers)
-
-
-def _of_outage(request: Request, error: Exception) -> ProblemError:
-    reason = str(error) if isinstance(error, UnavailableError) else "Redis did not answer in time"
-    UNAVAILABLE.labels("api").inc()
-    log.warning("api.unavailable", method=request.method, reason=reason)
-    detail = f"{reason}; try again"
-    if request.method == "POST":
-        detail += ", with the same id: whether the timer was stored is unknown"
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": RETRY_AFTER_S})
-
-
-class UnexpectedErrors:
-    """ASGI middleware: an error nobody foresaw is logged once and answered with 500."""
+class Problems:
+    """ASGI middleware: every error becomes its answer; one that nobody foresaw is logged once, and a 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -129,24 +96,55 @@ class UnexpectedErrors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["app"] = self  # Starlette's routes then raise what they refuse, instead of answering it
         started = False
 
-        async def note_start(message: Message) -> None:
+        def note_start(message: Message) -> Awaitable[None]:
             nonlocal started
             started = True
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, note_start)
         except ClientDisconnect:
             return  # nobody is left to be answered
-        except Exception:
-            log.exception("api.error", method=scope["method"], path=scope["path"])
+        except Exception as error:
+            problem = _problem_of(scope, error)
             if started:
                 raise  # the server must cut the connection: half an answer is out
-            detail = "something went wrong in httpqueue; its log says what"
-            problem = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
             await problem_response(problem)(scope, receive, send)
+
+
+def _problem_of(scope: Scope, error: Exception) -> ProblemError:
+    match error:
+        case ProblemError():
+            return error
+        case HTTPException():
+            return _of_router(scope, error)
+        case UnavailableError() | TimeoutError():
+            return _of_outage(scope, error)
+    log.error("api.error", method=scope["method"], path=scope["path"], exc_info=error)
+    detail = "something went wrong in httpqueue; its log says what"
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+
+
+def _of_router(scope: Scope, error: HTTPException) -> ProblemError:
+    status = HTTPStatus(error.status_code)
+    detail = {
+        HTTPStatus.NOT_FOUND: "there is nothing at this path; /docs shows what there is",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{scope['method']} is no method of this path; see Allow",
+    }.get(status, error.detail)
+    return ProblemError(status, detail, headers=error.headers)
+
+
+def _of_outage(scope: Scope, error: Exception) -> ProblemError:
+    reason = str(error) if isinstance(error, UnavailableError) else "Redis did not answer in time"
+    UNAVAILABLE.labels("api").inc()
+    log.warning("api.unavailable", method=scope["method"], reason=reason)
+    detail = f"{reason}; try again"
+    if scope["method"] == "POST":
+        detail += ", with the same id: whether the timer was stored is unknown"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": RETRY_AFTER_S})
 
 
 def _first(items: list[str], count: int) -> list[str]:

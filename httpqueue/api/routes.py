@@ -10,16 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from httpqueue import clock
-from httpqueue.api.models import ArchivedTimer, Health, StoredTimer, TimerView
-from httpqueue.api.parsing import (
-    MAX_BATCH_BYTES,
-    MAX_BODY_BYTES,
-    check_content_type,
-    parse_object,
-    read_body,
-)
+from httpqueue.api.models import ArchivedTimer, Health, TimerView
+from httpqueue.api.parsing import MAX_BATCH_BYTES, read_object
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
 from httpqueue.api.requests import read_batch, read_timer
 from httpqueue.api.rules import is_id
@@ -57,30 +52,39 @@ class TimerStore(Protocol):
         ...
 
 
-class Timers:
-    """/timers and /timers/{timer_id}."""
+class PostTimer:
+    """POST /timers, the hot route: plain ASGI, which costs half of what request and response objects do."""
 
     def __init__(self, store: TimerStore) -> None:
-        self._store = store
         self._creations: Batcher[NewTimer, Created] = Batcher(store.create, max_items=MAX_COMMIT)
 
-    async def post(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """201 for a new timer, 200 for the same one again, 409 for another one under its id."""
-        members = await _read(request, max_bytes=MAX_BODY_BYTES)
-        timer = read_timer(members, now_ms=clock.now_ms())
+        timer = read_timer(await read_object(scope, receive), now_ms=clock.now_ms())
         async with asyncio.timeout(ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
         if created.creation is Creation.CONFLICT:
             raise CONFLICT
-        answer = StoredTimer(id=timer.id, due=format_instant(created.due_ms))
-        if created.creation is Creation.EXISTS:
-            return _json(answer)
-        TIMERS_CREATED.inc()
-        return _json(answer, HTTPStatus.CREATED, {"Location": f"/timers/{timer.id}"})
+        body = orjson.dumps({"id": timer.id, "due": format_instant(created.due_ms)})
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        status = 200
+        if created.creation is Creation.CREATED:
+            TIMERS_CREATED.inc()
+            status = 201
+            headers.append((b"location", b"/timers/" + timer.id.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class Timers:
+    """/timers/batch and /timers/{timer_id}."""
+
+    def __init__(self, store: TimerStore) -> None:
+        self._store = store
 
     async def post_batch(self, request: Request) -> Response:
         """Each timer as if it were posted alone, all in one commit; the results stand in their order."""
-        members = await _read(request, max_bytes=MAX_BATCH_BYTES)
+        members = await read_object(request.scope, request.receive, max_bytes=MAX_BATCH_BYTES)
         items = read_batch(members, now_ms=clock.now_ms())
         timers = [item for item in items if isinstance(item, NewTimer)]
         async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -103,12 +107,6 @@ class Timers:
                 if await self._store.is_archived(DEFAULT_APPLICATION, timer_id):
                     return _json(ArchivedTimer(id=timer_id))
         raise ProblemError(HTTPStatus.NOT_FOUND, "there never was a timer of this id")
-
-
-async def _read(request: Request, *, max_bytes: int) -> dict[str, Any]:
-    headers = request.headers
-    check_content_type(headers.get("content-type"), headers.get("content-encoding"))
-    return parse_object(await read_body(request, max_bytes=max_bytes))
 
 
 def _result(timer: NewTimer, created: Created) -> dict[str, Any]:
@@ -143,7 +141,7 @@ def _view(found: Found) -> TimerView:
 
 
 def _json(
-    answer: StoredTimer | TimerView | ArchivedTimer | Health,
+    answer: TimerView | ArchivedTimer | Health,
     status: HTTPStatus = HTTPStatus.OK,
     headers: dict[str, str] | None = None,
 ) -> Response:
@@ -154,7 +152,7 @@ def timer_routes(store: TimerStore) -> list[Route]:
     """/timers and what is below it."""
     timers = Timers(store)
     return [
-        Route("/timers", timers.post, methods=["POST"]),
+        Route("/timers", PostTimer(store), methods=["POST"]),
         Route("/timers/batch", timers.post_batch, methods=["POST"]),
         Route("/timers/{timer_id}", timers.get, methods=["GET"]),
     ]

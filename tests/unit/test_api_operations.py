@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from httpqueue.api import routes
 from httpqueue.api.app import create_app, create_ops_app
-from httpqueue.api.problems import UnexpectedErrors
+from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
 from httpqueue.transitions import Created, Found, NewTimer
 from tests.unit.api_fakes import VALID, FakeStore, api, client_of, fields_of, ready
@@ -152,7 +152,7 @@ async def test_an_answer_that_breaks_off_is_not_answered_twice() -> None:
 
         return StreamingResponse(chunks())
 
-    app = UnexpectedErrors(Starlette(routes=[Route("/", half)]))
+    app = Problems(Starlette(routes=[Route("/", half)]))
     with capture_logs() as logs, pytest.raises(RuntimeError, match="broken"):
         await client_of(app).get("/")
     assert [log["event"] for log in logs] == ["api.error"]
@@ -209,7 +209,7 @@ async def test_a_start_that_fails_is_the_servers_to_report() -> None:
         pytest.fail("answered")
 
     with pytest.raises(RuntimeError, match="cannot start"):
-        await UnexpectedErrors(broken)({"type": "lifespan"}, receive, send)
+        await Problems(broken)({"type": "lifespan"}, receive, send)
 
 
 async def test_the_root_leads_to_the_documentation() -> None:

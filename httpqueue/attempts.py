@@ -29,6 +29,8 @@ MAX_FINISH: Final = 500
 GATHER_S: Final = 0.003
 """How long ended attempts are gathered for one finish; nobody waits for it."""
 
+_COUNT: Final = {outcome: ATTEMPTS.labels(outcome.value) for outcome in Outcome}
+
 log = structlog.get_logger()
 
 
@@ -67,10 +69,11 @@ class Attempts:
 
     async def run(self, begun: Begun, on_answer: Callable[[], None] = lambda: None) -> None:
         """Call the webhook, then on_answer, then tell the store how it ended, however long it is away."""
+        IN_FLIGHT.inc()
         try:
-            with IN_FLIGHT.track_inprogress():
-                result = await self._send(begun)
+            result = await self._send(begun)
         finally:
+            IN_FLIGHT.dec()
             on_answer()
         verdict = judge(
             result,
@@ -128,7 +131,7 @@ class Attempts:
 
 
 def _tell(begun: Begun, verdict: Verdict) -> None:
-    ATTEMPTS.labels(verdict.outcome.value).inc()
+    _COUNT[verdict.outcome].inc()
     if verdict.outcome is Outcome.DELIVERED:
         return
     say = log.warning if verdict.outcome is Outcome.FAILED else log.info

@@ -23,8 +23,6 @@ class State(StrEnum):
     ARCHIVED = "archived"
 
 
-UNFINISHED: Final = frozenset({State.SCHEDULED, State.RUNNING})
-
 TRANSITIONS: Final = frozenset(
     {
         (State.SCHEDULED, State.RUNNING),  # begin
@@ -145,5 +143,5 @@ def decode_record(application: str, timer_id: str, record: bytes) -> Timer:
 
 
 def _require(kind: type, *values: object) -> None:
-    if any(type(value) is not kind for value in values):
+    if {kind} != set(map(type, values)):
         raise TypeError

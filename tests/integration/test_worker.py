@@ -294,3 +294,23 @@ async def test_a_bug_in_an_attempt_is_told(
             await pipeline.schedule("b", receiver.url)
             await pipeline.until("b", State.DONE)
     assert "worker.bug" in [log["event"] for log in logs]
+
+
+async def test_a_slot_is_free_when_the_answer_is_there(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls go on while ended attempts wait for the store, but no more than it can be told soon."""
+    finish, back = store.finish, asyncio.Event()
+
+    async def away(attempts: list[object]) -> object:
+        await back.wait()
+        return await finish(attempts)  # type: ignore[arg-type] # handed through
+
+    monkeypatch.setattr(store, "finish", away)
+    async with Receiver() as receiver, running(store, queue, concurrency=1) as pipeline:
+        for number in range(worker.MAX_UNFINISHED + 3):
+            await pipeline.schedule(str(number), receiver.url)
+        await receiver.wait_for(worker.MAX_UNFINISHED)
+        assert len(pipeline.worker.tasks) == len(receiver.requests) == worker.MAX_UNFINISHED
+        back.set()
+        await receiver.wait_for(worker.MAX_UNFINISHED + 3)

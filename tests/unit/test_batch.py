@@ -174,3 +174,30 @@ async def test_cancelled_in_flight(*, fails: bool) -> None:
         answer.set_result([2, 4])
         assert await tasks[1] == 4
     assert tasks[0].cancelled()
+
+
+async def test_a_batch_waits_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a gather time, what comes within it shares the call; a full batch does not wait."""
+    batches: list[list[int]] = []
+    pauses: list[float] = []
+    over = asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        return list(items)
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await over.wait()
+
+    monkeypatch.setattr("httpqueue.clock.sleep", pause)
+    batcher = Batcher(flush, max_items=3, gather_s=0.5)
+    first = asyncio.create_task(batcher.submit(1))
+    await asyncio.wait({asyncio.create_task(batcher.submit(2))}, timeout=0)
+    assert batches == []
+    over.set()
+    assert await first == 1
+    assert batches == [[1, 2]]
+    assert pauses == [0.5]
+    assert await asyncio.gather(*(batcher.submit(number) for number in range(3))) == [0, 1, 2]
+    assert pauses == [0.5]

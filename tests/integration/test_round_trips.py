@@ -1,0 +1,88 @@
+"""How often each path asks Redis for 100 timers; docs/architecture.md says the same."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from httpqueue.connection import _PromptWrites
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.outcome import Outcome
+from httpqueue.queue import Queue
+from httpqueue.relay import Relay
+from httpqueue.store import Store, open_store
+from httpqueue.transitions import Begun
+from tests.frozen import HOUR_MS, LEASE_MS, finish_of, new_timer
+from tests.processes import REPOSITORY
+
+TIMERS = 100
+
+
+class RoundTrips:
+    """Counts what is written to Redis in one go and then waited for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        send = _PromptWrites.send_packed_command
+
+        async def counted(connection: _PromptWrites, *args: Any, **kwargs: Any) -> None:
+            self._count += 1
+            await send(connection, *args, **kwargs)
+
+        monkeypatch.setattr(_PromptWrites, "send_packed_command", counted)
+
+    async def of(self, path: Callable[[], Awaitable[Any]]) -> int:
+        """Those of one path."""
+        before = self._count
+        await path()
+        return self._count - before
+
+
+def documented() -> dict[str, int]:
+    """The table of docs/architecture.md."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## Round trips")
+    rows = re.findall(r"^\| (\w[^|]*?) \| (\d+) \|", section.partition("\n## ")[0], re.MULTILINE)
+    return {path: int(count) for path, count in rows}
+
+
+async def test_round_trips_for_a_hundred_timers(
+    valkey_server: EmbeddedValkey, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each path takes as many for 100 timers as for one."""
+    async with open_store(valkey_server.url, archive_error_rate=1e-6) as store:
+        await count_round_trips(store, queue, monkeypatch)
+
+
+async def count_round_trips(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure each path and compare."""
+    relay = Relay(store=store, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
+    timers = [new_timer(str(number)) for number in range(TIMERS)]
+    begun: list[Begun] = []
+
+    async def create() -> None:
+        await store.create(timers)
+
+    async def begin() -> None:
+        claim = await queue.claim(TIMERS)
+        answers = await store.begin(claim.wake_ups, lease_ms=LEASE_MS)
+        begun.extend(answer for answer in answers if isinstance(answer, Begun))
+
+    async def finish() -> None:
+        await store.finish([finish_of(each, Outcome.DELIVERED, HOUR_MS) for each in begun])
+
+    for warm_up in (create, relay.drain, begin, finish):  # connections, scripts, the consumer group
+        await warm_up()
+    begun.clear()
+    await store._redis.flushall()
+    await relay.adopt()
+    trips = RoundTrips(monkeypatch)
+    measured = {
+        "API: create": await trips.of(create),
+        "relay: read, put, acknowledge": await trips.of(relay.drain),
+        "worker: claim, begin": await trips.of(begin),
+        "worker: finish": await trips.of(finish),
+    }
+    assert len(begun) == TIMERS
+    assert measured == documented()

@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final
 from uuid import uuid4
 
@@ -35,6 +36,7 @@ MAX_CLAIM: Final = 500
 STOCK_POLL_S: Final = 0.05
 GATHER_S: Final = 0.003
 """Under load: how long freed slots are gathered for one claim."""
+AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Attempts a slot that may wait for their finish, as they do when the store is away."""
 
@@ -81,6 +83,7 @@ class BatchWorker(Worker):
         self._outage = Outage("worker.claim")
         self._wake = asyncio.Event()
         self._held: list[WakeUp] = []
+        self._round = asyncio.Lock()
         self._calls = 0  # in flight
 
     async def main(self) -> None:
@@ -96,8 +99,13 @@ class BatchWorker(Worker):
             listener.cancel()
 
     async def stop(self) -> None:
-        """Claim no more, let attempts in flight end within the grace time, let go."""
+        """Claim no more, give back what was not begun, let attempts in flight end within the grace time."""
         self.allow_pick_jobs = False
+        async with self._round:
+            left_over, self._held = self._held, []
+        if left_over:
+            with suppress(UnavailableError):
+                await self._queue.put([replace(wake_up, due_ms=AT_ONCE_MS) for wake_up in left_over])
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=self._grace_s)
         left = list(self.tasks.values())
@@ -115,7 +123,8 @@ class BatchWorker(Worker):
         self._wake.clear()
         free = self._free()
         try:
-            idle_s = await self._claim(free) if free and self.allow_pick_jobs else IDLE_S
+            async with self._round:
+                idle_s = await self._claim(free) if free and self.allow_pick_jobs else IDLE_S
             with redis_errors():
                 await self.heart_beat()
         except UnavailableError as error:

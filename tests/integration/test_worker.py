@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 from httpqueue import keys, worker
 from httpqueue.archive import Archive
 from httpqueue.clock import now_ms
+from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import UnavailableError
-from httpqueue.queue import Claim, Queue
+from httpqueue.queue import Claim, Queue, open_queue
 from httpqueue.schedule import After
 from httpqueue.store import Store
 from httpqueue.timer import State
@@ -314,3 +315,18 @@ async def test_a_slot_is_free_when_the_answer_is_there(
         assert len(pipeline.worker.tasks) == len(receiver.requests) == worker.MAX_UNFINISHED
         back.set()
         await receiver.wait_for(worker.MAX_UNFINISHED + 3)
+
+
+async def test_stop_gives_back_what_was_not_begun(
+    valkey_server: EmbeddedValkey, store: Store, queue: Queue
+) -> None:
+    """Wake-ups that were claimed while the store was away are in the queue again, due at once."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        async with pipeline.worker._round:
+            pipeline.worker._held.append(WakeUp("default:a", 0))
+            stopping = asyncio.create_task(pipeline.worker.stop())
+            await asyncio.wait({stopping}, timeout=0)
+        await stopping
+        async with open_queue(valkey_server.url) as after:
+            assert [wake_up.id for wake_up in (await after.claim(10)).wake_ups] == ["default:a:0"]
+    assert receiver.requests == []

@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
 
 
 async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
-    stop, checked = _stop_on_signals(), asyncio.Event()
+    stop = _stop_on_signals()
     mode, queue_url = settings.mode, settings.broker_redis_url or store_url
     try:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as parts:
@@ -73,27 +73,29 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
             if settings.metrics_port is not None:
                 listener = stack.enter_context(_listener(settings, "metrics_port"))
                 parts.create_task(_http(create_ops_app(readiness=readiness), listener, stop))
+            await _run_until(stop, _check(store, settings))
+            if stop.is_set():
+                return
             if mode in {Mode.ALL, Mode.RELAY}:
-                parts.create_task(_relay(store, queue, settings, checked, stop))
+                parts.create_task(_relay(store, queue, settings, stop))
             if mode in {Mode.ALL, Mode.WORKER}:
-                parts.create_task(_worker(store, queue_url, settings, checked, stop))
-            await _run_until(stop, _check(store, settings, checked))
+                parts.create_task(_worker(store, queue_url, settings, stop))
+            log.info("run.ready", mode=mode.value)
     except* StartError as errors:
         raise errors.exceptions[0] from None
 
 
-async def _check(store: Store, settings: Settings, checked: asyncio.Event) -> None:
+async def _check(store: Store, settings: Settings) -> None:
     """Ask the store's server whether it may keep timers, as soon as it is there."""
     outage = Outage("start")
-    while not checked.is_set():
+    while True:
         try:
             await store.check(allow_unsafe=settings.allow_unsafe_redis)
         except UnavailableError as error:
             await outage.wait(error)
         else:
             outage.over()
-            checked.set()
-            log.info("run.ready", mode=settings.mode.value)
+            return
 
 
 async def _http(
@@ -113,18 +115,14 @@ async def _http(
     await _run_until(stop, server.serve(sockets=[listener]), server.stop)
 
 
-async def _relay(
-    store: Store, queue: Queue, settings: Settings, checked: asyncio.Event, stop: asyncio.Event
-) -> None:
+async def _relay(store: Store, queue: Queue, settings: Settings, stop: asyncio.Event) -> None:
     relay = Relay(
         store=store, queue=queue, horizon_ms=settings.horizon_ms, batch_size=settings.relay_batch_size
     )
-    await _run_until(stop, _after(checked, relay.run))
+    await _run_until(stop, relay.run())
 
 
-async def _worker(
-    store: Store, queue_url: str, settings: Settings, checked: asyncio.Event, stop: asyncio.Event
-) -> None:
+async def _worker(store: Store, queue_url: str, settings: Settings, stop: asyncio.Event) -> None:
     async with open_attempts(settings, store) as attempts, open_queue(queue_url) as queue:
         worker = BatchWorker(
             attempts=attempts,
@@ -132,12 +130,7 @@ async def _worker(
             concurrency=settings.concurrency,
             grace_s=settings.shutdown_grace_ms / 1000,
         )
-        await _run_until(stop, _after(checked, worker.async_run), worker.stop)
-
-
-async def _after(event: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
-    await event.wait()
-    await work()
+        await _run_until(stop, worker.async_run(), worker.stop)
 
 
 async def _run_until(

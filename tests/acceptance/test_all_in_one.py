@@ -174,3 +174,12 @@ async def test_greeting_names_everything_to_try(tmp_path: Path) -> None:
         greeting = "\n".join(process.stdout)
         for word in (f"{process.url}/timers", f"{process.url}/docs", str(tmp_path / ".httpqueue"), "curl"):
             assert word in greeting
+
+
+async def test_a_signal_at_any_moment_of_the_start(tmp_path: Path) -> None:
+    """It ends cleanly, whatever part had just begun."""
+    for event in ("relay.refill", "run.ready"):
+        async with started(*HTTPQUEUE, cwd=tmp_path) as process:
+            await process.until_event(event)
+            assert await process.end() == 0
+            assert not any("Traceback" in line for line in process.stderr), process.stderr

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from httpqueue import clock
+from httpqueue import clock, keys
 from httpqueue.backoff import RetryPolicy
 from httpqueue.batch import Batcher
 from httpqueue.delivery.sender import Sender
@@ -20,7 +20,7 @@ from httpqueue.outage import Outage
 from httpqueue.outcome import Outcome, Verdict, judge
 from httpqueue.store import Store
 from httpqueue.timer import Attempt, decode_spec
-from httpqueue.transitions import Begun, Finish, Refused, WakeUp
+from httpqueue.transitions import Begun, Finish, Refusal, Refused, WakeUp
 from httpqueue.webhook import Fault, Response, SendError, render
 
 LEASE_MARGIN_MS: Final = 10_000
@@ -62,7 +62,8 @@ class Attempts:
         for answer in answers:
             if isinstance(answer, Refused):
                 WAKE_UPS_REFUSED.labels(answer.refusal.value).inc()
-                log.debug("attempt.refused", timer=answer.wake_up.member, reason=answer.refusal.value)
+                if answer.refusal is Refusal.UNREADABLE:
+                    log.error("attempt.unreadable", timer=answer.wake_up.member, kept_in=keys.SET_ASIDE)
             else:
                 LATENESS.observe((answer.started_ms - answer.due_ms) / 1000)
         return answers

@@ -207,11 +207,6 @@ class Settings(BaseSettings):
         attempts = self.max_attempts if self.producer_max_retry is None else self.producer_max_retry + 1
         return RetryPolicy(attempts, self.backoff_base_ms, self.backoff_max_ms)
 
-    @property
-    def queue_url(self) -> str | None:
-        """The queue's server: its own, or else the store's."""
-        return self.broker_redis_url or self.redis_url
-
 
 def load(**overrides: Any) -> Settings:
     """Read the environment; overrides (by field name) win. Raises SettingsError naming the variable."""

@@ -330,3 +330,17 @@ async def test_stop_gives_back_what_was_not_begun(
         async with open_queue(valkey_server.url) as after:
             assert [wake_up.id for wake_up in (await after.claim(10)).wake_ups] == ["default:a:0"]
     assert receiver.requests == []
+
+
+async def test_an_unreadable_record_is_told_and_left_aside(store: Store, queue: Queue, redis: Redis) -> None:
+    """By name, for each wake-up that met it; its neighbour is delivered."""
+    with capture_logs() as logs:
+        async with Receiver() as receiver, running(store, queue) as pipeline:
+            await redis.set(keys.RECORD_PREFIX + "default:bad", b"garbage")
+            await redis.zadd(keys.DUE, {"default:bad": 1})
+            await queue.put([WakeUp("default:bad", 0, 1)])
+            await pipeline.schedule("good", receiver.url)
+            await pipeline.until("good", State.DONE)
+    told = [log for log in logs if log["event"] == "attempt.unreadable"]
+    assert {(log["timer"], log["kept_in"]) for log in told} == {("default:bad", keys.SET_ASIDE)}
+    assert await redis.zcard(keys.SET_ASIDE) == 1

@@ -314,12 +314,3 @@ def test_retry_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().retry_policy == RetryPolicy(4, 2_000, 60_000)
     monkeypatch.setenv("PRODUCER_MAX_RETRY", "0")
     assert load().retry_policy == RetryPolicy(1, 2_000, 60_000)
-
-
-def test_queue_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue's server is its own, or else the store's, or the embedded one."""
-    assert load().queue_url is None
-    monkeypatch.setenv("REDIS_URL", "store:1")
-    assert load().queue_url == "redis://store:1"
-    monkeypatch.setenv("HTTPQUEUE_BROKER_REDIS_URL", "broker:2")
-    assert load().queue_url == "redis://broker:2"

@@ -57,6 +57,18 @@ async def _arq(count: int) -> float:
     return (await drain_rival(*command, count=count)).per_second()
 
 
+async def _beside_bullmq(count: int) -> list[Figure]:
+    """The rate of httpqueue first, then the rival's where it can be had."""
+    own = await _httpqueue(count)
+    figures = [Figure("httpqueue", own, UNIT)]
+    if (bullmq := await _bullmq(count)) is not None:
+        figures += [
+            Figure("BullMQ + undici", bullmq, UNIT),
+            Figure("httpqueue / BullMQ + undici", own / bullmq, "x", at_least(2)),
+        ]
+    return figures
+
+
 async def drain(lab: Lab) -> list[Figure]:
     """Timers due together, worked off by one worker process.
 
@@ -65,13 +77,8 @@ async def drain(lab: Lab) -> list[Figure]:
     undici as many timers, stock arq with httpx a tenth.
     """
     count = lab.count(20_000, 1_000)
-    own = await _httpqueue(count)
-    figures = [Figure("httpqueue", own, UNIT)]
-    if (bullmq := await _bullmq(count)) is not None:
-        figures += [
-            Figure("BullMQ + undici", bullmq, UNIT),
-            Figure("httpqueue / BullMQ + undici", own / bullmq, "x", at_least(2)),
-        ]
+    figures = await _beside_bullmq(count)
+    own = figures[0].value
     arq = await _arq(count // 10)
     return [
         *figures,
@@ -82,15 +89,7 @@ async def drain(lab: Lab) -> list[Figure]:
 
 async def drain_many(lab: Lab) -> list[Figure]:
     """The same with 100,000 timers, beside BullMQ with undici."""
-    count = lab.count(100_000, 2_000)
-    own = await _httpqueue(count)
-    figures = [Figure("httpqueue", own, UNIT)]
-    if (bullmq := await _bullmq(count)) is not None:
-        figures += [
-            Figure("BullMQ + undici", bullmq, UNIT),
-            Figure("httpqueue / BullMQ + undici", own / bullmq, "x", at_least(2)),
-        ]
-    return figures
+    return await _beside_bullmq(lab.count(100_000, 2_000))
 
 
 ROWS: Final = (

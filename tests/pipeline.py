@@ -17,6 +17,7 @@ from httpqueue.store import Store
 from httpqueue.timer import DEFAULT_APPLICATION, Spec, State, Timer
 from httpqueue.transitions import Created, Finish, NewTimer
 from httpqueue.worker import BatchWorker
+from tests.receiver import Received
 
 AT_ONCE = After(0)
 QUICK = AttemptPolicy(retry=RetryPolicy(max_attempts=4, base_ms=20, max_ms=1_000), timeout_ms=5_000)
@@ -47,6 +48,17 @@ class Pipeline:
                 if found and found.timer.state in states:
                     return found.timer
                 await self.finished.wait()
+
+
+def assert_growing(waits_ms: Sequence[int], requests: Sequence[Received]) -> None:
+    """Each wait between attempts is longer than the one before, and the receiver was left alone that long.
+
+    The gaps themselves are not compared: they hold what the machine adds, which has no order.
+    """
+    assert len(waits_ms) == len(requests) - 1
+    assert list(waits_ms) == sorted(set(waits_ms))
+    for wait_ms, earlier, later in zip(waits_ms, requests, requests[1:], strict=False):
+        assert later.arrived_ms - earlier.arrived_ms >= wait_ms - 1  # both are whole ms
 
 
 def tell_finished(store: Store, event: asyncio.Event) -> None:

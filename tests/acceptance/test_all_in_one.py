@@ -12,6 +12,7 @@ import pytest
 
 from httpqueue.clock import now_ms
 from httpqueue.schedule import parse_instant_ms
+from tests.pipeline import assert_growing
 from tests.processes import HTTPQUEUE, started
 from tests.receiver import Receiver, Reply, hang
 
@@ -56,13 +57,14 @@ async def test_a_timer_fires_on_time_and_get_says_so(tmp_path: Path, retention: 
 
 async def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     """All 500 pending timers fire after the restart, the earliest due first; no server is left behind."""
-    soon_s, later_s = now_ms() / 1000 + 4, now_ms() / 1000 + 8
     async with Receiver() as receiver:
-        timers = [
-            {"url": f"{receiver.url}/{n}", "fire_at": later_s if n % 2 else soon_s} for n in range(PENDING)
-        ]
         async with started(*HTTPQUEUE, cwd=tmp_path) as process:
             await process.until_ready()
+            soon_s, later_s = now_ms() / 1000 + 4, now_ms() / 1000 + 8
+            timers = [
+                {"url": f"{receiver.url}/{n}", "fire_at": later_s if n % 2 else soon_s}
+                for n in range(PENDING)
+            ]
             async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
                 response = await client.post("/timers/batch", json={"timers": timers})
                 assert {result["status"] for result in response.json()["results"]} == {201}
@@ -110,8 +112,9 @@ async def test_retries_are_seen_by_get(tmp_path: Path) -> None:
             await post(client, id="missing", url=f"{receiver.url}/missing", seconds=0)
             flaky = await until_status(client, "flaky", "done")
             missing = await until_status(client, "missing", "failed")
-        first, second, third = (request.arrived_ms for request in await receiver.wait_for(3, path="/flaky"))
-    assert third - second > second - first
+        requests = await receiver.wait_for(3, path="/flaky")
+        waits_ms = [event["retry_in_ms"] for event in process.events() if event["event"] == "attempt.retry"]
+    assert_growing(waits_ms, requests)
     assert (flaky["attempts"], flaky["last_status"]) == (3, 200)
     assert (missing["attempts"], missing["last_error"]) == (1, "HTTP 404")
 

@@ -11,21 +11,26 @@ from typing import Final
 import structlog
 
 from httpqueue import clock, keys
-from httpqueue.backoff import RetryPolicy
+from httpqueue.backoff import Retry, RetryPolicy
 from httpqueue.batch import Batcher
+from httpqueue.callback import callback_of
+from httpqueue.cron import next_run_ms
 from httpqueue.delivery.sender import Sender
 from httpqueue.errors import InvalidTimerError, UnavailableError
 from httpqueue.metrics import ATTEMPTS, ATTEMPTS_REFUSED, IN_FLIGHT, LATENESS, WAKE_UPS_REFUSED
 from httpqueue.outage import Outage
-from httpqueue.outcome import Outcome, Verdict, judge
+from httpqueue.outcome import Outcome, Verdict, is_past_due, judge
+from httpqueue.policies import Application, decode_policy
+from httpqueue.schedule import Cron
+from httpqueue.spec import Spec, decode_spec
 from httpqueue.store import Store
-from httpqueue.timer import Attempt, decode_spec
-from httpqueue.transitions import Begun, Finish, Refusal, Refused, WakeUp
-from httpqueue.webhook import Fault, Response, SendError, render
+from httpqueue.store.timers import LEASE_MARGIN_MS
+from httpqueue.timer import Attempt, State
+from httpqueue.transitions import Begun, Finish, NewTimer, Refusal, Refused, WakeUp
+from httpqueue.webhook import Fault, Response, SendError, render, sign
 
-LEASE_MARGIN_MS: Final = 10_000
-"""A running attempt is believed alive this much longer than it may take."""
 MAX_FINISH: Final = 500
+KEPT_RESPONSE_BYTES: Final = 1_024
 GATHER_S: Final = 0.003
 """How long ended attempts are gathered for one finish; nobody waits for it."""
 
@@ -36,13 +41,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
-    """How attempts are made and what is kept of finished timers."""
+    """How attempts are made and what is kept of finished timers, unless timer or application say otherwise."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_ms: int = 20_000
     retention_done_ms: int = 3_600_000
     retention_failed_ms: int = 2_592_000_000
     append_timer_id: bool = False
+    callback_timeout_ms: int = 10_000
+    callback_delays_ms: tuple[int, ...] = (1_000, 5_000, 30_000)
 
 
 class Attempts:
@@ -56,9 +63,13 @@ class Attempts:
             self._finish_patiently, max_items=MAX_FINISH, gather_s=GATHER_S
         )
 
-    async def begin(self, wake_ups: Sequence[WakeUp]) -> list[Begun | Refused]:
-        """Begin those that the store lets; raises UnavailableError."""
-        answers = await self._store.begin(wake_ups, lease_ms=self._policy.timeout_ms + LEASE_MARGIN_MS)
+    async def begin(
+        self, wake_ups: Sequence[WakeUp], room: dict[str, int] | None = None
+    ) -> list[Begun | Refused]:
+        """Begin those that the store lets, and that there is room for; raises UnavailableError."""
+        answers = await self._store.begin(
+            wake_ups, lease_ms=self._policy.timeout_ms + LEASE_MARGIN_MS, room=room
+        )
         for answer in answers:
             if isinstance(answer, Refused):
                 WAKE_UPS_REFUSED.labels(answer.refusal.value).inc()
@@ -70,54 +81,98 @@ class Attempts:
 
     async def run(self, begun: Begun, on_answer: Callable[[], None] = lambda: None) -> None:
         """Call the webhook, then on_answer, then tell the store how it ended, however long it is away."""
+        spec, policy = self._spec(begun), self._policy.retry
+        if spec is not None and spec.retry is not None:
+            policy = spec.retry.over(policy)
         IN_FLIGHT.inc()
+        started_s = clock.monotonic_s()
         try:
-            result = await self._send(begun)
+            result = await self._send(begun, spec, policy)
         finally:
             IN_FLIGHT.dec()
             on_answer()
+        duration_ms = round((clock.monotonic_s() - started_s) * 1000)
         verdict = judge(
             result,
             attempt=begun.attempt,
-            policy=self._policy.retry,
+            policy=policy,
             jitter=random.random(),  # noqa: S311 - spreads a herd, guards nothing
             now_ms=clock.now_ms(),
         )
         _tell(begun, verdict)
-        if not await self._finish.submit(self._finish_of(begun, verdict)):
+        attempt = _attempt(begun, verdict, duration_ms, result)
+        if not await self._finish.submit(self._finish_of(begun, spec, verdict, attempt)):
             ATTEMPTS_REFUSED.inc()
             log.warning("attempt.late", timer=begun.wake_up.member, attempt=begun.attempt)
 
-    async def _send(self, begun: Begun) -> Response | SendError:
-        if begun.attempt > self._policy.retry.max_attempts:
-            return SendError(Fault.LOST_WORKER, "the worker was lost in the last attempt")
-        _, _, timer_id = begun.wake_up.member.partition(":")
+    def _spec(self, begun: Begun) -> Spec | None:
         try:
-            request = render(
-                decode_spec(begun.spec),
-                timer_id=timer_id,
-                generation=begun.wake_up.generation,
-                attempt=begun.attempt,
-                started_ms=begun.started_ms,
-                append_timer_id=self._policy.append_timer_id,
-            )
-            return await self._sender.send(request, timeout_s=self._policy.timeout_ms / 1000)
+            return decode_spec(begun.spec)
+        except InvalidTimerError:
+            return None
+
+    async def _send(self, begun: Begun, spec: Spec | None, policy: RetryPolicy) -> Response | SendError:
+        if spec is None:
+            return SendError(Fault.INVALID_REQUEST, "unreadable spec")
+        if begun.attempt > policy.max_attempts:
+            return SendError(Fault.LOST_WORKER, "the worker was lost in the last attempt")
+        lateness_ms = begun.started_ms - begun.due_ms
+        if begun.attempt == 1 and is_past_due(spec, lateness_ms):
+            return SendError(Fault.PAST_DUE, f"not sent: {lateness_ms / 1000:,.0f} s past due")
+        _, _, timer_id = begun.wake_up.member.partition(":")
+        request = render(
+            spec,
+            timer_id=timer_id,
+            generation=begun.wake_up.generation,
+            attempt=begun.attempt,
+            started_ms=begun.started_ms,
+            append_timer_id=self._policy.append_timer_id,
+        )
+        if begun.application:
+            request = sign(request, decode_policy(Application, begun.application).secrets)
+        timeout_ms = spec.timeout_ms or self._policy.timeout_ms
+        try:
+            return await self._sender.send(request, timeout_s=timeout_ms / 1000)
         except SendError as error:
             return error
-        except InvalidTimerError as error:
-            return SendError(Fault.INVALID_REQUEST, str(error))
 
-    def _finish_of(self, begun: Begun, verdict: Verdict) -> Finish:
-        match verdict.outcome:
-            case Outcome.RETRY:
-                ms = verdict.delay_ms
-            case Outcome.DELIVERED:
-                ms = self._policy.retention_done_ms
-            case Outcome.FAILED:
-                ms = self._policy.retention_failed_ms
-        lateness_ms = begun.started_ms - begun.due_ms
-        last_attempt = Attempt(begun.started_ms, lateness_ms, verdict.status, verdict.error)
-        return Finish(begun.wake_up, begun.attempt, verdict.outcome, ms, last_attempt)
+    def _finish_of(self, begun: Begun, spec: Spec | None, verdict: Verdict, attempt: Attempt) -> Finish:
+        if verdict.outcome is Outcome.RETRY:
+            return Finish(begun.wake_up, begun.attempt, verdict.outcome, verdict.delay_ms, attempt)
+        state = State.DONE if verdict.outcome is Outcome.DELIVERED else State.FAILED
+        ended_ms = attempt.started_ms + attempt.duration_ms
+        return Finish(
+            begun.wake_up,
+            begun.attempt,
+            verdict.outcome,
+            self._retention_ms(begun, spec, state),
+            attempt,
+            next_due_ms=next_run_ms(spec.schedule, max(ended_ms, begun.due_ms))
+            if spec and isinstance(spec.schedule, Cron)
+            else None,
+            callback=self._callback(begun, spec, attempt, state) if spec and spec.callback else None,
+        )
+
+    def _retention_ms(self, begun: Begun, spec: Spec | None, state: State) -> int:
+        application = decode_policy(Application, begun.application).retention if begun.application else None
+        for retention in (spec.retention if spec else None, application):
+            if retention is not None:
+                ms = retention.done_ms if state is State.DONE else retention.failed_ms
+                if ms is not None:
+                    return ms
+        return self._policy.retention_done_ms if state is State.DONE else self._policy.retention_failed_ms
+
+    def _callback(self, begun: Begun, spec: Spec, attempt: Attempt, state: State) -> NewTimer | None:
+        application, _, timer_id = begun.wake_up.member.partition(":")
+        return callback_of(
+            spec,
+            attempt,
+            state,
+            application=application,
+            timer_id=timer_id,
+            retry=Retry(delays_ms=self._policy.callback_delays_ms),
+            timeout_ms=self._policy.callback_timeout_ms,
+        )
 
     async def _finish_patiently(self, batch: Sequence[Finish]) -> list[bool]:
         outage = Outage("worker.finish")
@@ -129,6 +184,20 @@ class Attempts:
             else:
                 outage.over()
                 return answers
+
+
+def _attempt(begun: Begun, verdict: Verdict, duration_ms: int, result: Response | SendError) -> Attempt:
+    excerpt = result.excerpt if isinstance(result, Response) else b""
+    return Attempt(
+        started_ms=begun.started_ms,
+        lateness_ms=begun.started_ms - begun.due_ms,
+        status=verdict.status,
+        error=verdict.error,
+        duration_ms=duration_ms,
+        response=excerpt[:KEPT_RESPONSE_BYTES].decode(errors="replace"),
+        number=begun.attempt,
+        generation=begun.wake_up.generation,
+    )
 
 
 def _tell(begun: Begun, verdict: Verdict) -> None:

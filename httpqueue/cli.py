@@ -1,36 +1,165 @@
 """The `httpqueue` command."""
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
 
-from httpqueue import __version__
-from httpqueue.errors import StartError
+from httpqueue import __version__, logs
+from httpqueue.access import Grant, Scope, new_id
+from httpqueue.api.rules import check_id
+from httpqueue.embedded import serving
+from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run import run
-from httpqueue.settings import Mode, load
+from httpqueue.schedule import format_instant
+from httpqueue.settings import Mode, Settings, load
+from httpqueue.store.api_keys import ApiKeys, open_api_keys
 
-EXIT_USAGE = 2
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+ALL_APPLICATIONS: Final = "*"
+
+_PARTS: Final = {
+    Mode.ALL: "everything (default), with the embedded Valkey unless REDIS_URL is set",
+    Mode.API: "the API alone",
+    Mode.RELAY: "the relay alone",
+    Mode.WORKER: "a worker alone",
+}
+_FLAGS: Final = {
+    "ephemeral": "keep everything in memory, write nothing to disk",
+    "virtual_clock": "for tests: time stands still until it is advanced; implies --ephemeral",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit code (2: it cannot start as it is set up)."""
+    asked = _parser().parse_args(arguments)
+    flags = {flag: True for flag in _FLAGS if getattr(asked, flag, False)}
+    try:
+        if asked.part == "keys":
+            return _keys(asked, load(**flags))
+        run(load(mode=asked.part, **flags) if asked.part else load(**flags))
+    except StartError as error:
+        _tell(f"httpqueue: {error}")
+        return EXIT_USAGE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    for flag, text in _FLAGS.items():
+        # Suppressed, for a subcommand's default would undo what was said before it.
+        flags.add_argument(
+            f"--{flag.replace('_', '-')}", action="store_true", default=argparse.SUPPRESS, help=text
+        )
     parser = argparse.ArgumentParser(
         prog="httpqueue",
         description="Make HTTP requests in the future.",
         epilog="Settings come from the environment (HTTPQUEUE_*): see docs/settings.md.",
+        parents=[flags],
     )
     parser.add_argument("--version", action="version", version=f"httpqueue {__version__}")
-    parser.add_argument(
-        "part",
-        nargs="?",
-        choices=[mode.value for mode in Mode],
-        help="what to run: all (default; with the embedded Valkey unless REDIS_URL is set), "
-        "or one part: api, relay, worker",
+    parts = parser.add_subparsers(dest="part", title="what to run", metavar="part")
+    for mode, text in _PARTS.items():
+        parts.add_parser(mode.value, help=text, description=text, parents=[flags])
+    _add_keys(parts.add_parser("keys", help="create, list and revoke API keys"))
+    return parser
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    create = actions.add_parser("create", help="make a key and print it, once")
+    create.add_argument(
+        "--application",
+        required=True,
+        type=_application,
+        metavar="NAME",
+        help="whose timers the key reaches; '*': those of all applications",
     )
-    part = parser.parse_args(arguments).part
+    create.add_argument(
+        "--scope", required=True, choices=[scope.value for scope in Scope], help="each includes those before"
+    )
+    actions.add_parser("list", help="show which keys there are")
+    revoke = actions.add_parser("revoke", help="end a key")
+    revoke.add_argument("id", metavar="ID", help="as `httpqueue keys list` shows it")
+
+
+def _application(name: str) -> str:
     try:
-        run(load(mode=part) if part else load())
-    except StartError as error:
-        print(f"httpqueue: {error}", file=sys.stderr)  # noqa: T201 - one line for the person who started it
-        return EXIT_USAGE
+        return name if name == ALL_APPLICATIONS else check_id(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _keys(asked: argparse.Namespace, settings: Settings) -> int:
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        with _server(settings) as url:
+            return asyncio.run(_with_keys(asked, url))
+    except UnavailableError as error:
+        _tell(f"httpqueue: the server that keeps the keys does not answer ({error}): try again")
+        return EXIT_FAILED
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[str]:
+    if settings.in_memory:
+        raise SettingsError("an ephemeral httpqueue keeps no keys: give it one as HTTPQUEUE_API_KEY")
+    if settings.redis_url is not None:
+        yield settings.redis_url
+    else:
+        with serving(settings.data_dir) as url:
+            _tell(f"The keys in {settings.data_dir.absolute()}:")
+            yield url
+
+
+async def _with_keys(asked: argparse.Namespace, url: str) -> int:
+    async with open_api_keys(url) as api_keys:
+        match asked.action:
+            case "create":
+                return await _create(api_keys, asked.application, Scope(asked.scope))
+            case "revoke":
+                return await _revoke(api_keys, asked.id)
+            case _:
+                return await _list(api_keys)
+
+
+async def _create(api_keys: ApiKeys, application: str, scope: Scope) -> int:
+    grant = Grant(new_id(), None if application == ALL_APPLICATIONS else application, scope)
+    _print(await api_keys.create(grant))
+    _tell(
+        f"This key (id {grant.id}, application {application}, scope {scope}) is not shown again.\n"
+        "Send it as X-API-Key. As long as there is a key, every call to the API needs one."
+    )
     return 0
+
+
+async def _list(api_keys: ApiKeys) -> int:
+    rows = [("ID", "APPLICATION", "SCOPE", "CREATED")]
+    for grant, created_ms in await api_keys.list():
+        application = ALL_APPLICATIONS if grant.application is None else grant.application
+        rows.append((grant.id, application, grant.scope.value, format_instant(created_ms)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        _print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+async def _revoke(api_keys: ApiKeys, key_id: str) -> int:
+    if not await api_keys.revoke(key_id):
+        _tell(f"httpqueue: there is no key of the id {key_id}: see `httpqueue keys list`")
+        return EXIT_FAILED
+    _tell(f"Key {key_id} is revoked.")
+    if not await api_keys.load():
+        _tell("It was the last one: unless HTTPQUEUE_API_KEY is set, the API is open to all who reach it.")
+    return 0
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201 - what was asked for
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - for the person who runs the command

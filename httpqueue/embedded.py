@@ -32,11 +32,20 @@ _OTHER_SERVER: Final = "set HTTPQUEUE_REDIS_URL to a Redis or Valkey server"
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
+class InUseError(StartError):
+    """Another httpqueue uses the data directory; url is its server's, as far as it is known."""
+
+    def __init__(self, message: str, *, url: str | None) -> None:
+        super().__init__(message)
+        self.url = url
+
+
 class EmbeddedValkey:
     """One server on one data directory, reached through a Unix socket alone; also a context manager.
 
-    Files in the directory: `lock` (flock: the httpqueue that uses it, its pid inside), `valkey.pid` (flock:
-    the server while it lives, its pid inside), `valkey.sock`, `valkey.log`, `appendonlydir/`.
+    Files in the directory: `lock` (flock: the httpqueue that uses it; its pid and the server's socket are
+    inside), `valkey.pid` (flock: the server while it lives, its pid inside), `valkey.sock`, `valkey.log`,
+    `appendonlydir/`.
     """
 
     def __init__(self, data_dir: Path, *, persistent: bool = True) -> None:
@@ -50,20 +59,20 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """The started server's address for redis-py: unix:///path/valkey.sock."""
-        return f"unix://{quote(str(self._socket))}"
+        return _url(str(self._socket))
 
     def start(self) -> None:
         """Start the server and return once it has loaded what is on disk and answers.
 
         Call it in the main thread: Linux ties the server's life to the thread that started it. Raises
-        StartError when the directory cannot be used or another httpqueue uses it, when there is no server
-        for this platform, and when the server ends at start.
+        StartError when the directory cannot be used or another httpqueue uses it (InUseError), when there is
+        no server for this platform, and when the server ends at start.
         """
         try:
             try:
                 self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._claim_directory()
                 self._place_socket()
+                self._claim_directory()
                 with self._server_lock() as lock, self._log.open("ab") as log:
                     log_start = log.tell()
                     self._process = _spawn(self._command(), self._data_dir, lock, log.fileno())
@@ -101,13 +110,14 @@ class EmbeddedValkey:
         lock = self._held.enter_context((self._data_dir / "lock").open("a+"))
         if not _try_lock(lock.fileno()):
             lock.seek(0)
-            pid = lock.read(20).strip()
-            raise StartError(
+            pid, _, server_socket = lock.read().rstrip("\n").partition("\n")
+            raise InUseError(
                 f"the data directory {self._data_dir} is in use by another httpqueue"
-                f"{f' (process {pid})' if pid else ''}: stop that one, or {_OTHER_DIRECTORY}"
+                f"{f' (process {pid})' if pid else ''}: stop that one, or {_OTHER_DIRECTORY}",
+                url=_url(server_socket) if server_socket else None,
             )
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
+        lock.write(f"{os.getpid()}\n{self._socket}\n")
         lock.flush()
 
     def _place_socket(self) -> None:
@@ -169,6 +179,30 @@ class EmbeddedValkey:
         raise StartError(
             f"the embedded Valkey ended at start ({last_line.rpartition(' # ')[2].strip()}): see {self._log}"
         )
+
+
+@contextmanager
+def serving(data_dir: Path) -> Iterator[str]:
+    """The URL of the server on the directory: another httpqueue's if one runs, else one started for now.
+
+    Raises StartError as EmbeddedValkey.start does.
+    """
+    server = EmbeddedValkey(data_dir)
+    try:
+        server.start()
+    except InUseError as running:
+        if running.url is None:
+            raise
+        yield running.url
+        return
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def _url(socket_path: str) -> str:
+    return f"unix://{quote(socket_path)}"
 
 
 def _binary() -> str:

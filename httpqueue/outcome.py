@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final
 
 from httpqueue.backoff import RetryPolicy, parse_retry_after_ms, retry_delay_ms
+from httpqueue.spec import Spec
 from httpqueue.webhook import Fault, Response, SendError
 
 
@@ -28,6 +29,12 @@ class Verdict:
     status: int | None
     error: str | None
     delay_ms: int = 0
+
+
+def is_past_due(spec: Spec, lateness_ms: int) -> bool:
+    """Whether the first attempt comes too late to be made at all, as the timer sees it."""
+    most_ms = spec.most_lateness_ms
+    return most_ms is not None and lateness_ms > most_ms
 
 
 def of_status(status: int) -> Outcome:

@@ -23,6 +23,8 @@ JOB_FUNCTION: Final = "deliver"
 JOB_DEFINITION: Final = serialize_job(JOB_FUNCTION, (), {}, None, 0, serializer=orjson.dumps)
 """The same for every wake-up: its id says all there is to say."""
 
+FORGET_WORKER_MS: Final = 7 * 24 * 3_600_000
+
 _LISTEN_S: Final = 10
 
 
@@ -76,6 +78,30 @@ class Queue:
             await self.redis.set(keys.EPOCH, uuid4().hex, nx=True)
             epoch = await self.redis.get(keys.EPOCH)
         return epoch.decode() if epoch else ""
+
+    async def wake(self) -> None:
+        """Have workers look for due wake-ups now."""
+        with redis_errors():
+            await self.redis.publish(keys.WAKE_CHANNEL, b"")
+
+    async def note_worker(self, name: str) -> None:
+        """Say that this worker is alive."""
+        with redis_errors():
+            seconds, microseconds = await self.redis.time()
+            now_ms = seconds * 1000 + microseconds // 1000
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.zadd(keys.WORKERS, {name: now_ms})
+            pipeline.zremrangebyscore(keys.WORKERS, "-inf", now_ms - FORGET_WORKER_MS)
+            await pipeline.execute()
+
+    async def worker_silence_ms(self) -> int | None:
+        """How long ago a worker was seen last; None: never, or too long ago."""
+        with redis_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.zrange(keys.WORKERS, -1, -1, withscores=True)
+            pipeline.time()
+            last, (seconds, microseconds) = await pipeline.execute()
+        return max(0, seconds * 1000 + microseconds // 1000 - round(last[0][1])) if last else None
 
     async def listen(self, on_wake: Callable[[], None]) -> None:
         """Call on_wake whenever a wake-up became the earliest; returns only by cancellation or error."""

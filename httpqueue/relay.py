@@ -3,6 +3,7 @@
 drain   moves outbox entries that are due within the horizon
 promote moves what comes into the horizon, by the due index
 heal    puts wake-ups again whose timers are overdue: a lost worker, a lost wake-up
+forget  drops the records of finished timers whose retention is over
 
 After a crash the entries that a relay had read are adopted by another one.
 """
@@ -69,10 +70,11 @@ class Relay:
         return count
 
     async def sweep(self) -> None:
-        """One round of everything that is not new: what dead relays left, the horizon, the overdue."""
+        """One round of everything that is not new: left by the dead, come near, overdue, old."""
         await self.adopt()
         await self.promote()
         await self.heal()
+        await self.forget()
 
     async def adopt(self) -> int:
         """Act on outbox entries that a dead relay left; returns how many there were."""
@@ -94,7 +96,7 @@ class Relay:
             page = await self._store.upcoming(
                 self._promoted, ahead_ms=self._horizon_ms, limit=self._batch_size
             )
-            await self._put(page.wake_ups, by="promote")
+            await self._put(page.wake_ups + page.waiting, by="promote")
             count += len(page.wake_ups)
             if page.next is None:
                 self._promoted = Cursor(from_ms=page.now_ms + self._horizon_ms)
@@ -106,9 +108,17 @@ class Relay:
         page = await self._store.upcoming(self._healed, ahead_ms=-GRACE_MS, limit=self._batch_size)
         self._healed = page.next or Cursor()
         healed = await self._put(page.wake_ups, by="heal")
+        await self._put(page.waiting, by="wait")
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
+
+    async def forget(self) -> int:
+        """Drop the records whose retention is over; returns how many."""
+        count = 0
+        while dropped := await self._store.forget(limit=self._batch_size):
+            count += dropped
+        return count
 
     async def _act_on(self, entries: Sequence[OutboxEntry], now_ms: int) -> int:
         if not entries:

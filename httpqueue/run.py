@@ -10,6 +10,9 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import structlog
@@ -19,6 +22,7 @@ from starlette.types import ASGIApp
 
 from httpqueue import __version__, logs
 from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.api.auth import KeyRing
 from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.outage import Outage
@@ -26,6 +30,7 @@ from httpqueue.queue import Queue, open_queue
 from httpqueue.relay import Relay
 from httpqueue.settings import Mode, Settings, variable
 from httpqueue.store import Store, open_store
+from httpqueue.store.api_keys import open_api_keys
 from httpqueue.worker import BatchWorker, open_attempts
 
 BACKLOG: Final = 2_048
@@ -44,12 +49,26 @@ def run(settings: Settings) -> None:
     if settings.redis_url is not None:
         uvloop.run(_run(settings, settings.redis_url, kept_in="Redis at HTTPQUEUE_REDIS_URL"))
     elif settings.mode is Mode.ALL:
-        with EmbeddedValkey(settings.data_dir) as embedded:
-            uvloop.run(_run(settings, embedded.url, kept_in=str(settings.data_dir.absolute())))
+        with _embedded(settings) as (url, kept_in):
+            uvloop.run(_run(settings, url, kept_in=kept_in))
     else:
         raise SettingsError(
             f"setting HTTPQUEUE_REDIS_URL: `httpqueue {settings.mode}` needs the Redis that all parts share"
         )
+
+
+@contextmanager
+def _embedded(settings: Settings) -> Iterator[tuple[str, str]]:
+    """(URL, where it keeps its data) of a started server."""
+    if settings.in_memory:
+        with (
+            TemporaryDirectory(prefix="httpqueue-") as directory,  # for its socket and its log
+            EmbeddedValkey(Path(directory), persistent=False) as server,
+        ):
+            yield server.url, "in memory, gone when this ends"
+    else:
+        with EmbeddedValkey(settings.data_dir) as server:
+            yield server.url, str(settings.data_dir.absolute())
 
 
 async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
@@ -61,6 +80,8 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
                 open_store(store_url, archive_error_rate=settings.archive_error_rate)
             )
             queue = await stack.enter_async_context(open_queue(queue_url))
+            api_keys = await stack.enter_async_context(open_api_keys(store_url))
+            keys = KeyRing(api_keys.load, fixed_key=_secret(settings))
 
             async def readiness() -> None:
                 await store.ping()
@@ -68,12 +89,17 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
 
             if mode in {Mode.ALL, Mode.API}:
                 listener = stack.enter_context(_listener(settings, "port"))
-                app = create_app(store=store, readiness=readiness)
+                app = create_app(
+                    store=store,
+                    readiness=readiness,
+                    keys=keys,
+                    rate_limit_per_s=settings.rate_limit,
+                )
                 parts.create_task(_http(app, listener, stop, lambda: _greet(listener, kept_in)))
             if settings.metrics_port is not None:
                 listener = stack.enter_context(_listener(settings, "metrics_port"))
                 parts.create_task(_http(create_ops_app(readiness=readiness), listener, stop))
-            await _run_until(stop, _check(store, settings))
+            await _run_until(stop, _check(store, keys, settings))
             if stop.is_set():
                 return
             if mode in {Mode.ALL, Mode.RELAY}:
@@ -85,17 +111,36 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
         raise errors.exceptions[0] from None
 
 
-async def _check(store: Store, settings: Settings) -> None:
-    """Ask the store's server whether it may keep timers, as soon as it is there."""
+async def _check(store: Store, keys: KeyRing, settings: Settings) -> None:
+    """Ask the store's server whether it may keep timers, and who may make some, as soon as it is there."""
     outage = Outage("start")
     while True:
         try:
             await store.check(allow_unsafe=settings.allow_unsafe_redis)
+            await _warn_if_open_to_all(keys, settings)
         except UnavailableError as error:
             await outage.wait(error)
         else:
             outage.over()
             return
+
+
+async def _warn_if_open_to_all(keys: KeyRing, settings: Settings) -> None:
+    serves = settings.mode in {Mode.ALL, Mode.API}
+    if serves and not _is_loopback(settings.host) and not await keys.exist():
+        remedy = "httpqueue keys create, or set HTTPQUEUE_API_KEY"
+        log.warning("run.open_to_all", host=settings.host, remedy=remedy)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _secret(settings: Settings) -> str | None:
+    return None if settings.api_key is None else settings.api_key.get_secret_value()
 
 
 async def _http(

@@ -6,8 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
 from httpqueue.backoff import RetryPolicy
@@ -18,6 +18,7 @@ PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _REDIS_URL: Final = re.compile(r"(rediss?|unix)://\S+")
+_API_KEY: Final = re.compile(r"[!-~]{16,}")  # what every client can send in a header as it is
 
 
 class Mode(StrEnum):
@@ -70,9 +71,20 @@ def _redis_url(value: str) -> str:
     raise ValueError("must be host:port, or a URL that begins with redis://, rediss:// or unix://")
 
 
+def _list(value: object) -> object:
+    """'1, 5, 30' -> its parts."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _mode(value: object) -> object:
     """The ancestor says workers."""
     return "worker" if value == "workers" else value
+
+
+def _api_key(value: SecretStr) -> SecretStr:
+    if _API_KEY.fullmatch(value.get_secret_value()) is None:
+        raise ValueError("must be at least 16 ASCII letters, digits or signs, without spaces")
+    return value
 
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
@@ -164,6 +176,17 @@ class Settings(BaseSettings):
         validation_alias=_names("RETENTION_FAILED"),
         description="how long a failed timer is kept; 0: archived at once",
     )
+    callback_timeout_ms: DurationMs = Field(
+        10_000,
+        ge=1,
+        validation_alias=_names("CALLBACK_TIMEOUT", "SCHEDULERS_CALLBACK_TIMEOUT"),
+        description="one attempt of a callback in total",
+    )
+    callback_delays_ms: Annotated[tuple[DurationMs, ...], NoDecode, BeforeValidator(_list)] = Field(
+        (1_000, 5_000, 30_000),
+        validation_alias=_names("CALLBACK_DELAYS", "SCHEDULERS_CALLBACK_RETRY_INTERVAL"),
+        description="waits between the attempts of a callback, one attempt more than waits",
+    )
     archive_error_rate: float = Field(
         1e-6,
         gt=0,
@@ -200,6 +223,28 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PRODUCER_MAX_RETRY"),
         description="the ancestor's name: retries after the first attempt, so one less than MAX_ATTEMPTS",
     )
+    rate_limit: float | None = Field(
+        None,
+        ge=0.001,
+        allow_inf_nan=False,
+        validation_alias=_names("RATE_LIMIT", "RATE_LIMIT"),
+        description="requests per second and API key; no limit when unset",
+    )
+    api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
+        None,
+        validation_alias=_names("API_KEY", "SCHEDULERS_API_KEY"),
+        description="a key that may do everything, beside those made by `httpqueue keys create`",
+    )
+    ephemeral: bool = Field(
+        False,
+        validation_alias=_names("EPHEMERAL"),
+        description="keep the embedded Valkey's data in memory alone",
+    )
+    virtual_clock: bool = Field(
+        False,
+        validation_alias=_names("VIRTUAL_CLOCK"),
+        description="for tests: time stands still until it is advanced; implies EPHEMERAL",
+    )
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -207,15 +252,23 @@ class Settings(BaseSettings):
         attempts = self.max_attempts if self.producer_max_retry is None else self.producer_max_retry + 1
         return RetryPolicy(attempts, self.backoff_base_ms, self.backoff_max_ms)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing is to outlive the process."""
+        return self.ephemeral or self.virtual_clock
+
 
 def load(**overrides: Any) -> Settings:
     """Read the environment; overrides (by field name) win. Raises SettingsError naming the variable."""
     try:
-        return Settings(**{variables(field)[0]: value for field, value in overrides.items()})
+        settings = Settings(**{variables(field)[0]: value for field, value in overrides.items()})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = next(field for field in Settings.model_fields if first["loc"][0] in variables(field))
         raise SettingsError(f"setting {variable(field)}: {_must(first['msg'])}") from error
+    if settings.in_memory:
+        _check_in_memory(settings)
+    return settings
 
 
 def variables(field: str) -> list[str]:
@@ -229,6 +282,22 @@ def variable(field: str) -> str:
     environment = {name.upper() for name, value in os.environ.items() if value}  # noqa: TID251 - the one reader
     names = variables(field)
     return next((name for name in names if name in environment), names[0])
+
+
+def _check_in_memory(settings: Settings) -> None:
+    """Only the embedded server of a whole httpqueue is ours to keep in memory."""
+    field = "virtual_clock" if settings.virtual_clock else "ephemeral"
+    if settings.mode is not Mode.ALL:
+        raise SettingsError(
+            f"setting {variable(field)}: must not be used for `httpqueue {settings.mode}` alone: "
+            "only `httpqueue all` has everything in one process"
+        )
+    for server in ("redis_url", "broker_redis_url"):
+        if getattr(settings, server) is not None:
+            raise SettingsError(
+                f"setting {variable(field)}: must not be used together with {variable(server)}, "
+                "which names a server of its own: unset one of the two"
+            )
 
 
 def _must(message: str) -> str:

@@ -1,14 +1,14 @@
-"""What a timer is: its states, what the client asked for, and how the store keeps it. Pure."""
+"""What a timer is: its states, its attempts, and how the store keeps it. Pure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 import orjson
 
 from httpqueue.errors import InvalidTimerError
-from httpqueue.schedule import After, At, Schedule
+from httpqueue.spec import Spec, decode_spec, require
 
 DEFAULT_APPLICATION: Final = "default"
 
@@ -20,66 +20,36 @@ class State(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
     ARCHIVED = "archived"
+
+    @property
+    def letter(self) -> str:
+        """How records and scripts write it."""
+        return self.value[0]
 
 
 TRANSITIONS: Final = frozenset(
     {
         (State.SCHEDULED, State.RUNNING),  # begin
         (State.RUNNING, State.RUNNING),  # begin again: its worker was lost
-        (State.RUNNING, State.SCHEDULED),  # finish: retry
+        (State.RUNNING, State.SCHEDULED),  # finish: retry, or the next run of a recurring timer
         (State.RUNNING, State.DONE),  # finish: delivered
         (State.RUNNING, State.FAILED),  # finish: failed
+        (State.SCHEDULED, State.SCHEDULED),  # change
+        (State.SCHEDULED, State.CANCELLED),  # cancel
+        (State.FAILED, State.SCHEDULED),  # change: replay
+        (State.DONE, State.SCHEDULED),  # create: replaced
+        (State.FAILED, State.ARCHIVED),  # retention over, or deleted
         (State.DONE, State.ARCHIVED),  # retention over
-        (State.FAILED, State.ARCHIVED),  # retention over
+        (State.CANCELLED, State.ARCHIVED),  # retention over
+        (State.CANCELLED, State.SCHEDULED),  # create: replaced
     }
 )
 """Every change of state there is; docs/architecture.md draws it and a test compares the two."""
 
-_STATE_OF_LETTER: Final = {state.value[0].encode(): state for state in State}
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What the client asked for, as it was given: two posts are the same when their specs are."""
-
-    url: str
-    schedule: Schedule
-    method: str = "POST"
-    headers: dict[str, str] = field(default_factory=dict)
-    body: Any = None
-    """A string is sent as it is, None as an empty body, any other JSON value as JSON."""
-
-
-def encode_spec(spec: Spec) -> bytes:
-    """Spec -> JSON, defaults left out."""
-    fields: dict[str, Any] = {"url": spec.url}
-    match spec.schedule:
-        case After(delay_ms):
-            fields["delay_ms"] = delay_ms
-        case At(fire_at_ms):
-            fields["fire_at_ms"] = fire_at_ms
-    if spec.method != "POST":
-        fields["method"] = spec.method
-    if spec.headers:
-        fields["headers"] = spec.headers
-    if spec.body is not None:
-        fields["body"] = spec.body
-    return orjson.dumps(fields)
-
-
-def decode_spec(raw: bytes) -> Spec:
-    """The inverse of encode_spec; raises InvalidTimerError on anything else."""
-    try:
-        fields = orjson.loads(raw)
-        delay_ms = fields.pop("delay_ms", None)
-        ms = fields.pop("fire_at_ms") if delay_ms is None else delay_ms
-        spec = Spec(schedule=At(ms) if delay_ms is None else After(ms), **fields)
-        _require(int, ms)
-        _require(str, spec.url, spec.method, *spec.headers.values())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidTimerError(f"unreadable spec: {type(error).__name__}") from error
-    return spec
+FINISHED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})
+STATE_OF_LETTER: Final = {state.letter.encode(): state for state in State if state is not State.ARCHIVED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +60,39 @@ class Attempt:
     lateness_ms: int
     status: int | None = None
     error: str | None = None
+    duration_ms: int = 0
+    response: str = ""
+    """The first KiB of the answer's body."""
+    number: int = 1
+    generation: int = 0
+
+    @property
+    def due_ms(self) -> int:
+        """When it should have started."""
+        return self.started_ms - self.lateness_ms
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
     """Attempt -> JSON array in the order of the fields."""
-    return orjson.dumps([attempt.started_ms, attempt.lateness_ms, attempt.status, attempt.error])
+    return orjson.dumps(
+        [
+            attempt.started_ms,
+            attempt.lateness_ms,
+            attempt.status,
+            attempt.error,
+            attempt.duration_ms,
+            attempt.response,
+            attempt.number,
+            attempt.generation,
+        ]
+    )
 
 
-def _decode_attempt(raw: bytes) -> Attempt | None:
-    if raw == b"":
-        return None
-    match orjson.loads(raw):
-        case [int(started_ms), int(lateness_ms), int() | None as status, str() | None as error]:
-            return Attempt(started_ms, lateness_ms, status, error)
+def _decode_attempt(raw: bytes) -> Attempt:
+    fields = orjson.loads(raw)
+    match fields:
+        case [int(), int(), int() | None, str() | None, int(), str(), int(), int()]:
+            return Attempt(*fields)
     raise TypeError
 
 
@@ -115,9 +105,21 @@ class Timer:
     state: State
     generation: int
     attempts: int
+    """Of this generation."""
     due_ms: int
     spec: Spec
-    last_attempt: Attempt | None
+    log: tuple[Attempt, ...] = ()
+    """The last attempts, of earlier generations, too; the oldest first."""
+
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The youngest of the log."""
+        return self.log[-1] if self.log else None
+
+    @property
+    def version(self) -> str:
+        """Differs whenever the timer does: an entity tag (RFC 9110 section 8.8.3) without its quotes."""
+        return f"{self.generation}.{self.attempts}.{self.state.letter}"
 
 
 def decode_record(application: str, timer_id: str, record: bytes) -> Timer:
@@ -126,22 +128,18 @@ def decode_record(application: str, timer_id: str, record: bytes) -> Timer:
         # no more than the record's size: a damaged length must not allocate gigabytes
         unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
         unpacker.feed(record)
-        letter, generation, attempts, due_ms, spec, attempt = unpacker
-        _require(int, generation, attempts, due_ms)
+        letter, generation, attempts, due_ms, timeout_ms, lane, spec, *log = unpacker
+        require(int, generation, attempts, due_ms, timeout_ms)
+        require(bytes, lane)
         return Timer(
             application=application,
             id=timer_id,
-            state=_STATE_OF_LETTER[letter],
+            state=STATE_OF_LETTER[letter],
             generation=generation,
             attempts=attempts,
             due_ms=due_ms,
             spec=decode_spec(spec),
-            last_attempt=_decode_attempt(attempt),
+            log=tuple(map(_decode_attempt, log)),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
-
-
-def _require(kind: type, *values: object) -> None:
-    if {kind} != set(map(type, values)):
-        raise TypeError

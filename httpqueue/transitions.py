@@ -6,10 +6,21 @@ from typing import Final
 
 from httpqueue import keys
 from httpqueue.outcome import Outcome
-from httpqueue.timer import Attempt, Spec, Timer
+from httpqueue.spec import Spec
+from httpqueue.timer import Attempt, State, Timer
 
 MAX_INT: Final = 2**53
 """Lua counts in doubles: what is greater is not exact there, and was not written by us."""
+
+
+class IfExists(StrEnum):
+    """What create does when the id is taken by another timer."""
+
+    CONFLICT = "conflict"
+    KEEP = "keep"
+    REPLACE = "replace"
+    EARLIEST = "earliest"
+    LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +30,25 @@ class NewTimer:
     application: str
     id: str
     spec: Spec
+    if_exists: IfExists = IfExists.CONFLICT
+    first_due_ms: int | None = None
+    """Of a wall-clock or recurring timer; the schedules of others say it themselves."""
+
+    @property
+    def member(self) -> str:
+        """Its name in the store."""
+        return keys.member(self.application, self.id)
 
 
 class Creation(StrEnum):
-    """What create did: stored it, found the same one, or found another one under its id."""
+    """What create did: stored it, found the same one, kept or replaced another one, or refused."""
 
     CREATED = "created"
     EXISTS = "exists"
+    KEPT = "kept"
+    REPLACED = "replaced"
     CONFLICT = "conflict"
+    RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,44 @@ class Created:
 
     creation: Creation
     due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A wish to change a timer that is in one of `states`, and has this version if one is given."""
+
+    application: str
+    id: str
+    states: frozenset[State]
+    version: str | None = None
+    spec: Spec | None = None
+    """None keeps it."""
+    due_ms: int | None = None
+    """None keeps it."""
+    from_now: bool = False
+
+    @property
+    def member(self) -> str:
+        """Its name in the store."""
+        return keys.member(self.application, self.id)
+
+
+class Answer(StrEnum):
+    """What became of a wish to change or cancel a timer."""
+
+    CHANGED = "changed"
+    GONE = "gone"
+    OTHER_STATE = "state"
+    OTHER_VERSION = "version"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The answer to a Change or a cancel; state is the timer's own before it (None when it is gone)."""
+
+    answer: Answer
+    state: State | None = None
+    due_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +133,11 @@ class Begun:
     due_ms: int
     started_ms: int
     spec: bytes
-    """As stored: timer.decode_spec reads it."""
+    """As stored: spec.decode_spec reads it."""
+    host: bytes = b""
+    """Of the URL, in small letters."""
+    application: bytes = b""
+    """The application's settings as stored, empty when it has none."""
 
 
 class Refusal(StrEnum):
@@ -85,15 +149,22 @@ class Refusal(StrEnum):
     RUNNING = "running"
     UNREADABLE = "unreadable"
     EARLY = "early"
+    BLOCKED = "blocked"
+    PAUSED = "paused"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A wake-up that starts nothing; wait_ms says how much too early an EARLY one is."""
+    """A wake-up that starts nothing.
+
+    wait_ms: how much too early an EARLY one is. until_ms: when a WAITING one may start, 0: not known.
+    """
 
     wake_up: WakeUp
     refusal: Refusal
     wait_ms: int = 0
+    until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +176,10 @@ class Finish:
     outcome: Outcome
     ms: int
     last_attempt: Attempt
+    next_due_ms: int | None = None
+    """When a recurring timer runs again; it then goes on instead of ending."""
+    callback: NewTimer | None = None
+    """Stored together with the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +201,29 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of the due index, in its order; next is None when the end was reached at now_ms."""
+    """Part of the due index, in its order; next is None when the end was reached at now_ms.
+
+    waiting: who waited for host or application and may try again.
+    """
 
     wake_ups: list[WakeUp]
     next: Cursor | None
+    now_ms: int
+    waiting: list[WakeUp] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the list of all timers: after this member, due at due_ms."""
+
+    due_ms: int
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Some timers in the order of their due times; next is None when there are no more."""
+
+    timers: list[Timer]
+    next: Place | None
     now_ms: int

@@ -1,6 +1,7 @@
 """One call of a webhook: what is sent for a timer, what can come back. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -8,7 +9,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import orjson
 
 from httpqueue import __version__
-from httpqueue.timer import Spec
+from httpqueue.signing import signature
+from httpqueue.spec import Spec
 
 USER_AGENT: Final = f"httpqueue/{__version__}"
 OWN_HEADERS: Final = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature", "httpqueue-attempt"})
@@ -45,6 +47,7 @@ class Fault(StrEnum):
     TLS = "tls"
     INVALID_REQUEST = "invalid_request"
     LOST_WORKER = "lost_worker"
+    PAST_DUE = "past_due"
 
 
 class SendError(Exception):
@@ -74,6 +77,20 @@ def render(
     if append_timer_id:
         url = _append_to_path(url, timer_id)
     return Request(spec.method, url, tuple(headers.items()), body)
+
+
+def sign(request: Request, secrets: Sequence[str]) -> Request:
+    """The request with its webhook-signature; as it is when there are no secrets."""
+    if not secrets:
+        return request
+    headers = dict(request.headers)
+    value = signature(
+        secrets,
+        webhook_id=headers["webhook-id"],
+        timestamp_s=int(headers["webhook-timestamp"]),
+        body=request.body,
+    )
+    return replace(request, headers=(*request.headers, ("webhook-signature", value)))
 
 
 def _body(spec: Spec) -> tuple[bytes, str | None]:

@@ -19,7 +19,7 @@ from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
 from httpqueue import clock, keys
-from httpqueue.attempts import LEASE_MARGIN_MS, AttemptPolicy, Attempts
+from httpqueue.attempts import AttemptPolicy, Attempts
 from httpqueue.connection import redis_errors
 from httpqueue.delivery.factory import create_sender
 from httpqueue.errors import SettingsError, UnavailableError
@@ -27,6 +27,7 @@ from httpqueue.outage import Outage
 from httpqueue.queue import JOB_FUNCTION, Queue, read_job
 from httpqueue.settings import Settings, load
 from httpqueue.store import Store, open_store
+from httpqueue.store.timers import LEASE_MARGIN_MS
 from httpqueue.transitions import Begun, Refusal, WakeUp
 
 IDLE_S: Final = 1.0
@@ -39,6 +40,10 @@ GATHER_S: Final = 0.003
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Attempts a slot that may wait for their finish, as they do when the store is away."""
+SLOW_S: Final = 0.25
+"""A host that keeps many slots for longer than this gets no more than its share of them."""
+MAX_SHARES: Final = 4
+"""Slow hosts leave others their slots until so many times the concurrency is in flight."""
 
 log = structlog.get_logger()
 
@@ -59,6 +64,49 @@ async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
 
 
 JOB: Final = func(deliver, name=JOB_FUNCTION)
+
+
+class Calls:
+    """The calls in flight by host: how many more may start, so that slow hosts leave others their slots.
+
+    Slots are shared by who comes first, which is fair as long as they are soon free again. A slow host's
+    calls no longer count among them: it may have as many as there are slots, others have theirs besides.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._by_host: dict[bytes, dict[str, float]] = {}
+        self._count = 0
+
+    def begin(self, host: bytes, name: str) -> None:
+        """A call to that host has started."""
+        self._by_host.setdefault(host, {})[name] = clock.monotonic_s()
+        self._count += 1
+
+    def end(self, host: bytes, name: str) -> None:
+        """It has ended."""
+        calls = self._by_host[host]
+        del calls[name]
+        self._count -= 1
+        if not calls:
+            del self._by_host[host]
+
+    def free(self) -> int:
+        """How many calls may start, to hosts that have room."""
+        slow = sum(len(self._by_host[host]) for host in self._slow_hosts())
+        return min(self._slots - (self._count - slow), self._slots * MAX_SHARES - self._count)
+
+    def room(self) -> dict[str, int]:
+        """How many calls each slow host may still get."""
+        return {host.decode(): self._slots - len(self._by_host[host]) for host in self._slow_hosts()}
+
+    def _slow_hosts(self) -> list[bytes]:
+        since_s = clock.monotonic_s() - SLOW_S
+        return [
+            host
+            for host, calls in self._by_host.items()
+            if len(calls) * MAX_SHARES >= self._slots and next(iter(calls.values())) < since_s
+        ]
 
 
 class BatchWorker(Worker):
@@ -84,7 +132,9 @@ class BatchWorker(Worker):
         self._wake = asyncio.Event()
         self._held: list[WakeUp] = []
         self._round = asyncio.Lock()
-        self._calls = 0  # in flight
+        self._name = uuid4().hex
+        self._noted_s = 0.0
+        self._calls = Calls(concurrency)
 
     async def main(self) -> None:
         """Claim and run until stopped; servers that go away are waited for."""
@@ -127,6 +177,7 @@ class BatchWorker(Worker):
                 idle_s = await self._claim(free) if free and self.allow_pick_jobs else IDLE_S
             with redis_errors():
                 await self.heart_beat()
+            await self._note_worker()
         except UnavailableError as error:
             await self._outage.wait(error)
             return
@@ -139,7 +190,7 @@ class BatchWorker(Worker):
     def _free(self) -> int:
         """How many attempts may start: a slot is taken until the answer is there, not until the finish."""
         slots: int = self.max_jobs
-        return max(0, min(slots - self._calls, slots * MAX_UNFINISHED - len(self.tasks), MAX_CLAIM))
+        return max(0, min(self._calls.free(), slots * MAX_UNFINISHED - len(self.tasks), MAX_CLAIM))
 
     async def _claim(self, free: int) -> float:
         """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
@@ -161,27 +212,34 @@ class BatchWorker(Worker):
         if not wake_ups:
             return
         try:
-            answers = await self._attempts.begin(wake_ups)
+            answers = await self._attempts.begin(wake_ups, self._calls.room())
         except UnavailableError:
             self._held.extend(wake_ups)  # they are no longer in the queue
             raise
+        later = []
         for answer in answers:
             if isinstance(answer, Begun):
                 self._start(answer)
             elif answer.refusal is Refusal.EARLY:
                 # the queue's server is ahead of the store's: what counts is the store's clock
                 self.loop.call_later(answer.wait_ms / 1000, self._hold, answer.wake_up)
+            elif answer.until_ms:
+                later.append(replace(answer.wake_up, due_ms=answer.until_ms))
+        if later:
+            await self._queue.put(later)
 
     def _start(self, begun: Begun) -> None:
         name = f"{begun.wake_up.id}:{begun.attempt}"
-        self._calls += 1
-        task = self.tasks[name] = self.loop.create_task(self._attempts.run(begun, self._answered))
+        self._calls.begin(begun.host, name)
+        task = self.tasks[name] = self.loop.create_task(
+            self._attempts.run(begun, lambda: self._answered(begun.host, name))
+        )
         task.add_done_callback(lambda task: self._ended(name, task))
 
-    def _answered(self) -> None:
+    def _answered(self, host: bytes, name: str) -> None:
         if not self._free():
             self._wake.set()
-        self._calls -= 1
+        self._calls.end(host, name)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         if not self._free():
@@ -193,6 +251,12 @@ class BatchWorker(Worker):
     def _hold(self, wake_up: WakeUp) -> None:
         self._held.append(wake_up)
         self._wake.set()
+
+    async def _note_worker(self) -> None:
+        now_s = clock.monotonic_s()
+        if now_s - self._noted_s >= HEALTH_S or not self._noted_s:
+            await self._queue.note_worker(self._name)
+            self._noted_s = now_s
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -220,6 +284,8 @@ async def open_attempts(settings: Settings, store: Store) -> AsyncIterator[Attem
         retention_done_ms=settings.retention_done_ms,
         retention_failed_ms=settings.retention_failed_ms,
         append_timer_id=settings.append_timer_id,
+        callback_timeout_ms=settings.callback_timeout_ms,
+        callback_delays_ms=settings.callback_delays_ms,
     )
     try:
         yield Attempts(store=store, sender=sender, policy=policy)

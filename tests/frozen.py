@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from httpqueue.outcome import Outcome
 from httpqueue.schedule import After
-from httpqueue.timer import DEFAULT_APPLICATION, Attempt, Spec
+from httpqueue.spec import Spec
+from httpqueue.timer import DEFAULT_APPLICATION, Attempt
 from httpqueue.transitions import Begun, Finish, NewTimer, WakeUp
 
 T0_MS: Final = 1_800_000_000_000

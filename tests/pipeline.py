@@ -14,7 +14,8 @@ from httpqueue.relay import Relay
 from httpqueue.schedule import After, Schedule
 from httpqueue.settings import SenderKind
 from httpqueue.store import Store
-from httpqueue.timer import DEFAULT_APPLICATION, Spec, State, Timer
+from httpqueue.spec import Spec
+from httpqueue.timer import DEFAULT_APPLICATION, State, Timer
 from httpqueue.transitions import Created, Finish, NewTimer
 from httpqueue.worker import BatchWorker
 from tests.receiver import Received

@@ -6,21 +6,31 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from httpqueue.api import openapi, swagger_ui
+from httpqueue.api.auth import Auth, KeyRing
 from httpqueue.api.problems import Problems
 from httpqueue.api.routes import Readiness, TimerStore, ops_routes, timer_routes
 
 
-def create_app(*, store: TimerStore, readiness: Readiness) -> ASGIApp:
-    """Timers, operations and documentation."""
-    return _app([*timer_routes(store), *ops_routes(readiness), *openapi.routes(), *swagger_ui.routes()])
+def create_app(
+    *,
+    store: TimerStore,
+    readiness: Readiness,
+    keys: KeyRing | None = None,
+    rate_limit_per_s: float | None = None,
+) -> ASGIApp:
+    """Timers, operations and documentation, for whoever the keys let in; keys None: for everybody."""
+    routes = [*timer_routes(store), *ops_routes(readiness), *openapi.routes(), *swagger_ui.routes()]
+    if keys is None:
+        return Problems(_router(routes))
+    return Problems(Auth(_router(routes), keys, rate_limit_per_s=rate_limit_per_s))
 
 
 def create_ops_app(*, readiness: Readiness) -> ASGIApp:
     """/healthz, /readyz and /metrics alone, for the metrics port of relay and worker."""
-    return _app(ops_routes(readiness))
+    return Problems(_router(ops_routes(readiness)))
 
 
-def _app(routes: Sequence[Route]) -> ASGIApp:
+def _router(routes: Sequence[Route]) -> ASGIApp:
     # Starlette's router without its application: three layers less on the way of each request.
     # /timers/ is unknown like any other path.
-    return Problems(Router(routes, redirect_slashes=False))
+    return Router(routes, redirect_slashes=False)

@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 from httpqueue.api.models import TimerRequest
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.schedule import MAX_DUE_MS, After, At, Schedule
-from httpqueue.timer import DEFAULT_APPLICATION, Spec
+from httpqueue.spec import Spec
+from httpqueue.timer import DEFAULT_APPLICATION
 from httpqueue.transitions import NewTimer
 
 MAX_BATCH: Final = 1_000

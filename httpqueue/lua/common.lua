@@ -1,12 +1,24 @@
 -- Shared by every script, which is appended to this file.
 --
 -- A record is a sequence of MessagePack values, so that its head can be changed without touching the rest:
---   state letter, generation, attempts, due ms | spec (JSON) | last attempt (JSON, '' before the first)
+--   state letter, generation, attempts, due ms, timeout ms (0: the worker's), ordering key ('': none)
+--   | spec (JSON) | attempts (JSON each), the oldest first
 -- Old-style MessagePack strings throughout: cmsgpack knows no bin type.
 
-local SCHEDULED, RUNNING, DONE, FAILED = 's', 'r', 'd', 'f'
-local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true}
-local HEAD_BYTES = 40 -- no head is longer
+local SCHEDULED, RUNNING, DONE, FAILED, CANCELLED = 's', 'r', 'd', 'f', 'c'
+local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true, [CANCELLED] = true}
+local HEAD_BYTES = 200 -- no head is longer
+local TURN = 0 -- the score in its lane of the timer whose turn it is, whatever its due time
+
+-- KEYS of every script of the store, as store/timers.py hands them over.
+local function store_keys()
+  return {
+    records = KEYS[1], due = KEYS[2], running = KEYS[3], finished = KEYS[4], retention = KEYS[5], outbox = KEYS[6],
+    counts = KEYS[7], applications = KEYS[8], destinations = KEYS[9], lanes = KEYS[10], lines = KEYS[11],
+    calls = KEYS[12], rates = KEYS[13], slots = KEYS[14], health = KEYS[15], set_aside = KEYS[16],
+    waiting = KEYS[17]
+  }
+end
 
 -- `given` is ms since the epoch, or '' for this server's TIME.
 local function now_ms(given)
@@ -17,15 +29,19 @@ local function now_ms(given)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- -> {state, generation, attempts, due, rest}; nil when the record cannot be read. `rest` is spec and last attempt.
+-- -> {state, generation, attempts, due, timeout, lane, rest}; nil when the record cannot be read.
+-- `rest` is spec and attempts.
 local function read_head(record)
-  local ok, next, state, generation, attempts, due = pcall(cmsgpack.unpack_limit, record, 4)
+  local ok, next, state, generation, attempts, due, timeout, lane = pcall(cmsgpack.unpack_limit, record, 6)
   -- any bytes are MessagePack of something: what they say must make sense, too
   if not ok or not STATES[state] or type(generation) ~= 'number' or type(attempts) ~= 'number'
-    or type(due) ~= 'number' or next < 0 then
+    or type(due) ~= 'number' or type(timeout) ~= 'number' or type(lane) ~= 'string' or next < 0 then
     return nil
   end
-  return {state = state, generation = generation, attempts = attempts, due = due, rest = string.sub(record, next + 1)}
+  return {
+    state = state, generation = generation, attempts = attempts, due = due, timeout = timeout, lane = lane,
+    rest = string.sub(record, next + 1)
+  }
 end
 
 -- -> the spec; nil when it cannot be read.
@@ -49,5 +65,97 @@ local function call_for_all(command, key, arguments)
 end
 
 local function write_record(head, rest)
-  return cmsgpack.pack(head.state, head.generation, head.attempts, head.due) .. rest
+  return cmsgpack.pack(head.state, head.generation, head.attempts, head.due, head.timeout, head.lane) .. rest
+end
+
+local function application_of(member)
+  return string.match(member, '^[^:]*')
+end
+
+-- The host as it is in the spec's URL, in small letters, without the port; [] around an IPv6 address.
+local function host_of(spec)
+  local host = string.match(spec, '^{"url":"%a+://(%[[^%]]*%])') or string.match(spec, '^{"url":"%a+://([^/:?#"]*)')
+  return string.lower(host or '')
+end
+
+-- Changes of COUNTS, gathered for one write.
+local function counter(key)
+  local changes = {}
+  return {
+    move = function(member, from, to)
+      local application = application_of(member)
+      if from then
+        local field = application .. ':' .. from
+        changes[field] = (changes[field] or 0) - 1
+      end
+      if to then
+        local field = application .. ':' .. to
+        changes[field] = (changes[field] or 0) + 1
+      end
+    end,
+    write = function()
+      for field, change in pairs(changes) do
+        if change ~= 0 and redis.call('HINCRBY', key, field, change) <= 0 then
+          redis.call('HDEL', key, field)
+        end
+      end
+    end
+  }
+end
+
+-- Tell the relay that a timer's wake-up is to be put.
+local function tell_relay(outbox, member, head)
+  redis.call('XADD', outbox, '*', 'timer', member, 'generation', head.generation, 'due', head.due)
+end
+
+local function lane_key(prefix, member, lane)
+  return prefix .. application_of(member) .. ':' .. lane
+end
+
+-- A timer leaves its lane: whose turn it is now is told to the relay.
+local function leave_lane(keys, member, lane)
+  if lane == '' then
+    return
+  end
+  local key = lane_key(keys.lanes, member, lane)
+  redis.call('ZREM', key, member)
+  local next = redis.call('ZRANGE', key, 0, 0)[1]
+  local record = next and redis.call('GET', keys.records .. next)
+  local head = record and read_head(record)
+  if head and head.state == SCHEDULED then
+    tell_relay(keys.outbox, next, head)
+  end
+end
+
+local function join_lane(keys, member, head)
+  if head.lane ~= '' then
+    redis.call('ZADD', lane_key(keys.lanes, member, head.lane), head.due, member)
+  end
+end
+
+-- Whether another timer of the lane is first.
+local function is_blocked(keys, member, lane)
+  if lane == '' then
+    return false
+  end
+  local first = redis.call('ZRANGE', lane_key(keys.lanes, member, lane), 0, 0)[1]
+  return first ~= nil and first ~= member
+end
+
+-- A timer no longer waits for its host or application.
+local function leave_lines(keys, member, spec)
+  local host = host_of(spec)
+  redis.call('ZREM', keys.lines .. 'host:' .. host, member)
+  redis.call('ZREM', keys.slots .. host, member)
+  redis.call('ZREM', keys.lines .. 'application:' .. application_of(member), member)
+  redis.call('ZREM', keys.waiting, member)
+end
+
+-- A timer begins a life of its own under a new generation: record, due index, lane, outbox.
+local function schedule(keys, counts, member, head, rest, from_state)
+  redis.call('SET', keys.records .. member, write_record(head, rest))
+  redis.call('ZADD', keys.due, head.due, member)
+  join_lane(keys, member, head)
+  tell_relay(keys.outbox, member, head)
+  counts.move(member, from_state, SCHEDULED)
 end

@@ -1,27 +1,74 @@
 -- create: store timers, each with its place in the due index and its outbox entry.
--- KEYS    1 record prefix   2 due index   3 outbox
--- ARGV    1 now   2 msgpack [[member, spec, ms, ms counts from now?], ...]
--- RETURNS a timer {'created' | 'exists' | 'conflict', due ms of the timer that has the id}
--- An id that is taken is refused: 'exists' when the specs are the same, else 'conflict'.
+-- KEYS    those of the store, see common.lua
+-- ARGV    1 now   2 msgpack [[member, spec, ms, ms counts from now?, timeout ms, ordering key, if exists], ...]
+-- RETURNS a timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms of who has the id}
+-- An id that is taken: 'exists' when the specs are the same, otherwise what `if exists` says; a running timer and
+-- an unreadable record are never replaced.
 
+local keys = store_keys()
 local now = now_ms(ARGV[1])
-local answers, due_index = {}, {}
-for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, spec, ms, from_now = timer[1], timer[2], timer[3], timer[4]
-  local key = KEYS[1] .. member
-  local record = redis.call('GET', key)
-  if record then
-    local head = read_head(record)
-    answers[i] = {head and read_spec(head) == spec and 'exists' or 'conflict', head and head.due or 0}
+local counts = counter(keys.counts)
+local due_index = {}
+
+local function store_new(member, spec, due, timeout, lane)
+  local head = {state = SCHEDULED, generation = 0, attempts = 0, due = due, timeout = timeout, lane = lane}
+  redis.call('SET', keys.records .. member, write_record(head, cmsgpack.pack(spec)))
+  due_index[#due_index + 1] = due
+  due_index[#due_index + 1] = member
+  join_lane(keys, member, head)
+  tell_relay(keys.outbox, member, head)
+  counts.move(member, nil, SCHEDULED)
+end
+
+local function is_wanted(if_exists, head, due)
+  if if_exists == 'replace' then
+    return true
+  end
+  local earlier = due < head.due
+  return head.state == SCHEDULED and (if_exists == 'earliest' and earlier or if_exists == 'latest' and due > head.due)
+end
+
+local function replace(member, head, spec, due, timeout, lane)
+  local from_state = head.state
+  if from_state == SCHEDULED then
+    leave_lane(keys, member, head.lane)
+    leave_lines(keys, member, spec)
   else
-    local due = from_now and now + ms or ms
-    local head = {state = SCHEDULED, generation = 0, attempts = 0, due = due}
-    redis.call('SET', key, write_record(head, cmsgpack.pack(spec, '')))
-    due_index[#due_index + 1] = due
-    due_index[#due_index + 1] = member
-    redis.call('XADD', KEYS[3], '*', 'timer', member, 'generation', 0, 'due', due)
+    redis.call('ZREM', keys.finished, member)
+    redis.call('ZREM', keys.retention, member)
+  end
+  head.state, head.generation, head.attempts, head.due = SCHEDULED, head.generation + 1, 0, due
+  head.timeout, head.lane = timeout, lane
+  schedule(keys, counts, member, head, cmsgpack.pack(spec), from_state)
+end
+
+local answers = {}
+for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local member, spec, ms, from_now, timeout, lane, if_exists = unpack(timer)
+  local due = from_now and now + ms or ms
+  local record = redis.call('GET', keys.records .. member)
+  if not record then
+    store_new(member, spec, due, timeout, lane)
     answers[i] = {'created', due}
+  else
+    local head = read_head(record)
+    local known = head and read_spec(head)
+    if known == spec and if_exists == 'conflict' then
+      answers[i] = {'exists', head.due}
+    elseif not known or if_exists == 'conflict' then
+      answers[i] = {'conflict', head and head.due or 0}
+    elseif if_exists == 'keep' then
+      answers[i] = {'kept', head.due}
+    elseif head.state == RUNNING then
+      answers[i] = {'running', head.due}
+    elseif is_wanted(if_exists, head, due) then
+      replace(member, head, spec, due, timeout, lane)
+      answers[i] = {'replaced', due}
+    else
+      answers[i] = {'kept', head.due}
+    end
   end
 end
-call_for_all('ZADD', KEYS[2], due_index)
+call_for_all('ZADD', keys.due, due_index)
+counts.write()
 return answers

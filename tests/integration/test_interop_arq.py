@@ -17,7 +17,8 @@ from httpqueue.relay import Relay
 from httpqueue.schedule import After
 from httpqueue.settings import load
 from httpqueue.store import Store
-from httpqueue.timer import Spec, State
+from httpqueue.spec import Spec
+from httpqueue.timer import State
 from httpqueue.transitions import NewTimer
 from httpqueue.worker import worker_settings
 from tests.pipeline import running

@@ -8,7 +8,8 @@ from httpqueue import keys
 from httpqueue.outcome import Outcome
 from httpqueue.schedule import After, At
 from httpqueue.store import Store
-from httpqueue.timer import Attempt, Spec, State, Timer, decode_spec, encode_spec
+from httpqueue.spec import Spec, decode_spec, encode_spec
+from httpqueue.timer import Attempt, State, Timer
 from httpqueue.transitions import Begun, Created, Creation, Finish, NewTimer, Refusal, Refused
 from tests.frozen import HOUR_MS, LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, snapshot, wake_up
 

@@ -10,7 +10,7 @@ from httpqueue import keys
 from httpqueue.outcome import Outcome
 from httpqueue.schedule import At
 from httpqueue.store import Store
-from httpqueue.timer import Spec
+from httpqueue.spec import Spec
 from httpqueue.transitions import Begun, Cursor, NewTimer, OutboxEntry, Page, WakeUp
 from tests.frozen import LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, wake_up
 

@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY
 from httpqueue.api.models import ArchivedTimer, StoredTimer, TimerView
 from httpqueue.api.requests import read_timer
 from httpqueue.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
-from httpqueue.timer import Attempt, Spec, State
+from httpqueue.spec import Spec
+from httpqueue.timer import Attempt, State
 from httpqueue.transitions import Created, NewTimer
 from tests.unit.api_fakes import VALID, FakeStore, api, fields_of
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from httpqueue import __version__
 from httpqueue.schedule import After
-from httpqueue.timer import Spec
+from httpqueue.spec import Spec
 from httpqueue.webhook import OWN_HEADERS, Request, render
 
 URL = "http://example.org/hook"

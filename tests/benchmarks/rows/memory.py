@@ -8,7 +8,8 @@ from httpqueue import archive, keys
 from httpqueue.clock import now_ms
 from httpqueue.outcome import Outcome
 from httpqueue.schedule import At
-from httpqueue.timer import DEFAULT_APPLICATION, Attempt, Spec
+from httpqueue.spec import Spec
+from httpqueue.timer import DEFAULT_APPLICATION, Attempt
 from httpqueue.transitions import Begun, Finish, NewTimer, WakeUp
 from tests.benchmarks.figures import Figure, LostError, Row, at_most
 from tests.benchmarks.lab import CREATE_BATCH, Lab, Server, relay_all, server

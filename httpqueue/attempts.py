@@ -147,9 +147,7 @@ class Attempts:
             verdict.outcome,
             self._retention_ms(begun, spec, state),
             attempt,
-            next_due_ms=next_run_ms(spec.schedule, max(ended_ms, begun.due_ms))
-            if spec and isinstance(spec.schedule, Cron)
-            else None,
+            next_due_ms=_next_due_ms(begun, spec, ended_ms),
             callback=self._callback(begun, spec, attempt, state) if spec and spec.callback else None,
         )
 
@@ -184,6 +182,16 @@ class Attempts:
             else:
                 outage.over()
                 return answers
+
+
+def _next_due_ms(begun: Begun, spec: Spec | None, ended_ms: int) -> int | None:
+    if spec is None or not isinstance(spec.schedule, Cron):
+        return None
+    try:
+        return next_run_ms(spec.schedule, max(ended_ms, begun.due_ms))
+    except ValueError as error:  # its zone is no longer known on this machine
+        log.error("attempt.no_next_run", timer=begun.wake_up.member, reason=str(error))
+        return None
 
 
 def _attempt(begun: Begun, verdict: Verdict, duration_ms: int, result: Response | SendError) -> Attempt:

@@ -7,6 +7,7 @@ from httpqueue.schedule import After, At, Cron, Local, Schedule, format_instant,
 from httpqueue.spec import Spec
 from httpqueue.timer import Attempt, State
 from httpqueue.transitions import NewTimer
+from httpqueue.webhook import ID_PLACEHOLDER
 
 MARK: Final = "~callback-"
 """Between the id of a timer and the generation that has finished."""
@@ -30,7 +31,7 @@ def callback_of(
         application,
         f"{timer_id}{MARK}{attempt.generation}",
         Spec(
-            url=callback.url,
+            url=callback.url.replace(ID_PLACEHOLDER, timer_id),
             schedule=After(0),
             headers=callback.headers,
             body=finished_timer(spec, attempt, state, application=application, timer_id=timer_id),

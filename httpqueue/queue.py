@@ -141,13 +141,13 @@ def _read_id(raw: bytes) -> WakeUp | None:
 
 
 @asynccontextmanager
-async def open_queue(url: str) -> AsyncIterator[Queue]:
+async def open_queue(url: str, *, now: StoreNow = server_time) -> AsyncIterator[Queue]:
     """The queue on that server, which is not asked anything yet; arq's part of it knows no pickle."""
     redis = connect(url, ArqRedis)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = keys.QUEUE
     try:
-        yield Queue(redis)
+        yield Queue(redis, now=now)
     finally:
         await redis.aclose()

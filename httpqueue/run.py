@@ -9,7 +9,9 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +23,10 @@ import uvloop
 from starlette.types import ASGIApp
 
 from httpqueue import __version__, logs
-from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.api.app import Backend, create_app, create_ops_app
 from httpqueue.api.auth import KeyRing
+from httpqueue.api.operations import Readiness
+from httpqueue.clock import server_time
 from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.outage import Outage
@@ -31,6 +35,9 @@ from httpqueue.relay import Relay
 from httpqueue.settings import Mode, Settings, variable
 from httpqueue.store import Store, open_store
 from httpqueue.store.api_keys import open_api_keys
+from httpqueue.store.registry import Registry
+from httpqueue.store.survey import Survey
+from httpqueue.virtual import VirtualClock
 from httpqueue.worker import BatchWorker, open_attempts
 
 BACKLOG: Final = 2_048
@@ -76,12 +83,17 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
     mode, queue_url = settings.mode, settings.broker_redis_url or store_url
     try:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as parts:
+            now = VirtualClock() if settings.virtual_clock else server_time
             store = await stack.enter_async_context(
-                open_store(store_url, archive_error_rate=settings.archive_error_rate)
+                open_store(store_url, archive_error_rate=settings.archive_error_rate, now=now)
             )
-            queue = await stack.enter_async_context(open_queue(queue_url))
+            queue = await stack.enter_async_context(open_queue(queue_url, now=now))
             api_keys = await stack.enter_async_context(open_api_keys(store_url))
             keys = KeyRing(api_keys.load, fixed_key=_secret(settings))
+
+            relay = Relay(
+                store=store, queue=queue, horizon_ms=settings.horizon_ms, batch_size=settings.relay_batch_size
+            )
 
             async def readiness() -> None:
                 await store.ping()
@@ -89,12 +101,10 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
 
             if mode in {Mode.ALL, Mode.API}:
                 listener = stack.enter_context(_listener(settings, "port"))
-                app = create_app(
-                    store=store,
-                    readiness=readiness,
-                    keys=keys,
-                    rate_limit_per_s=settings.rate_limit,
-                )
+                backend = _backend(store, queue, settings, readiness)
+                if isinstance(now, VirtualClock):
+                    backend = _with_clock(backend, now, relay, queue)
+                app = create_app(backend, keys=keys, rate_limit_per_s=settings.rate_limit)
                 parts.create_task(_http(app, listener, stop, lambda: _greet(listener, kept_in)))
             if settings.metrics_port is not None:
                 listener = stack.enter_context(_listener(settings, "metrics_port"))
@@ -103,9 +113,9 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
             if stop.is_set():
                 return
             if mode in {Mode.ALL, Mode.RELAY}:
-                parts.create_task(_relay(store, queue, settings, stop))
+                parts.create_task(_run_until(stop, relay.run()))
             if mode in {Mode.ALL, Mode.WORKER}:
-                parts.create_task(_worker(store, queue_url, settings, stop))
+                parts.create_task(_worker(store, open_queue(queue_url, now=now), settings, stop))
             log.info("run.ready", mode=mode.value)
     except* StartError as errors:
         raise errors.exceptions[0] from None
@@ -160,15 +170,26 @@ async def _http(
     await _run_until(stop, server.serve(sockets=[listener]), server.stop)
 
 
-async def _relay(store: Store, queue: Queue, settings: Settings, stop: asyncio.Event) -> None:
-    relay = Relay(
-        store=store, queue=queue, horizon_ms=settings.horizon_ms, batch_size=settings.relay_batch_size
+def _backend(store: Store, queue: Queue, settings: Settings, readiness: Readiness) -> Backend:
+    return Backend(
+        store=store,
+        survey=Survey(store.redis, now=store.now),
+        registry=Registry(store.redis),
+        readiness=readiness,
+        worker_silence_ms=queue.worker_silence_ms,
+        retention_ms=settings.retention_done_ms,
     )
-    await _run_until(stop, relay.run())
 
 
-async def _worker(store: Store, queue_url: str, settings: Settings, stop: asyncio.Event) -> None:
-    async with open_attempts(settings, store) as attempts, open_queue(queue_url) as queue:
+def _with_clock(backend: Backend, now: VirtualClock, relay: Relay, queue: Queue) -> Backend:
+    advance = partial(now.advance, survey=backend.survey, relay=relay, queue=queue)
+    return replace(backend, now_ms=now, advance=advance)
+
+
+async def _worker(
+    store: Store, own_queue: AbstractAsyncContextManager[Queue], settings: Settings, stop: asyncio.Event
+) -> None:
+    async with open_attempts(settings, store) as attempts, own_queue as queue:
         worker = BatchWorker(
             attempts=attempts,
             queue=queue,

@@ -95,6 +95,7 @@ class Changed:
     answer: Answer
     state: State | None = None
     due_ms: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

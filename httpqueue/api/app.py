@@ -1,25 +1,60 @@
 """The ASGI applications: the whole API, and the part of it that every process offers to its operators."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from httpqueue.api import openapi, swagger_ui
+from httpqueue import clock
+from httpqueue.api import openapi, operations, swagger_ui
 from httpqueue.api.auth import Auth, KeyRing
+from httpqueue.api.clock import Advance, clock_routes
+from httpqueue.api.lists import Lists
+from httpqueue.api.operations import Readiness
 from httpqueue.api.problems import Problems
-from httpqueue.api.routes import Readiness, TimerStore, ops_routes, timer_routes
+from httpqueue.api.tenants import Applications, Destinations
+from httpqueue.api.timers import NowMs, Timers, WorkerSilence
+from httpqueue.store import Store
+from httpqueue.store.registry import Registry
+from httpqueue.store.survey import Survey
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the API works on; retention_ms is that of a cancelled timer, advance that of a virtual clock."""
+
+    store: Store
+    survey: Survey
+    registry: Registry
+    readiness: Readiness
+    worker_silence_ms: WorkerSilence
+    retention_ms: int
+    now_ms: NowMs = clock.now_ms
+    advance: Advance | None = None
 
 
 def create_app(
-    *,
-    store: TimerStore,
-    readiness: Readiness,
-    keys: KeyRing | None = None,
-    rate_limit_per_s: float | None = None,
+    backend: Backend, *, keys: KeyRing | None = None, rate_limit_per_s: float | None = None
 ) -> ASGIApp:
     """Timers, operations and documentation, for whoever the keys let in; keys None: for everybody."""
-    routes = [*timer_routes(store), *ops_routes(readiness), *openapi.routes(), *swagger_ui.routes()]
+    timers = Timers(
+        store=backend.store,
+        survey=backend.survey,
+        worker_silence_ms=backend.worker_silence_ms,
+        now_ms=backend.now_ms,
+        retention_ms=backend.retention_ms,
+    )
+    routes = [
+        *Lists(store=backend.store, survey=backend.survey).routes(),
+        *timers.routes(),
+        *Applications(backend.registry).routes(),
+        *Destinations(backend.registry).routes(),
+        *(clock_routes(backend.now_ms, backend.advance) if backend.advance else ()),
+        *operations.routes(backend.readiness),
+        *openapi.routes(),
+        *swagger_ui.routes(),
+    ]
     if keys is None:
         return Problems(_router(routes))
     return Problems(Auth(_router(routes), keys, rate_limit_per_s=rate_limit_per_s))
@@ -27,10 +62,15 @@ def create_app(
 
 def create_ops_app(*, readiness: Readiness) -> ASGIApp:
     """/healthz, /readyz and /metrics alone, for the metrics port of relay and worker."""
-    return Problems(_router(ops_routes(readiness)))
+    return Problems(_router(operations.routes(readiness)))
 
 
 def _router(routes: Sequence[Route]) -> ASGIApp:
     # Starlette's router without its application: three layers less on the way of each request.
     # /timers/ is unknown like any other path.
-    return Router(routes, redirect_slashes=False)
+    return Router(_by_path(routes), redirect_slashes=False)
+
+
+def _by_path(routes: Sequence[Route]) -> list[Route]:
+    """Fixed paths before those with parameters, so that /timers/batch is no timer's id."""
+    return sorted(routes, key=lambda route: "{" in route.path)

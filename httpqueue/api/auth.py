@@ -75,9 +75,9 @@ class KeyRing:
         return await self._loaded_since(now_s - FRESH_S)
 
     async def _loaded_since(self, instant_s: float) -> Mapping[str, Grant | None]:
-        """The keys, asked for at instant_s or later: one call for all who wait, whatever comes of it."""
+        """The keys, asked for after instant_s: one call for all who wait, whatever comes of it."""
         async with self._asking:
-            if self._asked_s < instant_s:
+            if self._asked_s <= instant_s:
                 gap_s = self._asked_s + RELOAD_GAP_S - clock.monotonic_s()
                 if self._grants and gap_s > 0:  # without keys nobody guesses, and nobody should wait
                     await clock.sleep(gap_s)
@@ -156,6 +156,12 @@ def application_of(connection: Connection, given: str | None) -> str:
         detail = f"must be the API key's own, {grant.application}, or left out"
         raise faulty_fields(HTTPStatus.FORBIDDEN, [FieldError("application", detail)])
     return grant.application
+
+
+def sees_all(connection: Connection) -> bool:
+    """Whether a request may be about every application at once."""
+    grant: Grant | None = connection.get(GRANT)
+    return grant is None or grant.application is None
 
 
 def _is_open(path: str) -> bool:

@@ -1,6 +1,6 @@
-"""What clients send and get, as pydantic models: a request's check and its documentation are one text."""
+"""What clients send, as pydantic models: a request's check and its documentation are one text."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,33 +12,69 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from httpqueue import signing
 from httpqueue.api import rules
-from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, parse_instant_ms
-from httpqueue.timer import State
+from httpqueue.cron import check_cron, check_zone
+from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, has_offset, parse_instant_ms, parse_local
+from httpqueue.transitions import IfExists
 
 DEFAULT_METHOD: Final = "POST"
-_EXAMPLE_ID: Final = "order-4711"
-_EXAMPLE_INSTANT: Final = "2030-01-01T00:00:00.000Z"
+EXAMPLE_ID: Final = "order-4711"
+EXAMPLE_INSTANT: Final = "2030-01-01T00:00:00.000Z"
+MAX_RETENTION_S: Final = 10 * 366 * 86_400
+MAX_TIMEOUT_S: Final = 3_600
+MAX_WAIT_S: Final = 30 * 86_400
+MAX_ATTEMPTS: Final = 1_000
+MAX_DELAYS: Final = 100
+MAX_BATCH: Final = 1_000
+
+_NOT_AN_INSTANT: Final = "must be RFC 3339 with an offset, or epoch seconds"
 
 
-def _fire_at_ms(value: Any) -> int | None:
+def _instant_ms(value: Any) -> int:
     """RFC 3339 or epoch seconds -> ms since the epoch, at least 1: a queue score of 0 would mean none."""
     match value:
-        case None:
-            return None
         case str():
             ms = parse_instant_ms(value)
         case bool():
-            raise ValueError("must be RFC 3339 with an offset, or epoch seconds")
+            raise ValueError(_NOT_AN_INSTANT)
         case int() | float():
             if value * 1.0 > MAX_DUE_MS / MS_PER_S:
                 raise ValueError("must not be beyond the year 9999 (epoch seconds, not milliseconds)")
             ms = round(max(value, 0) * MS_PER_S)
         case _:
-            raise ValueError("must be RFC 3339 with an offset, or epoch seconds")
+            raise ValueError(_NOT_AN_INSTANT)
     if ms > MAX_DUE_MS:
         raise ValueError("must not be beyond the year 9999")
     return max(ms, 1)
+
+
+def _fire_at(value: Any) -> int | str | None:
+    """An instant in ms, or a local time (a string) that has no offset."""
+    if value is None:
+        return None
+    if isinstance(value, str) and not has_offset(value):
+        return parse_local(value)
+    return _instant_ms(value)
+
+
+def _past_due(value: Any) -> Any:
+    """Fire, skip, or how late in ms at most."""
+    match value:
+        case None | "fire" | "skip":
+            return value or "fire"
+        case {"fire_within": int() | float() as seconds, **others} if not others and seconds is not True:
+            if 0 <= seconds <= MAX_RETENTION_S:
+                return round(seconds * MS_PER_S)
+    raise ValueError('must be "fire", "skip", or {"fire_within": seconds}')
+
+
+def _nullable(check: Any) -> AfterValidator:
+    return AfterValidator(lambda text: None if text is None else check(text))
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
 
 Amount = Annotated[float | None, Field(ge=0)]
@@ -49,52 +85,99 @@ Headers = Annotated[
     BeforeValidator(rules.check_header_count),
     AfterValidator(rules.check_headers),
 ]
+Url = Annotated[
+    str,
+    AfterValidator(rules.check_url),
+    Field(
+        examples=["https://example.com/hooks/{id}"], json_schema_extra={"maxLength": rules.MAX_URL_CHARACTERS}
+    ),
+]
+Instant = Annotated[
+    int | None,
+    PlainValidator(lambda value: None if value is None else _instant_ms(value)),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}, {"type": "null"}]}
+    ),
+]
+ApplicationName = Annotated[
+    str | None,
+    _nullable(rules.check_application),
+    Field(examples=["shop"], json_schema_extra={"pattern": rules.APPLICATION_PATTERN}),
+]
+Seconds = Annotated[float | None, Field(ge=0, le=MAX_RETENTION_S)]
 
 
-class TimerRequest(BaseModel):
-    """A timer to be stored. Give either `fire_at`, or at least one of `hours`, `minutes` and `seconds`."""
+class RetryRequest(_Request):
+    """How a failed attempt is repeated: exponential backoff, or a list of waits instead. Seconds."""
 
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "url": "https://example.com/hooks/{id}",
-                    "seconds": 30,
-                    "headers": {"X-Source": "shop"},
-                    "body": {"order": 4711},
-                }
-            ]
-        },
+    max_attempts: Annotated[int | None, Field(ge=1, le=MAX_ATTEMPTS)] = Field(
+        None, description="Attempts in all.", examples=[5]
+    )
+    base: Annotated[float | None, Field(ge=0.001, le=MAX_WAIT_S)] = Field(
+        None, description="The wait after the first attempt, then doubled.", examples=[1]
+    )
+    max: Annotated[float | None, Field(ge=0.001, le=MAX_WAIT_S)] = Field(
+        None, description="The longest wait.", examples=[3600]
+    )
+    jitter: bool | None = Field(None, description="Spread the waits (as by default), or keep them exact.")
+    delays: Annotated[
+        list[Annotated[float, Field(ge=0, le=MAX_WAIT_S)]] | None, Field(min_length=1, max_length=MAX_DELAYS)
+    ] = Field(
+        None,
+        description="Instead of the others: the wait after each attempt; one attempt more than waits.",
+        examples=[[1, 5, 30]],
     )
 
-    url: Annotated[
-        str,
-        AfterValidator(rules.check_url),
-        Field(
-            description="The webhook, http or https, called exactly as given; {id} in its path or query is "
-            f"replaced by the timer's id. At most {rules.MAX_URL_CHARACTERS:,} characters, no credentials.",
-            examples=["https://example.com/hooks/{id}"],
-            json_schema_extra={"maxLength": rules.MAX_URL_CHARACTERS},
-        ),
-    ]
+
+class CallbackRequest(_Request):
+    """Who is told, by a POST of the finished timer, that it is done or has failed."""
+
+    url: Url = Field(description="Like a timer's url; {id} becomes the timer's id.")
+    headers: Headers | None = Field(None, description="Headers of the call.")
+    on: Annotated[list[Literal["done", "failed"]] | None, Field(min_length=1, max_length=2)] = Field(
+        None, description="After which ends; both when absent."
+    )
+
+
+class RetentionRequest(_Request):
+    """How long a finished timer can be read, in seconds; 0: archived at once."""
+
+    done: Seconds = Field(None, description="When it is done or cancelled.", examples=[3600])
+    failed: Seconds = Field(None, description="When it has failed.", examples=[2592000])
+
+
+class TimerContent(_Request):
+    """A timer. Give exactly one schedule: `fire_at`, `cron`, or some of `hours`, `minutes` and `seconds`."""
+
+    url: Url = Field(
+        description="The webhook, http or https, called exactly as given; {id} in its path or query is "
+        f"replaced by the timer's id. At most {rules.MAX_URL_CHARACTERS:,} characters, no credentials."
+    )
     hours: Amount = Field(None, description="Added to minutes and seconds.", examples=[1])
     minutes: Amount = Field(None, description="Added to hours and seconds.", examples=[15])
     seconds: Amount = Field(
         None, description="Added to hours and minutes; 0 fires at once.", examples=[30, 0.25]
     )
     fire_at: Annotated[
-        int | None,
-        PlainValidator(_fire_at_ms),
-        WithJsonSchema(
-            {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}, {"type": "null"}]}
-        ),
+        int | str | None,
+        PlainValidator(_fire_at),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}),
     ] = Field(
         None,
-        description="Instead of a delay: RFC 3339 with an offset, or epoch seconds. The past fires at once.",
-        examples=[_EXAMPLE_INSTANT, 1893456000],
+        description="Instead of a delay: RFC 3339 with an offset, or epoch seconds; or, with `timezone`, a local "
+        "time without an offset. The past fires at once.",
+        examples=[EXAMPLE_INSTANT, 1893456000, "2030-01-01T09:00:00"],
+    )
+    cron: Annotated[str | None, _nullable(check_cron)] = Field(
+        None,
+        description="A recurring timer: five fields (names, ranges, steps), or @hourly, @daily, @weekly, "
+        "@monthly, @yearly.",
+        examples=["*/15 8-18 * * MON-FRI"],
+    )
+    timezone: Annotated[str | None, _nullable(check_zone)] = Field(
+        None,
+        description="IANA zone of `cron` (UTC when absent), or of a local `fire_at`.",
+        examples=["Europe/Berlin"],
     )
     method: Annotated[
         str,
@@ -114,106 +197,146 @@ class TimerRequest(BaseModel):
         description="A string is sent as it is, null as an empty body, any other JSON value as JSON.",
         examples=[{"order": 4711}],
     )
+    timeout: Annotated[float | None, Field(ge=0.001, le=MAX_TIMEOUT_S)] = Field(
+        None, description="Seconds that one attempt may take in all.", examples=[10]
+    )
+    retry: RetryRequest | None = Field(None, description="Retries; what is absent is as the server is set.")
+    callback: CallbackRequest | None = Field(None, description="Who is told when it has finished.")
+    ordering_key: Annotated[str | None, _nullable(rules.check_ordering_key)] = Field(
+        None,
+        description="Timers of one application with the same key are called one after another, in the order of "
+        "their due times; the next one starts when the one before it is done or has failed.",
+        examples=["customer-17"],
+        json_schema_extra={"pattern": rules.ORDERING_KEY_PATTERN},
+    )
+    labels: Annotated[dict[str, str], AfterValidator(rules.check_labels)] | None = Field(
+        None, description=f"For filters; at most {rules.MAX_LABELS}.", examples=[{"team": "blue"}]
+    )
+    past_due: Annotated[
+        Any,
+        PlainValidator(_past_due),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": ["fire", "skip"]},
+                    {
+                        "type": "object",
+                        "properties": {
+                            "fire_within": {"type": "number", "minimum": 0, "maximum": MAX_RETENTION_S}
+                        },
+                        "required": ["fire_within"],
+                        "additionalProperties": False,
+                    },
+                ]
+            }
+        ),
+    ] = Field(
+        "fire",
+        description="When it is late (after downtime, or by a fire_at in the past): fire it however late, skip it "
+        "when it is more than 10 s late, or fire it within so many seconds. A skipped one has failed; a recurring "
+        "one goes on with its next run.",
+    )
+    retention: RetentionRequest | None = Field(
+        None, description="How long it can be read when it has finished."
+    )
+
+
+class TimerRequest(TimerContent):
+    """A timer to be stored. Give exactly one schedule: `fire_at`, `cron`, or some of `hours`, `minutes`, `seconds`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://example.com/hooks/{id}",
+                    "seconds": 30,
+                    "headers": {"X-Source": "shop"},
+                    "body": {"order": 4711},
+                }
+            ]
+        },
+    )
+
     id: Annotated[
         str | None,
-        AfterValidator(lambda text: None if text is None else rules.check_id(text)),
+        _nullable(rules.check_id),
         Field(
-            description="Chosen by the client, so that a POST can be repeated safely; made up when absent.",
-            examples=[_EXAMPLE_ID],
+            description="Chosen by the client, so that a POST can be repeated safely; made up when absent. Unique in "
+            "its application.",
+            examples=[EXAMPLE_ID],
             json_schema_extra={"pattern": rules.ID_PATTERN},
         ),
     ] = None
+    application: ApplicationName = Field(None, description="Whose timer it is; `default` when absent.")
+    if_exists: Annotated[
+        IfExists,
+        BeforeValidator(lambda value: IfExists.CONFLICT if value is None else value),
+        Field(strict=False),
+    ] = Field(
+        IfExists.CONFLICT,
+        description="When another timer has the id: refuse (409), keep that one, replace it, or keep whichever is "
+        "due earlier or later. A running timer is never replaced.",
+    )
 
 
-class StoredTimer(BaseModel):
-    """The timer is stored."""
-
-    id: str = Field(description="The timer's id.", examples=[_EXAMPLE_ID])
-    due: str = Field(description="When its webhook is called, RFC 3339.", examples=[_EXAMPLE_INSTANT])
-
-
-class BatchRequest(BaseModel):
+class BatchRequest(_Request):
     """Timers to be stored in one commit."""
 
-    timers: list[TimerRequest] = Field(description="Up to 1,000.", min_length=1, max_length=1_000)
+    timers: list[TimerRequest] = Field(description="Up to 1,000.", min_length=1, max_length=MAX_BATCH)
 
 
-class BatchResult(BaseModel):
-    """What became of one timer of a batch: 201 and 200 have id and due, everything else is a problem."""
+class CallbackChange(_Request):
+    """A timer's new callback; null: none."""
 
-    status: int = Field(description="As if it had been posted alone.", examples=[201])
-    id: str | None = Field(default=None, description="The timer's id.", examples=[_EXAMPLE_ID])
-    due: str | None = Field(
-        default=None, description="When its webhook is called.", examples=[_EXAMPLE_INSTANT]
+    callback: CallbackRequest | None = Field(description="Who is told when it has finished.")
+
+
+class ReplayRequest(_Request):
+    """Which failed timers are to be sent again: those that meet every condition given."""
+
+    application: ApplicationName = Field(None, description="Whose timers; `default` when absent.")
+    label: Annotated[str | None, _nullable(rules.check_label_filter)] = Field(
+        None, description="name:value", examples=["team:blue"]
     )
-    type: str | None = Field(default=None, description="Of a problem: always about:blank.")
-    title: str | None = Field(default=None, description="Of a problem: the status in words.")
-    detail: str | None = Field(default=None, description="Of a problem: what is wrong, for people.")
-    errors: list["ProblemField"] | None = Field(default=None, description="Of a problem: every faulty field.")
-
-
-class BatchAnswer(BaseModel):
-    """What became of each timer, in their order."""
-
-    results: list[BatchResult] = Field(description="One for each timer.")
-
-
-class TimerView(BaseModel):
-    """A timer as it is now."""
-
-    id: str = Field(description="The timer's id.", examples=[_EXAMPLE_ID])
-    application: str = Field(description="Whose timer it is.", examples=["default"])
-    status: State = Field(description="Where it is in its life.")
-    time_left: int = Field(
-        description="Whole seconds until it is due, rounded up; 0 when due or finished.", examples=[30]
+    host: str | None = Field(None, description="The host of their url.", examples=["example.com"])
+    due_from: Instant = Field(None, description="Due at this instant or later.", examples=[EXAMPLE_INSTANT])
+    due_to: Instant = Field(None, description="Due at this instant or earlier.")
+    limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1_000, description="At most so many, the earliest first."
     )
-    due: str = Field(description="When its next (or last) attempt should start.", examples=[_EXAMPLE_INSTANT])
-    attempts: int = Field(description="How often its webhook was called so far.", examples=[0])
-    lateness_ms: int | None = Field(description="The last attempt's start minus its due time.")
-    last_status: int | None = Field(description="The last attempt's HTTP status.", examples=[200])
-    last_error: str | None = Field(description="Why the last attempt was no success.")
-    executed_at: str | None = Field(description="When the last attempt started.")
-    url: str = Field(description="As given.")
-    method: str = Field(description="As given.", examples=["POST"])
-    headers: dict[str, str] = Field(description="As given.")
-    body: Any = Field(description="As given.")
-    delay_ms: int | None = Field(description="The delay as given, all of it in ms; null with fire_at.")
-    fire_at: str | None = Field(description="As given, in UTC; null with a delay.")
+    dry_run: bool = Field(False, description="Only say which they are.")
 
 
-class ArchivedTimer(BaseModel):
-    """A timer that finished so long ago that only its id is remembered."""
+class ApplicationRequest(_Request):
+    """How an application's timers are treated; what is absent is as the server is set."""
 
-    id: str = Field(description="The timer's id.", examples=[_EXAMPLE_ID])
-    status: State = Field(
-        default=State.ARCHIVED, description="Always archived.", json_schema_extra={"const": "archived"}
-    )
-    time_left: int = Field(default=0, description="Always 0.")
-    archived: bool = Field(
-        default=True, description="The archive says so; it errs once in a million ids by default."
+    retention: RetentionRequest | None = Field(None, description="How long finished timers can be read.")
+    secrets: Annotated[
+        list[Annotated[str, AfterValidator(signing.check_secret)]] | None, Field(max_length=2)
+    ] = Field(
+        None,
+        description="Its webhooks are signed with these (Standard Webhooks: whsec_ and 24 to 64 bytes in base64); "
+        "two while a secret is being replaced, the new one first. They are never shown again.",
+        examples=[["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]],
     )
 
 
-class Health(BaseModel):
-    """The process answers."""
+class DestinationRequest(_Request):
+    """How a host may be called; what is absent is without limit."""
 
-    status: str = Field(description="ok", examples=["ok"])
-
-
-class ProblemField(BaseModel):
-    """A faulty field."""
-
-    field: str = Field(description="Its path in the request.", examples=["headers.Host"])
-    detail: str = Field(description="What to change.", examples=["follows from url and body: remove it"])
-
-
-class Problem(BaseModel):
-    """Why the request was not served (RFC 9457)."""
-
-    type: str = Field(
-        description="Always about:blank: the status says what kind it is.", examples=["about:blank"]
+    rate: Annotated[float | None, Field(ge=0.001, le=100_000)] = Field(
+        None, description="Calls a second, all workers together.", examples=[10]
     )
-    title: str = Field(description="The status in words.", examples=["Unprocessable Content"])
-    status: int = Field(description="The HTTP status.", examples=[422])
-    detail: str = Field(description="What is wrong, for people.")
-    errors: list[ProblemField] = Field(default=[], description="Every faulty field.")
+    concurrency: Annotated[int | None, Field(ge=1, le=100_000)] = Field(
+        None, description="Calls at once, all workers together.", examples=[4]
+    )
+    paused: bool = Field(False, description="No calls at all.")
+
+
+class AdvanceRequest(_Request):
+    """How far the virtual clock is to go: seconds from where it stands, or to an instant."""
+
+    seconds: Annotated[float | None, Field(ge=0, le=100 * MAX_RETENTION_S)] = Field(
+        None, description="So many seconds.", examples=[3600]
+    )
+    to: Instant = Field(None, description="Instead: to this instant.", examples=[EXAMPLE_INSTANT])

@@ -12,17 +12,9 @@ from starlette.routing import Route
 
 from httpqueue import __version__
 from httpqueue.api import problems
-from httpqueue.api.models import (
-    ArchivedTimer,
-    BatchAnswer,
-    BatchRequest,
-    Health,
-    Problem,
-    StoredTimer,
-    TimerRequest,
-    TimerView,
-)
+from httpqueue.api.models import BatchRequest, TimerRequest
 from httpqueue.api.rules import ID_PATTERN
+from httpqueue.api.views import ArchivedTimer, BatchAnswer, Health, Problem, StoredTimer, TimerView
 
 _MODELS: Final = (
     TimerRequest,

@@ -36,7 +36,7 @@ class FieldError:
 
 
 class ProblemError(Exception):
-    """The request cannot be served: the answer to it, as an exception."""
+    """The request cannot be served: the answer to it, as an exception; extra: further members of it."""
 
     def __init__(
         self,
@@ -45,12 +45,14 @@ class ProblemError(Exception):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = errors
         self.headers = headers
+        self.extra = extra or {}
 
 
 def faulty_fields(status: HTTPStatus, errors: Sequence[FieldError]) -> ProblemError:
@@ -72,6 +74,7 @@ def problem_content(problem: ProblemError) -> dict[str, Any]:
         "title": _TITLES.get(problem.status, problem.status.phrase),
         "status": problem.status.value,
         "detail": problem.detail,
+        **problem.extra,
     }
     if problem.errors:
         content["errors"] = [

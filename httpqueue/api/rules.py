@@ -14,7 +14,16 @@ MAX_URL_CHARACTERS: Final = 2_048
 MAX_PORT: Final = 65_535
 MAX_HEADERS: Final = 100
 
+APPLICATION_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,64}$"
+ORDERING_KEY_PATTERN: Final = r"^[!-~]{1,128}$"
+MAX_LABELS: Final = 20
+MAX_LABEL_NAME: Final = 64
+MAX_LABEL_VALUE: Final = 256
+
 _ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_APPLICATION: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_ORDERING_KEY: Final = re.compile(r"[!-~]{1,128}")
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _URL: Final = re.compile(r"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")  # RFC 3986 appendix B
 _UNWRITABLE: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
 _DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -51,6 +60,49 @@ def check_id(text: str) -> str:
     if not is_id(text):
         raise ValueError("must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
     return text
+
+
+def check_application(text: str) -> str:
+    """The application's name as given, or ValueError."""
+    if not _APPLICATION.fullmatch(text) or text in {".", ".."}:
+        raise ValueError("must be 1 to 64 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
+    return text
+
+
+def check_ordering_key(text: str) -> str:
+    """The key as given, or ValueError."""
+    if not _ORDERING_KEY.fullmatch(text):
+        raise ValueError("must be 1 to 128 visible ASCII characters without blanks")
+    return text
+
+
+def check_labels(labels: dict[str, str]) -> dict[str, str]:
+    """The labels by name, or ValueError."""
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"must have at most {MAX_LABELS} labels")
+    for name, value in labels.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise ValueError(f"must have names of 1 to {MAX_LABEL_NAME} characters of A-Z a-z 0-9 . _ / -")
+        if len(value) > MAX_LABEL_VALUE or not value.isprintable():
+            raise ValueError(f"must have values of at most {MAX_LABEL_VALUE} printable characters")
+    return dict(sorted(labels.items()))
+
+
+def check_label_filter(text: str) -> str:
+    """name:value as given, or ValueError."""
+    name, colon, _ = text.partition(":")
+    if not colon or not _LABEL_NAME.fullmatch(name):
+        raise ValueError("must be name:value, such as team:blue")
+    return text
+
+
+def check_host(text: str) -> str:
+    """A host in small letters, as destinations are named, or ValueError."""
+    host = text.lower()
+    authority = _AUTHORITY.fullmatch(host)
+    if authority is None or authority[2] is not None or not _is_host(host, f"http://{host}/"):
+        raise ValueError("must be a host without scheme, port and path, such as example.com")
+    return host
 
 
 def check_method(text: str) -> str:

@@ -2,7 +2,7 @@
 -- KEYS    those of the store, see common.lua, then   18 archive layer (bits)   19 archive counts
 -- ARGV    1 now   2 member   3 version or ''   4 retention of the record, ms (0: none)
 --         5 archive layer number   6 msgpack [bit positions]
--- RETURNS {'changed', state letter before, due ms} | {'gone'} | {'state', its letter} | {'version', its state letter}
+-- RETURNS {'changed', state letter before, due ms, generation} | {'gone'} | {'state', its letter} | {'version', its state letter}
 
 local keys = store_keys()
 local now = now_ms(ARGV[1])
@@ -51,4 +51,4 @@ else
   end
 end
 counts.write()
-return {'changed', before, head.due}
+return {'changed', before, head.due, head.generation}

@@ -3,7 +3,7 @@
 -- ARGV    1 now
 --         2 msgpack [[member, letters of the states it may be in, version or '', spec or '' (keep), timeout ms,
 --           ordering key, ms or false (keep), ms counts from now?], ...]
--- RETURNS a timer {'changed', state letter before, due ms}
+-- RETURNS a timer {'changed', state letter before, due ms, generation}
 --         {'gone'} | {'state', its letter} | {'version', its state letter}
 -- A version is `generation.attempts.state letter`: what the client has seen must still be so.
 
@@ -32,7 +32,7 @@ local function change(member, head, spec, wish)
   end
   head.state, head.generation, head.attempts = SCHEDULED, head.generation + 1, 0
   schedule(keys, counts, member, head, rest, from_state)
-  return {'changed', from_state, head.due}
+  return {'changed', from_state, head.due, head.generation}
 end
 
 local answers = {}

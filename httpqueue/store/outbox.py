@@ -15,13 +15,13 @@ class Outbox:
     """The store's part that relays read; every method raises UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis, *, now: StoreNow) -> None:
-        self._redis = redis
-        self._now = now
+        self.redis = redis
+        self.now = now
 
     async def read_outbox(self, consumer: str, *, limit: int, block_ms: int) -> tuple[list[OutboxEntry], int]:
         """New entries for this consumer and the store's time; waits up to block_ms for the first one."""
         with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline = self.redis.pipeline(transaction=False)
             pipeline.xreadgroup(keys.OUTBOX_GROUP, consumer, {keys.OUTBOX: ">"}, count=limit, block=block_ms)
             pipeline.time()
             try:
@@ -37,7 +37,7 @@ class Outbox:
         """Entries that another consumer read but left for idle_ms, now this one's, and the store's time."""
         with redis_errors():
             await self._create_group()
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline = self.redis.pipeline(transaction=False)
             pipeline.xautoclaim(keys.OUTBOX, keys.OUTBOX_GROUP, consumer, idle_ms, count=limit)
             pipeline.time()
             (_, raws, *_), time = await pipeline.execute()
@@ -49,7 +49,7 @@ class Outbox:
         entries = list(entries)
         entry_ids = [entry.entry_id for entry in entries]
         with redis_errors():
-            pipeline = self._redis.pipeline(transaction=True)
+            pipeline = self.redis.pipeline(transaction=True)
             for entry in entries:
                 if entry.wake_up is None:
                     pipeline.xadd(keys.OUTBOX_DEAD, dict(entry.fields.items()))
@@ -60,20 +60,20 @@ class Outbox:
     async def leave_outbox(self, consumer: str) -> None:
         """A consumer goes; what it read and did not acknowledge stays for the others to adopt."""
         with redis_errors():
-            pending = await self._redis.xpending_range(
+            pending = await self.redis.xpending_range(
                 keys.OUTBOX, keys.OUTBOX_GROUP, "-", "+", 1, consumername=consumer
             )
             if not pending:  # XGROUP DELCONSUMER would drop them
-                await self._redis.xgroup_delconsumer(keys.OUTBOX, keys.OUTBOX_GROUP, consumer)
+                await self.redis.xgroup_delconsumer(keys.OUTBOX, keys.OUTBOX_GROUP, consumer)
 
     def _now_ms(self, time: tuple[int, int]) -> int:
-        now_ms = self._now()
+        now_ms = self.now()
         seconds, microseconds = time
         return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
 
     async def _create_group(self) -> None:
         try:
-            await self._redis.xgroup_create(keys.OUTBOX, keys.OUTBOX_GROUP, id="0", mkstream=True)
+            await self.redis.xgroup_create(keys.OUTBOX, keys.OUTBOX_GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise

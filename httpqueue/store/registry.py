@@ -1,11 +1,13 @@
 """Applications and destinations: what operators say of them, and how they fare."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgpack
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import WatchError
 
 from httpqueue import keys
 from httpqueue.connection import Script, redis_errors
@@ -75,11 +77,26 @@ class Registry:
             raw = await self._redis.hget(keys.APPLICATIONS, name)  # type: ignore[misc] # redis-py: sync or async
         return decode_policy(Application, raw or b"")
 
-    async def set_application(self, name: str, policy: Application) -> None:
-        """Replace what was said of an application; its timers that waited are woken when it goes on."""
-        await self._set(keys.APPLICATIONS, name, policy)
+    async def update_application(
+        self, name: str, change: Callable[[Application], Application]
+    ) -> Application:
+        """Change what was said of an application; its timers that waited are woken when it goes on."""
+        with redis_errors():
+            while True:
+                async with self._redis.pipeline() as pipeline:
+                    try:
+                        await pipeline.watch(keys.APPLICATIONS)
+                        raw = await pipeline.hget(keys.APPLICATIONS, name)  # type: ignore[misc] # sync or async
+                        policy = change(decode_policy(Application, raw or b""))
+                        pipeline.multi()  # type: ignore[no-untyped-call] # redis-py
+                        _write(pipeline, keys.APPLICATIONS, name, policy)
+                        await pipeline.execute()
+                        break
+                    except WatchError:
+                        continue
         if not policy.paused:
             await self._release_line(f"application:{name}")
+        return policy
 
     async def hosts(self) -> list[Host]:
         """Every destination that was called or has a policy, by name."""
@@ -103,17 +120,12 @@ class Registry:
 
     async def set_destination(self, name: str, policy: Destination) -> None:
         """Replace what was said of a destination; who waited for it tries again under the new rules."""
-        await self._set(keys.DESTINATIONS, name, policy)
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            _write(pipeline, keys.DESTINATIONS, name, policy)
+            await pipeline.execute()
         if not policy.paused:
             await self._release_line(f"host:{name}")
-
-    async def _set(self, key: str, name: str, policy: Application | Destination) -> None:
-        text = encode_policy(policy)
-        with redis_errors():
-            if text == b"{}":
-                await self._redis.hdel(key, name)  # type: ignore[misc] # redis-py: sync or async
-            else:
-                await self._redis.hset(key, name, text.decode())  # type: ignore[misc]
 
     async def _release_line(self, line: str) -> None:
         """All that wait now; who comes into the line meanwhile already knows the new rules."""
@@ -144,6 +156,14 @@ class Registry:
             )
             for n, raw in enumerate(names)
         ]
+
+
+def _write(pipeline: Pipeline, key: str, name: str, policy: Application | Destination) -> None:
+    text = encode_policy(policy)
+    if text == b"{}":
+        pipeline.hdel(key, name)
+    else:
+        pipeline.hset(key, name, text.decode())
 
 
 def _health(raw: bytes | None) -> Health | None:

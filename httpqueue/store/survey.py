@@ -29,12 +29,22 @@ class Window:
     to_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Whether anything is still to be done now, and when there will be something; None: never."""
+
+    is_settled: bool
+    next_ms: int | None
+
+
 class Survey:
     """Every method raises UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis, *, now: StoreNow = server_time) -> None:
         self._now = now
-        self._list, self._explain = Script(redis, "list"), Script(redis, "explain")
+        self._list, self._explain, self._pulse = (
+            Script(redis, name) for name in ("list", "explain", "pulse")
+        )
 
     async def list(self, window: Window, place: Place | None, *, look_at: int) -> Listed:
         """The window's timers among the next look_at entries (1,000 at most) behind that place."""
@@ -76,6 +86,12 @@ class Survey:
             lease_end_ms=round(float(lease)) if lease else None,
             is_in_line=bool(line),
         )
+
+    async def pulse(self) -> Pulse:
+        """For the virtual clock; store and queue must be one server."""
+        now_ms = self._now()
+        is_settled, next_ms = await self._pulse((*SCRIPT_KEYS, keys.QUEUE), "" if now_ms is None else now_ms)
+        return Pulse(bool(is_settled), None if next_ms < 0 else next_ms)
 
 
 def _readable(member: bytes, record: bytes) -> Timer | None:

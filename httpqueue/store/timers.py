@@ -184,7 +184,7 @@ class Store(Outbox):
         """The timer, or None when there is no record of it (then ask is_archived)."""
         member = keys.member(application, timer_id)
         with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline = self.redis.pipeline(transaction=False)
             pipeline.get(keys.RECORD_PREFIX + member)
             pipeline.zscore(keys.RETENTION, member)
             pipeline.time()
@@ -217,8 +217,8 @@ class Store(Outbox):
     async def check(self, *, allow_unsafe: bool) -> None:
         """Whether this server may keep timers; raises StartError when not, and logs what is doubtful."""
         with redis_errors():
-            memory = await self._redis.info("memory")
-            persistence = await self._redis.info("persistence")
+            memory = await self.redis.info("memory")
+            persistence = await self.redis.info("persistence")
             snapshots = await self._snapshots()
         policy = memory.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and not allow_unsafe:
@@ -233,16 +233,16 @@ class Store(Outbox):
     async def ping(self) -> None:
         """Raises UnavailableError with the reason."""
         with redis_errors():
-            await self._redis.ping()
+            await self.redis.ping()
 
     def _script_now(self) -> int | str:
-        now_ms = self._now()
+        now_ms = self.now()
         return "" if now_ms is None else now_ms
 
     async def _snapshots(self) -> bool:
         """Whether the server saves snapshots; one whose CONFIG is forbidden is believed to."""
         try:
-            return bool((await self._redis.config_get("save")).get("save", "?"))
+            return bool((await self.redis.config_get("save")).get("save", "?"))
         except ResponseError:
             return True
 
@@ -288,8 +288,8 @@ def _begun(wake_up: WakeUp, answer: list[Any], settings: dict[bytes, bytes]) -> 
 
 def _changed(answer: list[Any]) -> Changed:
     match answer:
-        case [b"changed", letter, due_ms]:
-            return Changed(Answer.CHANGED, _state(letter), due_ms)
+        case [b"changed", letter, due_ms, generation]:
+            return Changed(Answer.CHANGED, _state(letter), due_ms, generation)
         case [b"gone"]:
             return Changed(Answer.GONE)
         case [b"state" | b"version" as reason, letter]:

@@ -18,7 +18,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from httpqueue import clock, embedded
-from httpqueue.embedded import EmbeddedValkey
+from httpqueue.embedded import EmbeddedValkey, serving
 from httpqueue.errors import StartError
 
 OWNER = """
@@ -190,6 +190,30 @@ def test_directory_in_use_by_unknown(directory: Path) -> None:
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "in use by another httpqueue: stop" in refusal(directory)
+
+
+@pytest.mark.parametrize("name", ["data", "x" * 120])
+def test_serving(directory: Path, name: str) -> None:
+    """The running server is found, wherever its socket is, and left alone; else one runs for the moment."""
+    path = directory / name
+    with serving(path) as url, connect(url) as client:
+        client.set("key", "1")
+    assert server_is_gone(path)
+    with EmbeddedValkey(path) as first:
+        with serving(path) as url, connect(url) as client:
+            assert url == first.url
+            assert client.get("key") == "1"
+        with connect(first) as client:
+            assert client.ping()
+
+
+def test_serving_by_unknown(directory: Path) -> None:
+    """A holder that has not said yet where its server is cannot be joined."""
+    directory.mkdir()
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StartError, match="in use"), serving(directory):
+            pass
 
 
 def test_directory_cannot_be_made(directory: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_cannot_be_read_permits_nothing(stored: bytes) -> None:
 
 
 def test_each_scope_includes_those_before() -> None:
-    """read < write < admin."""
+    """That is read < write < admin."""
     included = {(scope.value, other.value) for scope in Scope for other in Scope if scope.includes(other)}
     assert included == {
         ("read", "read"),
@@ -156,9 +156,9 @@ def test_full_buckets_are_forgotten() -> None:
 def test_memory_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many clients at once: the one that was idle longest starts afresh."""
     monkeypatch.setattr(access, "_MAX_CLIENTS", 3)
-    limit = RateLimit(0.001, 1)
-    for client in ("a", "b", "c", "d"):
+    limit = RateLimit(0.001, 2)
+    for client in ("a", "b", "a", "c", "d"):
         assert limit.decide(client, 0) == 0
     assert len(limit) == 3
-    assert limit.decide("d", 0) > 0
-    assert limit.decide("a", 0) == 0
+    assert limit.decide("a", 0) > 0
+    assert [limit.decide("b", 0) for _ in range(2)] == [0, 0]

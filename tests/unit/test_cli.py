@@ -61,3 +61,46 @@ def test_what_cannot_start_is_one_line(
     monkeypatch.setattr(cli, "run", refuse)
     assert cli.main([]) == 2
     assert capsys.readouterr().err == "httpqueue: no\n"
+
+
+def test_flags_stand_before_or_behind_the_part(started: list[Settings]) -> None:
+    """And mean the same; without them nothing is kept in memory alone."""
+    for arguments in (
+        ["--ephemeral"],
+        ["all", "--ephemeral"],
+        ["--ephemeral", "all"],
+        ["all", "--virtual-clock"],
+        ["all"],
+    ):
+        assert cli.main(arguments) == 0
+    assert [settings.in_memory for settings in started] == [True, True, True, True, False]
+    assert [settings.virtual_clock for settings in started] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["keys"], "action"),
+        (["keys", "create"], "--application, --scope"),
+        (["keys", "create", "--application", "a:b", "--scope", "read"], "must be 1 to 128 characters"),
+        (["keys", "create", "--application", "a", "--scope", "owner"], "'admin'"),
+        (["keys", "revoke"], "ID"),
+        (["everything"], "everything"),
+    ],
+)
+def test_what_is_not_understood(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and what was expected."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_keys_of_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and exit code 1."""
+    monkeypatch.setenv("HTTPQUEUE_REDIS_URL", "unix:///nowhere/valkey.sock")
+    assert cli.main(["keys", "list"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "does not answer" in line

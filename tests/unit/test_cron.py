@@ -182,6 +182,14 @@ def test_every_hour_on_some_days() -> None:
     assert runs("*/30 * * * SAT", "America/St_Johns", after, 2) == "11-06T23:30-03:30 11-13T00:00-03:30"
 
 
+def test_every_hour_of_a_day_beyond_changes() -> None:
+    """The first hour of that day counts, whichever offset the clocks had when it was asked."""
+    assert (
+        runs("0 * 1 7 *", "Europe/Berlin", "2026-01-01T00:00:00Z", 2) == "07-01T00:00+02:00 07-01T01:00+02:00"
+    )
+    assert runs("0 * 1 12 *", "Europe/Berlin", "2026-07-02T00:00:00Z", 1) == "12-01T00:00+01:00"
+
+
 def test_every_hour_of_a_day_that_was_skipped() -> None:
     """There is nothing to follow: it waits for the next such day."""
     after = "2011-12-29T20:00:00Z"

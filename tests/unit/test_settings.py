@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from httpqueue.backoff import RetryPolicy
 from httpqueue.errors import SettingsError
@@ -50,6 +51,10 @@ VALUES: dict[str, tuple[str, Any]] = {
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("debug", "debug"),
     "producer_max_retry": ("4", 4),
+    "rate_limit": ("2.5", 2.5),
+    "api_key": ("0123456789abcdef", SecretStr("0123456789abcdef")),
+    "ephemeral": ("true", True),
+    "virtual_clock": ("true", True),
 }
 """A value for every setting, as text and as read; none is the default."""
 EVERY_NAME = [(field, name) for field in Settings.model_fields for name in variables(field)]
@@ -272,6 +277,8 @@ def test_endless_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("HTTPQUEUE_ARCHIVE_ERROR_RATE", "0", "must be greater than 0"),
         ("HTTPQUEUE_ARCHIVE_ERROR_RATE", "0.5", "must be less than 0.5"),
         ("HTTPQUEUE_ARCHIVE_ERROR_RATE", "nan", "must be less than 0.5"),
+        ("RATE_LIMIT", "0", "must be greater than or equal to 0.001"),
+        ("HTTPQUEUE_RATE_LIMIT", "inf", "must be a finite number"),
         ("HTTPQUEUE_ALLOW_UNSAFE_REDIS", "maybe", "must be a valid boolean"),
         ("APP_MODE", "everything", "must be 'all', 'api', 'relay' or 'worker'"),
         ("HTTPQUEUE_SENDER", "curl", "must be 'pyreqwest' or 'httpx'"),
@@ -314,3 +321,40 @@ def test_retry_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().retry_policy == RetryPolicy(4, 2_000, 60_000)
     monkeypatch.setenv("PRODUCER_MAX_RETRY", "0")
     assert load().retry_policy == RetryPolicy(1, 2_000, 60_000)
+
+
+@pytest.mark.parametrize("text", ["0123456789abcde", "0123456789 abcdef", "0123456789abcdef\u00fc"])
+def test_bad_api_key(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too short, or not to be sent as it is by every client: refused, and not repeated."""
+    message = refusal(monkeypatch, "SCHEDULERS_API_KEY", text)
+    assert message == "must be at least 16 ASCII letters, digits or signs, without spaces"
+
+
+def test_the_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when all settings are."""
+    monkeypatch.setenv("HTTPQUEUE_API_KEY", "0123456789abcdef")
+    assert "0123456789" not in repr(load())
+
+
+def test_in_memory() -> None:
+    """A virtual clock is never together with real data."""
+    assert not load().in_memory
+    assert load(ephemeral=True).in_memory
+    assert load(virtual_clock=True).in_memory
+
+
+@pytest.mark.parametrize(
+    ("flag", "other", "value", "words"),
+    [
+        ("EPHEMERAL", "MODE", "api", "`httpqueue api` alone"),
+        ("VIRTUAL_CLOCK", "MODE", "worker", "`httpqueue worker` alone"),
+        ("EPHEMERAL", "REDIS_URL", "redis:6379", "together with HTTPQUEUE_REDIS_URL"),
+        ("EPHEMERAL", "BROKER_REDIS_URL", "redis:6379", "together with HTTPQUEUE_BROKER_REDIS_URL"),
+    ],
+)
+def test_in_memory_is_for_a_whole_httpqueue(
+    flag: str, other: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another server or process is involved, memory is not ours to promise."""
+    monkeypatch.setenv(PREFIX + other, value)
+    assert words in refusal(monkeypatch, PREFIX + flag, "true")

@@ -1,0 +1,45 @@
+"""The virtual clock, for users' tests: it stands still until it is told to go on."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from httpqueue.api import answers
+from httpqueue.api.models import AdvanceRequest
+from httpqueue.api.problems import FieldError, faulty_fields
+from httpqueue.api.requests import read
+from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, format_instant
+
+Advance = Callable[[int], Awaitable[None]]
+"""Goes to that instant, ms, and fires all that is due on the way."""
+
+
+def clock_routes(now_ms: Callable[[], int], advance: Advance) -> list[Route]:
+    """/clock and /clock/advance."""
+
+    async def get(_request: Request) -> Response:
+        return answers.json_response({"now": format_instant(now_ms())})
+
+    async def post_advance(request: Request) -> Response:
+        wish = read(AdvanceRequest, await answers.read_members(request))
+        if (wish.seconds is None) is (wish.to is None):
+            raise _fault("seconds", "send either seconds or to")
+        target_ms = wish.to or now_ms() + round((wish.seconds or 0) * MS_PER_S)
+        if target_ms > MAX_DUE_MS:
+            raise _fault("seconds", "must not lead beyond the year 9999")
+        if target_ms < now_ms():
+            raise _fault("to", "must not be in the clock's past: it goes forward only")
+        await advance(target_ms)
+        return answers.json_response({"now": format_instant(now_ms())})
+
+    return [
+        Route("/clock", get, methods=["GET"]),
+        Route("/clock/advance", post_advance, methods=["POST"]),
+    ]
+
+
+def _fault(field: str, detail: str) -> Exception:
+    return faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, [FieldError(field, detail)])

@@ -1,0 +1,114 @@
+"""A request's query and headers -> values; faults are reported like those of a body."""
+
+import base64
+import binascii
+import re
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from starlette.requests import Request
+
+from httpqueue.api import rules
+from httpqueue.api.auth import application_of
+from httpqueue.api.models import ApplicationName, Instant
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+from httpqueue.api.requests import read
+from httpqueue.timer import State
+from httpqueue.transitions import Place
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1_000
+LISTED: Final = frozenset(State) - {State.ARCHIVED}
+
+_REPEATED: Final = ("status", "label")
+_ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # RFC 9110 section 8.8.3
+
+
+def _state(name: str) -> State:
+    for state in LISTED:
+        if state.value == name:
+            return state
+    raise ValueError(f"must be one of {', '.join(sorted(LISTED))}")
+
+
+def _instant(text: Any) -> Any:
+    """In a query all is text: epoch seconds, too."""
+    try:
+        return float(text)
+    except ValueError:
+        return text.replace(" ", "+")  # a plus sign that was not escaped
+
+
+class ListQuery(BaseModel):
+    """Which timers to list."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    application: ApplicationName = None
+    status: list[Annotated[State, PlainValidator(_state)]] = []
+    label: list[Annotated[str, AfterValidator(rules.check_label_filter)]] = []
+    due_from: Instant = None
+    due_to: Instant = None
+    host: Annotated[str, AfterValidator(rules.check_host)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+    cursor: str | None = None
+
+
+def read_list_query(request: Request) -> ListQuery:
+    """The query of GET /timers; raises ProblemError (422)."""
+    members: dict[str, Any] = {}
+    errors = []
+    for name, text in request.query_params.multi_items():
+        if name in _REPEATED:
+            parts = text.split(",") if name == "status" else [text]
+            members.setdefault(name, []).extend(parts)
+        elif name in members:
+            errors.append(FieldError(name, "is given more than once: send it once"))
+        else:
+            members[name] = _instant(text) if name.startswith("due_") else text
+    return read(ListQuery, members, errors)
+
+
+def application_in_query(request: Request) -> str:
+    """The application that ?application= names, or the API key's own; raises ProblemError (403, 422)."""
+    given = request.query_params.get("application")
+    if given is not None:
+        try:
+            rules.check_application(given)
+        except ValueError as error:
+            errors = [FieldError("application", str(error))]
+            raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors) from None
+    return application_of(request.scope, given)
+
+
+def if_match(request: Request) -> frozenset[str] | None:
+    """The versions that If-Match wants (RFC 9110 section 13.1.1); None: any. Raises ProblemError (400)."""
+    header = request.headers.get("if-match")
+    if header is None or header.strip() == "*":
+        return None
+    tags = [_ENTITY_TAG.fullmatch(part.strip()) for part in header.split(",")]
+    if not all(tags):
+        detail = 'If-Match must be *, or entity tags such as "0.0.s", as ETag gave them'
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
+    return frozenset(tag[2] for tag in tags if tag and not tag[1])  # a weak tag never matches
+
+
+def encode_cursor(place: Place) -> str:
+    """An opaque text for next_cursor."""
+    return base64.urlsafe_b64encode(f"{place.due_ms}:{place.member}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str | None) -> Place | None:
+    """The inverse of encode_cursor; raises ProblemError (422)."""
+    if text is None:
+        return None
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+        due_ms, colon, member = raw.partition(":")
+        if colon and member.count(":") == 1 and len(due_ms) < 18:  # noqa: PLR2004 - an int that Redis takes
+            return Place(int(due_ms), member)
+    except (ValueError, binascii.Error):
+        pass
+    errors = [FieldError("cursor", "must be a next_cursor as it was given")]
+    raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)

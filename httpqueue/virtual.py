@@ -1,0 +1,42 @@
+"""A clock that stands still until it is advanced: what is due on the way fires through the real delivery path."""
+
+import asyncio
+from typing import Final
+
+from httpqueue import clock
+from httpqueue.queue import Queue
+from httpqueue.relay import Relay
+from httpqueue.store.survey import Pulse, Survey
+
+LOOK_S: Final = 0.002
+"""How often it is asked whether all is settled."""
+
+
+class VirtualClock:
+    """Now, for store, queue and API (httpqueue.clock.StoreNow); begins at this machine's time."""
+
+    def __init__(self) -> None:
+        self._now_ms = clock.now_ms()
+        self._one_at_a_time = asyncio.Lock()
+
+    def __call__(self) -> int:
+        """Ms since the epoch."""
+        return self._now_ms
+
+    async def advance(self, target_ms: int, *, survey: Survey, relay: Relay, queue: Queue) -> None:
+        """Go to target_ms, and stop on the way wherever something is due, until that is settled."""
+        async with self._one_at_a_time:
+            while True:
+                next_ms = (await self._settled(survey, relay, queue)).next_ms
+                if next_ms is None or next_ms > target_ms:
+                    break
+                self._now_ms = next_ms
+            self._now_ms = max(self._now_ms, target_ms)
+            await relay.forget()
+
+    async def _settled(self, survey: Survey, relay: Relay, queue: Queue) -> Pulse:
+        await relay.promote()
+        await queue.wake()
+        while not (pulse := await survey.pulse()).is_settled:
+            await clock.sleep(LOOK_S)
+        return pulse

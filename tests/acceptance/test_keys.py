@@ -1,0 +1,151 @@
+"""API keys and `--ephemeral`, with the real commands."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from httpqueue import keys
+from httpqueue.access import hash_key
+from httpqueue.embedded import EmbeddedValkey
+from tests.processes import HTTPQUEUE, started
+
+TIMER = {"id": "a", "url": "http://127.0.0.1:1/a-path-to-look-for", "seconds": 3_600}
+
+
+async def keys_command(*arguments: str, cwd: Path, code: int = 0, **settings: object) -> list[str]:
+    """`httpqueue keys …` -> what it printed to stdout."""
+    async with started(*HTTPQUEUE, "keys", *arguments, cwd=cwd, **settings) as process:
+        assert await process.wait() == code, process.stderr
+        return process.stdout
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """Every file below it by its name, with what is in it."""
+    return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+async def create(application: str, scope: str, *, cwd: Path, **settings: Any) -> dict[str, str]:
+    """Make a key -> the header that carries it."""
+    arguments = ("create", "--application", application, "--scope", scope)
+    [key] = await keys_command(*arguments, cwd=cwd, **settings)
+    return {"X-API-Key": key}
+
+
+async def until(client: httpx.AsyncClient, status: int, headers: dict[str, str]) -> None:
+    """Ask until the answer is that: the API renews its keys each second."""
+    while (await client.get("/timers/a", headers=headers)).status_code != status:
+        pass
+
+
+@pytest.mark.parametrize("directory", ["data", "d" * 120], ids=["short path", "path too long for a socket"])
+async def test_from_the_first_key_to_the_last(tmp_path: Path, directory: str) -> None:
+    """Made while httpqueue runs: 401 without one, 403 beyond its scope or application; then open again."""
+    settings: dict[str, Any] = {"cwd": tmp_path, "data_dir": directory}
+    async with started(*HTTPQUEUE, **settings) as process:
+        await process.until_ready()
+        async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
+            assert (await client.post("/timers", json=TIMER)).status_code == 201
+            every = await create("*", "admin", **settings)
+            shop = await create("shop", "admin", **settings)
+            reader = await create("*", "read", **settings)
+            assert (await client.get("/timers/a", headers=every)).status_code == 200
+            assert (await client.get("/timers/a")).status_code == 401
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/timers/a", headers=reader)).status_code == 200
+            assert (await client.post("/timers", json=TIMER, headers=reader)).status_code == 403
+            assert (await client.post("/applications/blog/pause", headers=shop)).status_code == 403
+            bearer = {"Authorization": f"Bearer {every['X-API-Key']}"}
+            assert (await client.post("/timers", json=TIMER, headers=bearer)).status_code == 200
+
+            [head, *rows] = [line.split() for line in await keys_command("list", **settings)]
+            assert head == ["ID", "APPLICATION", "SCOPE", "CREATED"]
+            assert [row[1:3] for row in rows] == [["*", "admin"], ["shop", "admin"], ["*", "read"]]
+            await keys_command("revoke", rows[0][0], **settings)
+            await until(client, 401, every)
+            await keys_command("revoke", rows[0][0], code=1, **settings)
+            for row in rows[1:]:
+                await keys_command("revoke", row[0], **settings)
+            await until(client, 200, {})
+        assert await process.end() == 0
+        everything_said = "\n".join([*process.stdout, *process.stderr])
+    assert every["X-API-Key"] not in everything_said
+    assert await keys_command("list", **settings) == ["ID  APPLICATION  SCOPE  CREATED"]
+
+
+async def test_keys_made_before_the_first_start(tmp_path: Path) -> None:
+    """The embedded server is started for the moment, and keeps them."""
+    header = await create("*", "write", cwd=tmp_path)
+    async with started(*HTTPQUEUE, cwd=tmp_path) as process:
+        await process.until_ready()
+        async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
+            assert (await client.post("/timers", json=TIMER)).status_code == 401
+            assert (await client.post("/timers", json=TIMER, headers=header)).status_code == 201
+
+
+async def test_keys_in_a_redis(tmp_path: Path, valkey_server: EmbeddedValkey, redis: Redis) -> None:
+    """With REDIS_URL they are kept there, and nothing is made in the directory."""
+    header = await create("shop", "read", cwd=tmp_path, redis_url=valkey_server.url)
+    assert await redis.hkeys(keys.API_KEYS) == [hash_key(header["X-API-Key"]).encode()]  # type: ignore[misc] # redis-py: sync or async
+    assert files_in(tmp_path) == {}
+
+
+async def test_open_to_all_is_said_loudly(tmp_path: Path) -> None:
+    """Beyond loopback without a key: a warning with the remedy; with a key none."""
+    async with started(*HTTPQUEUE, "--ephemeral", cwd=tmp_path, host="0.0.0.0") as process:
+        event = await process.until_event("run.open_to_all")
+        assert (event["level"], event["host"]) == ("warning", "0.0.0.0")
+        assert "httpqueue keys create" in event["remedy"]
+    for settings in ({"host": "0.0.0.0", "api_key": "0123456789abcdef"}, {"host": "127.0.0.1"}):
+        async with started(*HTTPQUEUE, "--ephemeral", cwd=tmp_path, **settings) as process:
+            await process.until_ready()
+            assert "run.open_to_all" not in {event["event"] for event in process.events()}
+            assert not any("0123456789abcdef" in line for line in process.stderr)
+
+
+async def test_rate_limit(tmp_path: Path) -> None:
+    """RATE_LIMIT counts requests of one address while there is no key; health is free."""
+    async with started(*HTTPQUEUE, "--ephemeral", cwd=tmp_path, rate_limit="0.01") as process:
+        await process.until_ready()
+        async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
+            assert (await client.post("/timers", json=TIMER)).status_code == 201
+            response = await client.post("/timers", json=TIMER)
+            assert response.status_code == 429
+            assert 90 <= int(response.headers["Retry-After"]) <= 100
+            assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_ephemeral_writes_nothing_of_a_timer(tmp_path: Path) -> None:
+    """No file has its content, none is left at the end, and the next start knows nothing of it."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = ("env", f"TMPDIR={temporary}", *HTTPQUEUE, "--ephemeral")
+    for _ in range(2):
+        async with started(*command, cwd=tmp_path) as process:
+            await process.until_ready()
+            assert any(re.search("Data +in memory, gone when this ends", line) for line in process.stdout)
+            async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
+                assert (await client.post("/timers", json=TIMER)).status_code == 201
+                assert "look-for" in (await client.get("/timers/a")).json()["url"]
+            files = files_in(tmp_path)
+            assert files.keys() == {"lock", "valkey.pid", "valkey.log"}
+            assert not any(b"look-for" in content for content in files.values())
+            assert await process.end() == 0
+        assert files_in(tmp_path) == {}
+
+
+async def test_ephemeral_is_for_a_whole_httpqueue(tmp_path: Path) -> None:
+    """One line says what does not go together; keys of such a run cannot be kept."""
+    for arguments, settings, words in (
+        (("relay", "--ephemeral"), {}, "httpqueue relay"),
+        (("--virtual-clock",), {"redis_url": "localhost"}, "HTTPQUEUE_REDIS_URL"),
+        (("keys", "list"), {"ephemeral": "true"}, "HTTPQUEUE_API_KEY"),
+    ):
+        async with started(*HTTPQUEUE, *arguments, cwd=tmp_path, **settings) as process:
+            assert await process.wait() == 2
+            [line] = process.stderr
+            assert words in line
+    assert files_in(tmp_path) == {}

@@ -1,0 +1,80 @@
+"""API keys in a real server: what is stored is enough to check a key, and not enough to use it."""
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from httpqueue import keys
+from httpqueue.access import Grant, Scope, decode_grant, hash_key
+from httpqueue.clock import now_ms
+from httpqueue.embedded import EmbeddedValkey
+from httpqueue.errors import UnavailableError
+from httpqueue.store.api_keys import ApiKeys, open_api_keys
+
+SHOP = Grant("00000001", "shop", Scope.WRITE)
+EVERY = Grant("00000002", None, Scope.ADMIN)
+
+
+@pytest.fixture
+def api_keys(redis: Redis) -> ApiKeys:
+    """On the empty server."""
+    return ApiKeys(redis)
+
+
+async def test_a_key_is_stored_as_its_hash(redis: Redis, api_keys: ApiKeys) -> None:
+    """Nothing in the server has the key itself."""
+    before_ms = now_ms()
+    key = await api_keys.create(SHOP)
+    [(digest, stored)] = (await redis.hgetall(keys.API_KEYS)).items()  # type: ignore[misc] # redis-py: sync or async
+    assert digest.decode() == hash_key(key)
+    row = decode_grant(stored)
+    assert row is not None
+    assert row[0] == SHOP
+    assert before_ms <= row[1] <= now_ms()
+    assert key.encode() not in digest + stored
+
+
+async def test_load_and_list(api_keys: ApiKeys) -> None:
+    """What each key permits, by its hash; and all of them, the oldest first."""
+    assert await api_keys.load() == {}
+    assert await api_keys.list() == []
+    shop, every = await api_keys.create(SHOP), await api_keys.create(EVERY)
+    assert await api_keys.load() == {hash_key(shop): SHOP, hash_key(every): EVERY}
+    rows = await api_keys.list()
+    assert [grant for grant, _ in rows] == [SHOP, EVERY]
+    assert sorted(created_ms for _, created_ms in rows) == [created_ms for _, created_ms in rows]
+
+
+async def test_revoke(api_keys: ApiKeys) -> None:
+    """That key alone ends; a second time there is none of that id."""
+    await api_keys.create(SHOP)
+    every = await api_keys.create(EVERY)
+    assert await api_keys.revoke(SHOP.id)
+    assert await api_keys.load() == {hash_key(every): EVERY}
+    assert not await api_keys.revoke(SHOP.id)
+
+
+async def test_a_grant_that_cannot_be_read(redis: Redis, api_keys: ApiKeys) -> None:
+    """It is loaded as a key that permits nothing, told in the log of a list, and in nobody's way."""
+    await redis.hset(keys.API_KEYS, "0" * 64, "garbage")  # type: ignore[misc] # redis-py: sync or async
+    await api_keys.create(SHOP)
+    assert (await api_keys.load())["0" * 64] is None
+    with capture_logs() as logs:
+        assert [grant for grant, _ in await api_keys.list()] == [SHOP]
+    assert [(entry["event"], entry["count"]) for entry in logs] == [("api_keys.unreadable", 1)]
+    assert await api_keys.revoke(SHOP.id)
+
+
+async def test_a_server_of_its_own_url(valkey_server: EmbeddedValkey, redis: Redis) -> None:
+    """Opened by URL, as the command and the API do."""
+    async with open_api_keys(valkey_server.url) as api_keys:
+        await api_keys.create(SHOP)
+    assert await redis.hlen(keys.API_KEYS) == 1  # type: ignore[misc] # redis-py: sync or async
+
+
+async def test_a_server_that_is_away() -> None:
+    """Every method says so."""
+    async with open_api_keys("unix:///nowhere/valkey.sock") as api_keys:
+        for call in (api_keys.load(), api_keys.list(), api_keys.revoke("a"), api_keys.create(SHOP)):
+            with pytest.raises(UnavailableError):
+                await call

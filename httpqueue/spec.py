@@ -100,9 +100,13 @@ def decode_spec(raw: bytes) -> Spec:
         if "callback" in fields:
             fields["callback"] = _callback(**fields["callback"])
         if "retention" in fields:
-            fields["retention"] = Retention(**fields["retention"])
+            fields["retention"] = _retention(**fields["retention"])
         spec = Spec(schedule=schedule, **fields)
         require(str, spec.url, spec.method, *spec.headers.values(), *spec.labels.values())
+        require(str, spec.ordering_key or "")
+        require(int, spec.timeout_ms or 0)
+        if spec.past_due not in {FIRE, SKIP}:
+            require(int, spec.past_due)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidTimerError(f"unreadable spec: {type(error).__name__}") from error
     return spec
@@ -124,8 +128,15 @@ def _pop_schedule(fields: dict[str, Any]) -> Schedule:
     return Cron(expression, zone) if wall_clock is None else Local(expression, zone)
 
 
-def _retry(*, delays_ms: list[int] | None, **numbers: Any) -> Retry:
-    return Retry(delays_ms=None if delays_ms is None else tuple(delays_ms), **numbers)
+def _retry(*, delays_ms: list[int] | None, jitter: bool | None, **numbers: int | None) -> Retry:
+    require(int, *(number or 0 for number in numbers.values()), *(delays_ms or ()))
+    require(bool, jitter or False)
+    return Retry(delays_ms=None if delays_ms is None else tuple(delays_ms), jitter=jitter, **numbers)
+
+
+def _retention(**numbers: int | None) -> Retention:
+    require(int, *(number or 0 for number in numbers.values()))
+    return Retention(**numbers)
 
 
 def _callback(*, url: str, headers: dict[str, str], on: list[str]) -> Callback:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from httpqueue.outcome import Outcome
 from httpqueue.schedule import After
 from httpqueue.spec import Spec
+from httpqueue.store import Store
 from httpqueue.timer import DEFAULT_APPLICATION, Attempt
 from httpqueue.transitions import Begun, Finish, NewTimer, WakeUp
 
@@ -43,6 +44,13 @@ def new_timer(timer_id: str, delay_ms: int = 0, **spec: Any) -> NewTimer:
 def wake_up(timer_id: str, generation: int = 0) -> WakeUp:
     """The wake-up of such a timer."""
     return WakeUp(f"{DEFAULT_APPLICATION}:{timer_id}", generation)
+
+
+async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
+    """Start an attempt that must not be refused."""
+    [begun] = await store.begin([wake_up(timer_id, generation)], lease_ms=LEASE_MS)
+    assert isinstance(begun, Begun)
+    return begun
 
 
 def finish_of(begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> Finish:

@@ -1,11 +1,12 @@
 """The whole pipeline in a test's event loop: store, relay and worker on the test's Valkey."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from httpqueue import keys
 from httpqueue.attempts import AttemptPolicy, Attempts
 from httpqueue.backoff import RetryPolicy
 from httpqueue.delivery.factory import create_sender
@@ -13,8 +14,8 @@ from httpqueue.queue import Queue
 from httpqueue.relay import Relay
 from httpqueue.schedule import After, Schedule
 from httpqueue.settings import SenderKind
-from httpqueue.store import Store
 from httpqueue.spec import Spec
+from httpqueue.store import Store
 from httpqueue.timer import DEFAULT_APPLICATION, State, Timer
 from httpqueue.transitions import Created, Finish, NewTimer
 from httpqueue.worker import BatchWorker
@@ -41,13 +42,26 @@ class Pipeline:
         return created
 
     async def until(self, timer_id: str, *states: State) -> Timer:
-        """The timer as soon as it is in one of these states: asked again whenever attempts were finished."""
+        """The timer as soon as it is in one of these states."""
+        return await self.until_that(timer_id, lambda timer: timer.state in states)
+
+    async def until_that(self, timer_id: str, condition: Callable[[Timer], bool]) -> Timer:
+        """The timer as soon as that holds of it: asked again whenever attempts were finished."""
         async with asyncio.timeout(30):
             while True:
                 self.finished.clear()
                 found = await self.store.get(DEFAULT_APPLICATION, timer_id)
-                if found and found.timer.state in states:
+                if found and condition(found.timer):
                     return found.timer
+                await self.finished.wait()
+
+    async def until_all_finished(self) -> None:
+        """Until nothing is scheduled or running any more."""
+        async with asyncio.timeout(60):
+            while True:
+                self.finished.clear()
+                if not await self.store.redis.zcard(keys.DUE):
+                    return
                 await self.finished.wait()
 
 
@@ -82,18 +96,31 @@ async def running(
     """Relay and worker at work."""
     await store.check(allow_unsafe=False)
     relay = Relay(store=store, queue=queue, horizon_ms=600_000, batch_size=500)
+    finished = asyncio.Event()
+    tell_finished(store, finished)
+    relaying = asyncio.create_task(relay.run())
+    async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
+        try:
+            yield Pipeline(store, queue, relay, worker, finished)
+        finally:
+            relaying.cancel()
+            with suppress(asyncio.CancelledError):
+                await relaying
+
+
+@asynccontextmanager
+async def working(
+    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+) -> AsyncIterator[BatchWorker]:
+    """A worker at work, which closes the queue when it ends."""
     sender = create_sender(SenderKind.PYREQWEST)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = BatchWorker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
-    pipeline = Pipeline(store, queue, relay, worker)
-    tell_finished(store, pipeline.finished)
-    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(worker.async_run())]
+    task = asyncio.create_task(worker.async_run())
     try:
-        yield pipeline
+        yield worker
     finally:
-        tasks[0].cancel()
         await worker.stop()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        with suppress(asyncio.CancelledError):
+            await task
         await sender.close()

@@ -17,8 +17,9 @@ local now = now_ms(ARGV[1])
 local lease, margin = tonumber(ARGV[2]), tonumber(ARGV[3])
 local room = cmsgpack.unpack(ARGV[4])
 local counts = counter(keys.counts)
-local leases, leased, called = {}, {}, {} -- called: hosts that calls begin to
+local leases, leased, left = {}, {}, {} -- left: the lines that the begun may have waited in
 local applications, destinations = {}, {}
+local MISSED_MS = 1000 -- a slot is missed by more than that, as workers take a while to come
 
 local function settings_of(cache, key, name)
   if cache[name] == nil then
@@ -35,10 +36,11 @@ local function wait_in_line(name, member, due, answer)
 end
 
 -- One slot after the other, 1/rate s apart; a timer keeps the one it was given.
-local function slot_of(host, rate, member)
+-- Slots that were missed are given anew, or all of them would be taken at once; not when `concurrency` prevents that.
+local function slot_of(host, rate, concurrency, member)
   local slots, key = keys.slots .. host, keys.rates .. host
   local slot = tonumber(redis.call('ZSCORE', slots, member) or nil)
-  if not slot then
+  if not slot or not concurrency and slot + math.max(MISSED_MS, 1000 / rate) < now then
     slot = math.max(tonumber(redis.call('GET', key) or 0), now)
     local next_slot = string.format('%.3f', slot + 1000 / rate)
     redis.call('SET', key, next_slot, 'PX', math.ceil(next_slot - now) + 1000)
@@ -66,14 +68,15 @@ local function obstacle(member, head, spec, host)
   if not destination then
     return nil
   end
-  local slot = destination.values.rate and slot_of(host, destination.values.rate, member) or now
+  local rate, concurrency = destination.values.rate, destination.values.concurrency
+  local slot = rate and slot_of(host, rate, concurrency, member) or now
   if slot > now then
     redis.call('ZADD', keys.waiting, head.due, member)
     return {'waiting', slot}
   end
-  if destination.values.concurrency then
+  if concurrency then
     redis.call('ZREMRANGEBYSCORE', keys.calls .. host, '-inf', now)
-    if redis.call('ZCARD', keys.calls .. host) >= destination.values.concurrency then
+    if redis.call('ZCARD', keys.calls .. host) >= concurrency then
       return wait_in_line('host:' .. host, member, head.due, {'waiting', 0})
     end
   end
@@ -97,7 +100,7 @@ local function begin(member, head, spec, host)
     end
   end
   room[host] = room[host] and room[host] - 1
-  called[host] = true
+  left['host:' .. host], left['application:' .. application_of(member)] = true, true
   leased[member] = true
   leases[#leases + 1] = lease_end
   leases[#leases + 1] = member
@@ -114,6 +117,7 @@ local function answer_to(member, generation)
   if not spec then
     -- out of the due index, or it would come back for ever; the record itself stays for inspection
     redis.call('ZREM', keys.due, member)
+    redis.call('ZREM', keys.running, member)
     redis.call('ZADD', keys.set_aside, now, member)
     return {'unreadable'}
   end
@@ -146,8 +150,8 @@ if redis.call('EXISTS', keys.waiting) == 1 then -- most of the time nobody waits
     begun[#begun + 1] = member
   end
   call_for_all('ZREM', keys.waiting, begun)
-  for host, _ in pairs(called) do
-    call_for_all('ZREM', keys.lines .. 'host:' .. host, begun)
+  for line, _ in pairs(left) do
+    call_for_all('ZREM', keys.lines .. line, begun)
   end
 end
 local found = {}

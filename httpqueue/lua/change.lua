@@ -41,7 +41,7 @@ for i, wish in ipairs(cmsgpack.unpack(ARGV[2])) do
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
   local spec = head and read_spec(head)
-  if not spec then
+  if not spec or is_over(keys, member, head, now) then
     answers[i] = {'gone'}
   elseif not string.find(states, head.state, 1, true) then
     answers[i] = {'state', head.state}

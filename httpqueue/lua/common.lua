@@ -69,34 +69,41 @@ local function write_record(head, rest)
 end
 
 local function application_of(member)
-  return string.match(member, '^[^:]*')
+  return string.sub(member, 1, string.find(member, ':', 1, true) - 1)
 end
 
 -- The host as it is in the spec's URL, in small letters, without the port; [] around an IPv6 address.
 local function host_of(spec)
-  local host = string.match(spec, '^{"url":"%a+://(%[[^%]]*%])') or string.match(spec, '^{"url":"%a+://([^/:?#"]*)')
-  return string.lower(host or '')
+  local authority = string.match(spec, '^{"url":"%a+://([^/?#"]*)') or ''
+  local port = string.find(authority, ':%d*$')
+  return string.lower(port and string.sub(authority, 1, port - 1) or authority)
 end
 
 -- Changes of COUNTS, gathered for one write.
 local function counter(key)
-  local changes = {}
+  local applications = {}
   return {
     move = function(member, from, to)
       local application = application_of(member)
+      local changes = applications[application]
+      if not changes then
+        changes = {}
+        applications[application] = changes
+      end
       if from then
-        local field = application .. ':' .. from
-        changes[field] = (changes[field] or 0) - 1
+        changes[from] = (changes[from] or 0) - 1
       end
       if to then
-        local field = application .. ':' .. to
-        changes[field] = (changes[field] or 0) + 1
+        changes[to] = (changes[to] or 0) + 1
       end
     end,
     write = function()
-      for field, change in pairs(changes) do
-        if change ~= 0 and redis.call('HINCRBY', key, field, change) <= 0 then
-          redis.call('HDEL', key, field)
+      for application, changes in pairs(applications) do
+        for state, change in pairs(changes) do
+          local field = application .. ':' .. state
+          if change ~= 0 and redis.call('HINCRBY', key, field, change) <= 0 then
+            redis.call('HDEL', key, field)
+          end
         end
       end
     end
@@ -106,6 +113,24 @@ end
 -- Tell the relay that a timer's wake-up is to be put.
 local function tell_relay(outbox, member, head)
   redis.call('XADD', outbox, '*', 'timer', member, 'generation', head.generation, 'due', head.due)
+end
+
+local function is_finished(head)
+  return head.state ~= SCHEDULED and head.state ~= RUNNING
+end
+
+-- Whether a finished timer's retention is over: then it is gone, though `forget` has still to drop its record.
+local function is_over(keys, member, head, now)
+  return is_finished(head) and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now
+end
+
+-- Have timers tried again that waited for something. One that runs lost its worker, or the wake-up does no harm.
+local function wake(keys, member)
+  local record = redis.call('GET', keys.records .. member)
+  local head = record and read_head(record)
+  if head and not is_finished(head) then
+    tell_relay(keys.outbox, member, head)
+  end
 end
 
 local function lane_key(prefix, member, lane)
@@ -120,10 +145,8 @@ local function leave_lane(keys, member, lane)
   local key = lane_key(keys.lanes, member, lane)
   redis.call('ZREM', key, member)
   local next = redis.call('ZRANGE', key, 0, 0)[1]
-  local record = next and redis.call('GET', keys.records .. next)
-  local head = record and read_head(record)
-  if head and head.state == SCHEDULED then
-    tell_relay(keys.outbox, next, head)
+  if next then
+    wake(keys, next)
   end
 end
 
@@ -138,8 +161,13 @@ local function is_blocked(keys, member, lane)
   if lane == '' then
     return false
   end
-  local first = redis.call('ZRANGE', lane_key(keys.lanes, member, lane), 0, 0)[1]
-  return first ~= nil and first ~= member
+  local key = lane_key(keys.lanes, member, lane)
+  local first = redis.call('ZRANGE', key, 0, 0)[1]
+  while first and first ~= member and not redis.call('ZSCORE', keys.due, first) do
+    redis.call('ZREM', key, first) -- its record was set aside: nobody else would take it out
+    first = redis.call('ZRANGE', key, 0, 0)[1]
+  end
+  return first and first ~= member
 end
 
 -- A timer no longer waits for its host or application.

@@ -10,14 +10,24 @@ local now = now_ms(ARGV[1])
 local counts = counter(keys.counts)
 local due_index = {}
 
-local function store_new(member, spec, due, timeout, lane)
-  local head = {state = SCHEDULED, generation = 0, attempts = 0, due = due, timeout = timeout, lane = lane}
+local function store(member, generation, spec, due, timeout, lane, from_state)
+  local head = {state = SCHEDULED, generation = generation, attempts = 0, due = due, timeout = timeout, lane = lane}
   redis.call('SET', keys.records .. member, write_record(head, cmsgpack.pack(spec)))
   due_index[#due_index + 1] = due
   due_index[#due_index + 1] = member
   join_lane(keys, member, head)
   tell_relay(keys.outbox, member, head)
-  counts.move(member, nil, SCHEDULED)
+  counts.move(member, from_state, SCHEDULED)
+end
+
+local function leave(member, head, known)
+  if head.state == SCHEDULED then
+    leave_lane(keys, member, head.lane)
+    leave_lines(keys, member, known)
+  else
+    redis.call('ZREM', keys.finished, member)
+    redis.call('ZREM', keys.retention, member)
+  end
 end
 
 local function is_wanted(if_exists, head, due)
@@ -28,30 +38,20 @@ local function is_wanted(if_exists, head, due)
   return head.state == SCHEDULED and (if_exists == 'earliest' and earlier or if_exists == 'latest' and due > head.due)
 end
 
-local function replace(member, head, spec, due, timeout, lane)
-  local from_state = head.state
-  if from_state == SCHEDULED then
-    leave_lane(keys, member, head.lane)
-    leave_lines(keys, member, spec)
-  else
-    redis.call('ZREM', keys.finished, member)
-    redis.call('ZREM', keys.retention, member)
-  end
-  head.state, head.generation, head.attempts, head.due = SCHEDULED, head.generation + 1, 0, due
-  head.timeout, head.lane = timeout, lane
-  schedule(keys, counts, member, head, cmsgpack.pack(spec), from_state)
-end
-
 local answers = {}
 for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
   local member, spec, ms, from_now, timeout, lane, if_exists = unpack(timer)
   local due = from_now and now + ms or ms
   local record = redis.call('GET', keys.records .. member)
-  if not record then
-    store_new(member, spec, due, timeout, lane)
+  local head = record and read_head(record)
+  local is_gone = head and is_over(keys, member, head, now)
+  if is_gone then
+    leave(member, head, nil)
+  end
+  if is_gone or not record then
+    store(member, 0, spec, due, timeout, lane, is_gone and head.state or nil)
     answers[i] = {'created', due}
   else
-    local head = read_head(record)
     local known = head and read_spec(head)
     if known == spec and if_exists == 'conflict' then
       answers[i] = {'exists', head.due}
@@ -62,7 +62,8 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
     elseif head.state == RUNNING then
       answers[i] = {'running', head.due}
     elseif is_wanted(if_exists, head, due) then
-      replace(member, head, spec, due, timeout, lane)
+      leave(member, head, known)
+      store(member, head.generation + 1, spec, due, timeout, lane, head.state)
       answers[i] = {'replaced', due}
     else
       answers[i] = {'kept', head.due}

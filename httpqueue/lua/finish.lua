@@ -119,15 +119,12 @@ local function leave_host(host, note)
   if redis.call('EXISTS', line) == 1 then
     local next = redis.call('ZPOPMIN', line, #note.members)
     for i = 1, #next, 2 do
-      local record = redis.call('GET', keys.records .. next[i])
-      local head = record and read_head(record)
-      if head and head.state == SCHEDULED then
-        tell_relay(keys.outbox, next[i], head)
-      end
+      wake(keys, next[i])
     end
   end
 end
 
+local may_wait = redis.call('EXISTS', keys.waiting) == 1
 local answers = {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[4])) do
   local member, generation, attempt = item[1], item[2], item[3]
@@ -139,6 +136,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[4])) do
     local rest = with_attempt(head.rest, spec, item[6])
     ended[#ended + 1] = member
     note_host(spec, member, item)
+    if may_wait then -- its lease ran out, it was woken again and held up, and then its worker came back
+      leave_lines(keys, member, spec)
+    end
     if item[4] == 'retry' then
       head.due = now + item[5]
       go_on(member, head, rest)

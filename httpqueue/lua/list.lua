@@ -6,6 +6,7 @@
 -- Two indices are merged: a timer keeps its place in the order when it finishes between two pages.
 
 local keys = store_keys()
+local now = now_ms(ARGV[1])
 local from, to, after, budget = tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local application, states = ARGV[6], ARGV[7]
 
@@ -84,7 +85,7 @@ while looked_at < budget and (due[i] or finished[j]) do
   if application == '' or application_of(member) == application then
     local record = redis.call('GET', keys.records .. member)
     local head = record and read_head(record)
-    if head and string.find(states, head.state, 1, true) then
+    if head and string.find(states, head.state, 1, true) and not is_over(keys, member, head, now) then
       found[#found + 1] = member
       found[#found + 1] = record
     end
@@ -93,4 +94,4 @@ end
 if is_beyond or looked_at < budget then
   member, score = '', 0
 end
-return {now_ms(ARGV[1]), member, score, found}
+return {now, member, score, found}

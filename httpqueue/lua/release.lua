@@ -6,21 +6,18 @@
 local keys = store_keys()
 local limit = tonumber(ARGV[2])
 
-local function wake(members)
+local function take_out(line)
+  local members = redis.call('ZPOPMIN', line, limit)
   for i = 1, #members, 2 do
-    local record = redis.call('GET', keys.records .. members[i])
-    local head = record and read_head(record)
-    if head and head.state == SCHEDULED then
-      tell_relay(keys.outbox, members[i], head)
-    end
+    wake(keys, members[i])
   end
   return #members / 2
 end
 
-local released = wake(redis.call('ZPOPMIN', keys.lines .. ARGV[1], limit))
+local released = take_out(keys.lines .. ARGV[1])
 local host = string.match(ARGV[1], '^host:(.*)')
 if host then
-  released = released + wake(redis.call('ZPOPMIN', keys.slots .. host, limit))
+  released = released + take_out(keys.slots .. host)
   redis.call('DEL', keys.rates .. host)
 end
 return released

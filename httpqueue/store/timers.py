@@ -169,7 +169,7 @@ class Store(Outbox):
         """End a scheduled timer, whose record stays for ms; or delete a failed one."""
         layer = self._archive.current()
         member = keys.member(application, timer_id)
-        answer = await self._cancel(
+        answer, count = await self._cancel(
             (*SCRIPT_KEYS, layer.key, keys.ARCHIVE_COUNTS),
             self._script_now(),
             member,
@@ -178,6 +178,7 @@ class Store(Outbox):
             layer.number,
             _pack(layer.positions(member)),
         )
+        self._archive.note_count(layer.number, count)
         return _changed(answer)
 
     async def get(self, application: str, timer_id: str) -> Found | None:

@@ -16,8 +16,8 @@ from httpqueue.queue import JOB_FUNCTION, Queue
 from httpqueue.relay import Relay
 from httpqueue.schedule import After
 from httpqueue.settings import load
-from httpqueue.store import Store
 from httpqueue.spec import Spec
+from httpqueue.store import Store
 from httpqueue.timer import State
 from httpqueue.transitions import NewTimer
 from httpqueue.worker import worker_settings

@@ -75,7 +75,7 @@ async def count_round_trips(store: Store, queue: Queue, monkeypatch: pytest.Monk
     for warm_up in (create, relay.drain, begin, finish):  # connections, scripts, the consumer group
         await warm_up()
     begun.clear()
-    await store._redis.flushall()
+    await store.redis.flushall()
     await relay.adopt()
     trips = RoundTrips(monkeypatch)
     measured = {

@@ -7,30 +7,35 @@ from redis.asyncio import Redis
 from httpqueue import keys
 from httpqueue.outcome import Outcome
 from httpqueue.schedule import After, At
-from httpqueue.store import Store
 from httpqueue.spec import Spec, decode_spec, encode_spec
+from httpqueue.store import Store
 from httpqueue.timer import Attempt, State, Timer
 from httpqueue.transitions import Begun, Created, Creation, Finish, NewTimer, Refusal, Refused
-from tests.frozen import HOUR_MS, LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, snapshot, wake_up
+from tests.frozen import (
+    HOUR_MS,
+    LEASE_MS,
+    T0_MS,
+    FrozenTime,
+    begin_one,
+    finish_of,
+    new_timer,
+    snapshot,
+    wake_up,
+)
 
 SPEC = Spec("http://receiver/", After(0))
-HEAD = msgpack.packb("s") + msgpack.packb(0) * 2 + msgpack.packb(T0_MS)
+HEAD = msgpack.packb("s") + msgpack.packb(0) * 2 + msgpack.packb(T0_MS) + msgpack.packb(0) + msgpack.packb("")
 DAMAGED = {
     "text": b"garbage",
     "nothing behind the head": HEAD,
     "cut off in the spec": HEAD + msgpack.packb(encode_spec(SPEC), use_bin_type=False)[:-1],
     "spec is no string": HEAD + msgpack.packb(7) * 2,
     "unknown state": b"\xa1x" + HEAD[2:] + msgpack.packb("{}") * 2,
-    "due is no number": HEAD[:4] + msgpack.packb("soon") + msgpack.packb("{}") * 2,
+    "due is no number": HEAD[:4] + msgpack.packb("soon") + HEAD[-2:] + msgpack.packb("{}"),
+    "timeout is no number": HEAD[:-2] + msgpack.packb("soon") + HEAD[-1:] + msgpack.packb("{}"),
+    "ordering key is no string": HEAD[:-1] + msgpack.packb(7) + msgpack.packb("{}"),
 }
 damaged = pytest.mark.parametrize("record", DAMAGED.values(), ids=DAMAGED.keys())
-
-
-async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
-    """Start an attempt that must not be refused."""
-    [begun] = await store.begin([wake_up(timer_id, generation)], lease_ms=LEASE_MS)
-    assert isinstance(begun, Begun)
-    return begun
 
 
 async def stored(store: Store, timer_id: str) -> Timer:
@@ -57,7 +62,7 @@ async def test_create_writes_record_due_index_and_outbox(redis: Redis, frozen_st
     found = await frozen_store.get("shop", "a")
     assert found is not None
     assert found.now_ms == T0_MS
-    assert found.timer == Timer("shop", "a", State.SCHEDULED, 0, 0, T0_MS + 1_500, spec, None)
+    assert found.timer == Timer("shop", "a", State.SCHEDULED, 0, 0, T0_MS + 1_500, spec)
     assert await redis.zrange(keys.DUE, 0, -1, withscores=True) == [(b"shop:a", T0_MS + 1_500)]
     [(_, entry)] = await redis.xrange(keys.OUTBOX)
     assert entry == {b"timer": b"shop:a", b"generation": b"0", b"due": b"1800000001500"}
@@ -122,7 +127,7 @@ async def test_create_keeps_an_unreadable_record(redis: Redis, frozen_store: Sto
 
 
 async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
-    """The timer runs, the attempt counts, and the due index holds the lease's end."""
+    """The timer runs until its lease ends, the attempt counts, and the due index keeps the due time."""
     await frozen_store.create([new_timer("a", 100)])
     time.advance(130)
     begun = await begin_one(frozen_store, "a")
@@ -130,7 +135,8 @@ async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: 
     assert decode_spec(begun.spec) == new_timer("a", 100).spec
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.due_ms) == (State.RUNNING, 1, T0_MS + 100)
-    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 130 + LEASE_MS
+    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 100
+    assert await redis.zscore(keys.RUNNING, "default:a") == T0_MS + 130 + LEASE_MS
 
 
 async def test_begin_is_never_early(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
@@ -206,7 +212,9 @@ async def test_begin_sets_an_unreadable_record_aside(
 @pytest.mark.parametrize(
     ("outcome", "state"), [(Outcome.DELIVERED, State.DONE), (Outcome.FAILED, State.FAILED)]
 )
-async def test_finish_ends_a_timer(redis: Redis, frozen_store: Store, outcome: Outcome, state: State) -> None:
+async def test_finish_ends_a_timer(
+    redis: Redis, frozen_store: Store, time: FrozenTime, outcome: Outcome, state: State
+) -> None:
     """The record stays for its retention, the id is archived, and nothing will wake the timer again."""
     await frozen_store.create([new_timer("a")])
     await redis.delete(keys.OUTBOX)
@@ -215,9 +223,13 @@ async def test_finish_ends_a_timer(redis: Redis, frozen_store: Store, outcome: O
     assert await frozen_store.finish([Finish(begun.wake_up, 1, outcome, HOUR_MS, last)]) == [True]
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.last_attempt) == (state, 1, last)
-    assert 0 < await redis.pttl(keys.RECORD_PREFIX + "default:a") <= HOUR_MS
     assert await frozen_store.is_archived("default", "a")
-    assert not await redis.exists(keys.DUE, keys.OUTBOX)
+    assert not await redis.exists(keys.DUE, keys.RUNNING, keys.OUTBOX)
+    time.advance(HOUR_MS - 1)
+    assert await frozen_store.forget(limit=9) == 0
+    await stored(frozen_store, "a")
+    time.advance(1)
+    assert await frozen_store.get("default", "a") is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED])
@@ -230,7 +242,8 @@ async def test_without_retention_only_the_archive_remembers(
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), outcome, 0)])
     assert await frozen_store.get("default", "a") is None
     assert await frozen_store.is_archived("default", "a")
-    assert not await redis.exists(keys.DUE, keys.RECORD_PREFIX + "default:a")
+    left = {keys.ARCHIVE_COUNTS, f"{keys.ARCHIVE_PREFIX}0", keys.OUTBOX, keys.HEALTH}
+    assert {key.decode() for key in await redis.keys()} == left
 
 
 async def test_retry_schedules_the_next_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:

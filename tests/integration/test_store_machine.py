@@ -1,7 +1,8 @@
 """Whatever happens in whatever order, the store and a model of it agree: no timer is lost or taken twice."""
 
 import asyncio
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
@@ -14,26 +15,21 @@ from httpqueue.archive import Archive
 from httpqueue.embedded import EmbeddedValkey
 from httpqueue.outcome import Outcome
 from httpqueue.store import Store
-from httpqueue.timer import TRANSITIONS, Attempt, State
-from httpqueue.transitions import Begun, Created, Creation, Cursor, Finish, Refusal, WakeUp
-from tests.frozen import HOUR_MS, LEASE_MS, FrozenTime, new_timer, wake_up
+from httpqueue.timer import FINISHED, TRANSITIONS, Attempt, State
+from httpqueue.transitions import (
+    Begun,
+    Change,
+    Cursor,
+    Finish,
+    IfExists,
+    WakeUp,
+)
+from tests.frozen import LEASE_MS, FrozenTime, new_timer, wake_up
+from tests.store_model import LANES, UNFINISHED, StoreModel
 
-NAMES = "abc"
-IDS = st.sampled_from(NAMES)
+NAMES = st.sampled_from(sorted(LANES))
 MS = st.sampled_from([0, 1, LEASE_MS - 1, LEASE_MS])
 OUTCOMES = st.sampled_from([Outcome.RETRY, Outcome.RETRY, Outcome.DELIVERED, Outcome.FAILED])
-
-
-@dataclass
-class Model:
-    """A timer as it must be."""
-
-    delay_ms: int
-    due_ms: int
-    state: State = State.SCHEDULED
-    attempts: int = 0
-    index_ms: int = 0
-    """Its place in the due index while it is unfinished."""
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -47,11 +43,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.time = FrozenTime()
         self.redis = Redis.from_url(self.url)
         self.store = Store(self.redis, archive=Archive(self.redis, error_rate=1e-6), now=self.time)
-        self.model: dict[str, Model] = {}
-        self.archived: set[str] = set()
-        self.outbox: list[WakeUp] = []
+        self.wanted = StoreModel(self.time)
+        self.startable: set[WakeUp] = set()
+        self.last_entry = "-"
         self.begun: list[Begun] = []
-        self.seen: dict[str, State] = {}
         self.runner.run(self.redis.flushall())
 
     def teardown(self) -> None:
@@ -59,37 +54,32 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner.run(self.redis.aclose())
         self.runner.close()
 
-    @rule(batch=st.lists(st.tuples(IDS, MS), min_size=1, max_size=6))
-    def create(self, batch: list[tuple[str, int]]) -> None:
-        """New ones, the same again, and conflicting ones."""
-        answers = self.runner.run(self.store.create([new_timer(*each) for each in batch]))
-        assert answers == [self._create(*each) for each in batch]
+    # --- rules ---
 
-    def _create(self, timer_id: str, delay_ms: int) -> Created:
-        timer = self.model.get(timer_id)
-        if timer is not None:
-            same = timer.delay_ms == delay_ms
-            return Created(Creation.EXISTS if same else Creation.CONFLICT, timer.due_ms)
-        due_ms = self.time.now_ms + delay_ms
-        self.model[timer_id] = Model(delay_ms, due_ms, index_ms=due_ms)
-        self.seen.pop(timer_id, None)  # the id begins a new life
-        self.outbox.append(WakeUp(f"default:{timer_id}", 0, due_ms))
-        return Created(Creation.CREATED, due_ms)
+    @rule(batch=st.lists(st.tuples(NAMES, MS, st.sampled_from(IfExists)), min_size=1, max_size=6))
+    def create(self, batch: list[tuple[str, int, IfExists]]) -> None:
+        """New ones, the same again, and others of the same id."""
+        timers = [
+            replace(new_timer(name, ms, ordering_key=LANES[name]), if_exists=if_exists)
+            for name, ms, if_exists in batch
+        ]
+        answers = self.runner.run(self.store.create(timers))
+        assert answers == [self.wanted.create(*each) for each in batch]
 
     @rule(ms=MS)
     def advance(self, ms: int) -> None:
         """Time passes."""
         self.time.advance(ms)
 
-    @rule(batch=st.lists(st.tuples(IDS, st.sampled_from([0, 0, 0, 0, 1])), min_size=1, max_size=6))
+    @rule(batch=st.lists(st.tuples(NAMES, st.sampled_from([0, 0, 0, 0, 1])), min_size=1, max_size=6))
     def begin(self, batch: list[tuple[str, int]]) -> None:
-        """Right, stale, early and duplicate wake-ups."""
-        wake_ups = [wake_up(*each) for each in batch]
+        """Right, stale, early, blocked and duplicate wake-ups."""
+        wake_ups = [wake_up(name, self.wanted.generation(name) + newer) for name, newer in batch]
         answers = self.runner.run(self.store.begin(wake_ups, lease_ms=LEASE_MS))
-        for (timer_id, generation), answer in zip(batch, answers, strict=True):
-            refusal, wait_ms = self._begin(timer_id, generation)
+        for (name, newer), answer in zip(batch, answers, strict=True):
+            refusal, wait_ms = self.wanted.begin(name, is_stale=newer > 0)
             if isinstance(answer, Begun):
-                timer = self.model[timer_id]
+                timer = self.wanted.timers[name]
                 assert refusal is None
                 assert (answer.attempt, answer.due_ms) == (timer.attempts, timer.due_ms)
                 assert answer.due_ms <= answer.started_ms == self.time.now_ms
@@ -97,115 +87,197 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 assert (answer.refusal, answer.wait_ms) == (refusal, wait_ms)
 
-    def _begin(self, timer_id: str, generation: int) -> tuple[Refusal | None, int]:
-        timer = self.model.get(timer_id)
-        if timer is None:
-            return Refusal.GONE, 0
-        if generation:
-            return Refusal.STALE, 0
-        if timer.state in {State.DONE, State.FAILED}:
-            return Refusal.FINISHED, 0
-        wait_ms = timer.index_ms - self.time.now_ms
-        if wait_ms > 0:
-            return (Refusal.RUNNING, 0) if timer.state is State.RUNNING else (Refusal.EARLY, wait_ms)
-        timer.state, timer.index_ms = State.RUNNING, self.time.now_ms + LEASE_MS
-        timer.attempts += 1
-        return None, 0
-
     @rule(data=st.data(), outcome=OUTCOMES, ms=MS, keep=st.booleans())
     def finish(self, data: st.DataObject, outcome: Outcome, ms: int, *, keep: bool) -> None:
         """Attempts of every age, in time or late, some told twice."""
         if not self.begun:
             return
-        batch = data.draw(st.lists(st.sampled_from(self.begun), min_size=1, max_size=4))
+        batch = data.draw(st.lists(st.sampled_from(self.begun[-8:]), min_size=1, max_size=4))
         if outcome is not Outcome.RETRY:
-            ms = HOUR_MS if keep else 0
+            ms = LEASE_MS if keep else 0
         ends = [
             Finish(each.wake_up, each.attempt, outcome, ms, Attempt(each.started_ms, 0, 200))
             for each in batch
         ]
-        assert self.runner.run(self.store.finish(ends)) == [self._finish(end) for end in ends]
+        assert self.runner.run(self.store.finish(ends)) == [self.wanted.finish(end) for end in ends]
 
-    def _finish(self, end: Finish) -> bool:
-        timer_id = end.wake_up.member.removeprefix("default:")
-        timer = self.model.get(timer_id)
-        if timer is None or (timer.state, timer.attempts) != (State.RUNNING, end.attempt):
-            return False
-        if end.outcome is Outcome.RETRY:
-            timer.state, timer.due_ms = State.SCHEDULED, self.time.now_ms + end.ms
-            timer.index_ms = timer.due_ms
-            self.outbox.append(WakeUp(end.wake_up.member, 0, timer.due_ms))
-            return True
-        self.archived.add(timer_id)
-        timer.state = State.DONE if end.outcome is Outcome.DELIVERED else State.FAILED
-        if not end.ms:
-            del self.model[timer_id]
-        return True
+    @rule(
+        batch=st.lists(
+            st.tuples(
+                NAMES,
+                st.sets(st.sampled_from([State.SCHEDULED, *sorted(FINISHED)]), min_size=1),
+                st.none() | MS,
+                st.sampled_from([None, None, "own", "other"]),
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def change(self, batch: list[tuple[str, set[State], int | None, str | None]]) -> None:
+        """Another due time, fired now, replayed: with the version that the client has seen, or another."""
+        changes = [
+            Change(
+                "default", name, frozenset(states), self._version(name, tag), due_ms=delay_ms, from_now=True
+            )
+            for name, states, delay_ms, tag in batch
+        ]
+        answers = self.runner.run(self.store.change(changes))
+        assert answers == [self.wanted.change(change) for change in changes]
+
+    @rule(name=NAMES, ms=st.sampled_from([0, 1, LEASE_MS]), tag=st.sampled_from([None, None, "own", "other"]))
+    def cancel(self, name: str, ms: int, tag: str | None) -> None:
+        """Before it is sent, in flight, done, failed, gone."""
+        version = self._version(name, tag)
+        answer = self.runner.run(self.store.cancel("default", name, version=version, ms=ms))
+        assert answer == self.wanted.cancel(name, version, ms)
+
+    @rule(limit=st.integers(1, 4))
+    def forget(self, limit: int) -> None:
+        """What is over goes, and nothing else."""
+        over = [name for name in self.wanted.timers if self.wanted.there(name) is None]
+        assert self.runner.run(self.store.forget(limit=limit)) == min(limit, len(over))
+        while self.runner.run(self.store.forget(limit=limit)):
+            pass
+        for name in over:
+            del self.wanted.timers[name]
 
     @rule(limit=st.integers(1, 4), ahead_ms=MS)
     def sweep(self, limit: int, ahead_ms: int) -> None:
-        """Page by page, each unfinished timer up to there is found once."""
+        """Page by page, each timer that could begin is found once."""
+        found = self.runner.run(self._upcoming(limit, ahead_ms))
+        until_ms = self.time.now_ms + ahead_ms
+        expected = [
+            wake_up(name, timer.generation)
+            for name, timer in self.wanted.timers.items()
+            if timer.due_ms <= until_ms and self.wanted.could_begin(name)
+        ]
+        assert sorted((each.member, each.generation) for each in found) == sorted(
+            (each.member, each.generation) for each in expected
+        )
+
+    async def _upcoming(self, limit: int, ahead_ms: int) -> list[WakeUp]:
         found: list[WakeUp] = []
         cursor: Cursor | None = Cursor()
         while cursor is not None:
-            page = self.runner.run(self.store.upcoming(cursor, ahead_ms=ahead_ms, limit=limit))
+            page = await self.store.upcoming(cursor, ahead_ms=ahead_ms, limit=limit)
+            assert not page.waiting
             found += page.wake_ups
             cursor = page.next
-        until_ms = self.time.now_ms + ahead_ms
-        expected = {name: due_ms for name, due_ms in self._index().items() if due_ms <= until_ms}
-        assert len(found) == len(expected)
-        assert {each.member: each.due_ms for each in found} == expected
+        return found
 
     @rule(limit=st.integers(1, 20))
     def drain(self, limit: int) -> None:
-        """Every change that needs a wake-up is in the outbox once, in order."""
+        """The relay takes what is in the outbox."""
         entries, _ = self.runner.run(self.store.read_outbox("relay", limit=limit, block_ms=1))
-        assert [entry.wake_up for entry in entries] == self.outbox[:limit]
+        assert all(entry.wake_up for entry in entries)
         if entries:
             self.runner.run(self.store.acknowledge(entries))
-        del self.outbox[:limit]
 
-    @rule(timer_id=IDS)
-    def look_up(self, timer_id: str) -> None:
+    @rule(name=NAMES)
+    def look_up(self, name: str) -> None:
         """What finished once is archived, and nothing else is."""
-        archived = self.runner.run(self.store.is_archived("default", timer_id))
-        assert archived == (timer_id in self.archived)
+        archived = self.runner.run(self.store.is_archived("default", name))
+        assert archived == (name in self.wanted.archived)
+
+    # --- what always holds ---
 
     @invariant()
     def store_and_model_agree(self) -> None:
-        """Every record, and the whole due index."""
+        """Every record as a client sees it."""
         self.runner.run(self._compare())
 
     async def _compare(self) -> None:
-        assert dict(await self.redis.zrange(keys.DUE, 0, -1, withscores=True)) == {
-            name.encode(): due_ms for name, due_ms in self._index().items()
-        }
-        for timer_id in NAMES:
-            found, timer = await self.store.get("default", timer_id), self.model.get(timer_id)
+        for name in LANES:
+            found, timer = await self.store.get("default", name), self.wanted.there(name)
             assert (found is None) == (timer is None)
             if found and timer:
-                stored = found.timer
-                assert (stored.state, stored.attempts) == (timer.state, timer.attempts)
-                assert (stored.due_ms, stored.generation) == (timer.due_ms, 0)
-                self._see(timer_id, stored.state)
+                assert (found.timer.version, found.timer.due_ms) == (timer.version, timer.due_ms)
+                self._see(name, found.timer.state)
 
-    def _index(self) -> dict[str, int]:
-        unfinished = {State.SCHEDULED, State.RUNNING}
-        return {
-            f"default:{name}": timer.index_ms
-            for name, timer in self.model.items()
-            if timer.state in unfinished
+    @invariant()
+    def indices_agree_with_records(self) -> None:
+        """Due times, leases, retention and lanes: what the records say, and nothing else."""
+        self.runner.run(self._compare_indices())
+
+    async def _compare_indices(self) -> None:
+        model = self.wanted.timers.items()
+        assert await self._index(keys.DUE) == {
+            name: timer.due_ms for name, timer in model if timer.state in UNFINISHED
         }
+        assert await self._index(keys.RUNNING) == {
+            name: timer.lease_end_ms for name, timer in model if timer.state is State.RUNNING
+        }
+        finished = {name: timer for name, timer in model if timer.state in FINISHED}
+        assert await self._index(keys.FINISHED) == {name: each.due_ms for name, each in finished.items()}
+        assert await self._index(keys.RETENTION) == {
+            name: each.kept_until_ms for name, each in finished.items()
+        }
+        for lane in ("lane", "other"):
+            assert await self._index(f"{keys.LANE_PREFIX}default:{lane}") == {
+                name: 0 if timer.has_turn else timer.due_ms
+                for name, timer in model
+                if LANES[name] == lane and timer.state in UNFINISHED
+            }
 
-    def _see(self, timer_id: str, state: State) -> None:
-        before = self.seen.get(timer_id, state)
+    @invariant()
+    def counts_are_what_a_scan_finds(self) -> None:
+        """By application and state."""
+        counts = self.runner.run(self.redis.hgetall(keys.COUNTS))
+        scan = Counter(f"default:{timer.state.letter}".encode() for timer in self.wanted.timers.values())
+        assert {field: int(count) for field, count in counts.items()} == scan
+
+    @invariant()
+    def one_of_a_lane_runs(self) -> None:
+        """At most."""
+        running = [LANES[name] for name, timer in self.wanted.timers.items() if timer.state is State.RUNNING]
+        lanes = [lane for lane in running if lane is not None]
+        assert len(lanes) == len(set(lanes))
+
+    @invariant()
+    def no_wake_up_is_lost(self) -> None:
+        """What could begin now is found in the due index, whatever became of its outbox entry."""
+        found = {wake_up.member for wake_up in self.runner.run(self._upcoming(100, 0))}
+        for name, timer in self.wanted.timers.items():
+            if timer.due_ms <= self.time.now_ms and self.wanted.could_begin(name):
+                assert f"default:{name}" in found
+
+    @invariant()
+    def the_relay_is_told(self) -> None:
+        """Of everything that is new in what can begin: created, changed, to be retried, no longer blocked."""
+        startable = {
+            replace(wake_up(name, timer.generation), due_ms=timer.due_ms)
+            for name, timer in self.wanted.timers.items()
+            if timer.state is State.SCHEDULED and self.wanted.could_begin(name)
+        }
+        entries = self.runner.run(self.redis.xrange(keys.OUTBOX, self.last_entry))
+        told = {
+            WakeUp(fields[b"timer"].decode(), int(fields[b"generation"]), int(fields[b"due"]))
+            for _, fields in entries
+        }
+        if entries:
+            self.last_entry = f"({entries[-1][0].decode()}"
+        assert startable - self.startable <= told
+        self.startable = startable
+
+    # --- helpers ---
+
+    def _version(self, name: str, tag: str | None) -> str | None:
+        timer = self.wanted.timers.get(name)
+        return timer.version if tag == "own" and timer else tag and "7.7.s"
+
+    async def _index(self, key: str) -> dict[str, float]:
+        entries = await self.redis.zrange(key, 0, -1, withscores=True)
+        return {member.decode().removeprefix("default:"): score for member, score in entries}
+
+    def _see(self, name: str, state: State) -> None:
+        before = self.wanted.seen.get(name, state)
         # a batch changes a timer once at most, so that each change is seen
         assert before is state or (before, state) in TRANSITIONS
-        self.seen[timer_id] = state
+        self.wanted.seen[name] = state
 
 
 def test_store_and_model_agree(valkey_server: EmbeddedValkey) -> None:
-    """Nothing is lost, an id is accepted once, attempts are counted, and none begins early."""
+    """Nothing is lost or taken twice, attempts are counted, lanes keep their order, none begins early."""
 
     class Machine(StoreMachine):
         url = valkey_server.url
@@ -214,7 +286,7 @@ def test_store_and_model_agree(valkey_server: EmbeddedValkey) -> None:
         Machine,
         settings=settings(
             max_examples=40,
-            stateful_step_count=30,
+            stateful_step_count=50,
             deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -92,8 +93,8 @@ async def test_a_timer_whose_workers_die_fails_without_another_call(
     """A poison timer ends after max_attempts begun attempts."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         spec = msgpack.packb(b'{"url":"%s","delay_ms":0}' % receiver.url.encode(), use_bin_type=False)
-        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("r", 0, 4, 1))
-        await redis.set(keys.RECORD_PREFIX + "default:a", head + spec + msgpack.packb(""))
+        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("r", 0, 4, 1, 0, ""))
+        await redis.set(keys.RECORD_PREFIX + "default:a", head + spec)
         await redis.zadd(keys.DUE, {"default:a": 1})
         await queue.put([WakeUp("default:a", 0, 1)])
         timer = await pipeline.until("a", State.FAILED)
@@ -105,7 +106,7 @@ async def test_a_timer_whose_workers_die_fails_without_another_call(
 async def test_an_unreadable_spec_fails_its_timer_alone(store: Store, queue: Queue, redis: Redis) -> None:
     """The others of its batch are delivered."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("s", 0, 0, 1, "{", ""))
+        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("s", 0, 0, 1, 0, "", "{"))
         await redis.set(keys.RECORD_PREFIX + "default:bad", head)
         await redis.zadd(keys.DUE, {"default:bad": 1})
         await queue.put([WakeUp("default:bad", 0, 1)])
@@ -181,10 +182,10 @@ async def test_begin_is_repeated_when_the_store_was_away(
     """Claimed wake-ups are out of the queue: the worker keeps them till the store is back."""
     begin, failures = store.begin, iter([True, True])
 
-    async def flaky(wake_ups: list[WakeUp], *, lease_ms: int) -> object:
+    async def flaky(wake_ups: list[WakeUp], **options: Any) -> object:
         if next(failures, False):
             raise UnavailableError("gone")
-        return await begin(wake_ups, lease_ms=lease_ms)
+        return await begin(wake_ups, **options)
 
     monkeypatch.setattr(store, "begin", flaky)
     with capture_logs() as logs:

@@ -1,0 +1,227 @@
+"""Lines: who waits for a paused application or host, for a host's concurrency, or for the worker's room."""
+
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from httpqueue import keys
+from httpqueue.outcome import Outcome
+from httpqueue.policies import Destination
+from httpqueue.queue import Queue
+from httpqueue.relay import GRACE_MS, Relay
+from httpqueue.store import Store
+from httpqueue.store.registry import Registry
+from httpqueue.transitions import Begun, Cursor, IfExists, Refusal, Refused
+from tests.frozen import HOUR_MS, LEASE_MS, FrozenTime, begin_one, finish_of, new_timer, wake_up
+from tests.lines import HOST, begin, begun, create, no_line_is_left, refusals, waiting, woken
+
+
+@pytest.fixture
+def registry(redis: Redis) -> Registry:
+    """Of frozen_store."""
+    return Registry(redis)
+
+
+async def pause(registry: Registry, application: str, *, paused: bool = True) -> None:
+    """Pause an application, or let it go on."""
+    await registry.update_application(application, lambda policy: replace(policy, paused=paused))
+
+
+# --- pause ---
+
+
+async def test_a_paused_application_waits(redis: Redis, frozen_store: Store, registry: Registry) -> None:
+    """No attempt is counted; others begin; when it goes on everybody is woken in due order and begins."""
+    await create(frozen_store, "abc")
+    await frozen_store.create([replace(new_timer("x"), application="shop")])
+    await woken(frozen_store)
+    await pause(registry, "default")
+    assert set(refusals(await begin(frozen_store, "cab")).values()) == {Refusal.PAUSED}
+    other = await frozen_store.begin([replace(wake_up("x"), member="shop:x")], lease_ms=LEASE_MS)
+    assert isinstance(other[0], Begun)
+    assert await waiting(redis) == ["a", "b", "c"]
+    await pause(registry, "default", paused=False)
+    assert await woken(frozen_store) == ["a", "b", "c"]
+    assert [each.attempt for each in begun(await begin(frozen_store, "abc"))] == [1, 1, 1]
+    assert await no_line_is_left(redis)
+
+
+async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, registry: Registry) -> None:
+    """Other hosts are called meanwhile, whatever the port or the spelling of the paused one."""
+    await create(frozen_store, "ab")
+    urls = {"c": "https://RECEIVER:8443/x", "d": "http://receiver.example/", "e": "http://[::1]:80/"}
+    for name, url in urls.items():
+        timer = new_timer(name)
+        await frozen_store.create([replace(timer, spec=replace(timer.spec, url=url))])
+    await woken(frozen_store)
+    for host in (HOST, "[::1]"):
+        await registry.set_destination(host, Destination(paused=True))
+    answers = await begin(frozen_store, "abcde")
+    assert refusals(answers) == dict.fromkeys("abce", Refusal.PAUSED) | {"d": None}
+    assert (await registry.host(HOST)).waiting == 3
+    await registry.set_destination(HOST, Destination())
+    assert await woken(frozen_store) == ["a", "b", "c"]
+    assert len(begun(await begin(frozen_store, "abce"))) == 3
+    assert await waiting(redis) == ["e"]
+
+
+async def test_a_long_line_is_released_as_a_whole(frozen_store: Store, registry: Registry) -> None:
+    """Whatever one script call takes out."""
+    names = [f"t{number:04}" for number in range(1_234)]
+    await create(frozen_store, names)
+    await woken(frozen_store)
+    await pause(registry, "default")
+    await begin(frozen_store, names)
+    await pause(registry, "default", paused=False)
+    assert await woken(frozen_store) == names
+
+
+async def test_who_began_in_spite_of_a_crash_between_resume_and_release_has_left_its_line(
+    redis: Redis, frozen_store: Store, registry: Registry
+) -> None:
+    """The policy was written, nobody was released: heal's wake-up begins, and nothing is left behind."""
+    await create(frozen_store, "a")
+    await pause(registry, "default")
+    await begin(frozen_store, "a")
+    await redis.delete(keys.APPLICATIONS)
+    assert begun(await begin(frozen_store, "a"))
+    assert await no_line_is_left(redis)
+
+
+async def test_heal_tells_those_that_wait_apart(
+    frozen_store: Store, frozen_queue: Queue, registry: Registry, time: FrozenTime
+) -> None:
+    """They get a wake-up, too, but nothing was lost."""
+    await create(frozen_store, "ab")
+    await registry.set_destination(HOST, Destination(concurrency=1))
+    await begin(frozen_store, "ab")
+    await frozen_store.create([new_timer("c")])
+    time.advance(GRACE_MS + 1)
+    page = await frozen_store.upcoming(Cursor(), ahead_ms=-GRACE_MS, limit=9)
+    assert [each.member for each in page.wake_ups] == ["default:c"]
+    assert [each.member for each in page.waiting] == ["default:b"]
+    relay = Relay(store=frozen_store, queue=frozen_queue, horizon_ms=HOUR_MS, batch_size=9)
+    assert await relay.heal() == 1
+    assert sorted(each.member for each in (await frozen_queue.claim(9)).wake_ups) == [
+        "default:b",
+        "default:c",
+    ]
+
+
+@pytest.mark.parametrize("leave", ["cancel", "change"])
+async def test_a_timer_leaves_its_line(
+    redis: Redis, frozen_store: Store, registry: Registry, leave: str
+) -> None:
+    """When it is cancelled, or replaced by one to another host."""
+    await create(frozen_store, "ab")
+    await registry.set_destination(HOST, Destination(paused=True))
+    await begin(frozen_store, "ab")
+    if leave == "cancel":
+        await frozen_store.cancel("default", "a", version=None, ms=HOUR_MS)
+    else:
+        timer = new_timer("a")
+        other = replace(timer, spec=replace(timer.spec, url="http://other/"))
+        await frozen_store.create([replace(other, if_exists=IfExists.REPLACE)])
+    assert await waiting(redis) == ["b"]
+    assert (await registry.host(HOST)).waiting == 1
+
+
+# --- concurrency ---
+
+
+async def test_no_more_calls_at_once_than_the_host_takes(
+    redis: Redis, frozen_store: Store, registry: Registry
+) -> None:
+    """A call that ends takes the next one in line, in due order; each timer is called once."""
+    names = "abcdefg"
+    await registry.set_destination(HOST, Destination(concurrency=3))
+    await create(frozen_store, names)
+    await woken(frozen_store)
+    running = begun(await begin(frozen_store, names))
+    order = [each.wake_up.member[-1] for each in running]
+    assert order == ["a", "b", "c"]
+    assert await waiting(redis) == ["d", "e", "f", "g"]
+    while running:
+        assert len(running) <= 3
+        assert (await registry.host(HOST)).calls == len(running)
+        await frozen_store.finish([finish_of(running.pop(0), Outcome.DELIVERED)])
+        told = await woken(frozen_store)
+        assert len(told) == (1 if len(order) < len(names) else 0)
+        running += begun(await begin(frozen_store, told)) if told else []
+        order += told
+    assert "".join(order) == names
+    assert await no_line_is_left(redis)
+
+
+async def test_a_retry_frees_the_call(frozen_store: Store, registry: Registry) -> None:
+    """While it backs off another one is called."""
+    await registry.set_destination(HOST, Destination(concurrency=1))
+    await create(frozen_store, "ab")
+    await woken(frozen_store)
+    [first] = begun(await begin(frozen_store, "ab"))
+    await frozen_store.finish([finish_of(first, Outcome.RETRY, HOUR_MS)])
+    assert await woken(frozen_store) == ["a", "b"]
+    assert len(begun(await begin(frozen_store, "b"))) == 1
+
+
+async def test_a_call_whose_worker_died_is_free_when_its_lease_ends(
+    frozen_store: Store, registry: Registry, time: FrozenTime
+) -> None:
+    """Neither the host's line nor the timer itself stands still."""
+    await registry.set_destination(HOST, Destination(concurrency=1))
+    await create(frozen_store, "ab")
+    await begin(frozen_store, "ab")
+    time.advance(LEASE_MS - 1)
+    assert refusals(await begin(frozen_store, "ba")) == {"b": Refusal.WAITING, "a": Refusal.RUNNING}
+    time.advance(1)
+    page = await frozen_store.upcoming(Cursor(), ahead_ms=-GRACE_MS, limit=9)
+    assert [each.member for each in page.wake_ups + page.waiting] == ["default:a", "default:b"]
+    answers = await begin(frozen_store, "ba")
+    assert refusals(answers) == {"b": None, "a": Refusal.WAITING}
+    await woken(frozen_store)
+    await frozen_store.finish([finish_of(each, Outcome.DELIVERED) for each in begun(answers)])
+    assert await woken(frozen_store) == ["a"]  # though its record says that it runs
+    assert (await begin_one(frozen_store, "a")).attempt == 2
+
+
+async def test_a_worker_that_comes_back_leaves_nothing_behind(
+    redis: Redis, frozen_store: Store, registry: Registry, time: FrozenTime
+) -> None:
+    """Its lease had run out, its timer already waited again; its answer still counts."""
+    await create(frozen_store, "a")
+    [late] = begun(await begin(frozen_store, "a"))
+    time.advance(LEASE_MS)
+    await registry.set_destination(HOST, Destination(paused=True))
+    assert refusals(await begin(frozen_store, "a")) == {"a": Refusal.PAUSED}
+    assert await frozen_store.finish([finish_of(late, Outcome.DELIVERED)]) == [True]
+    assert await no_line_is_left(redis)
+
+
+async def test_another_limit_lets_as_many_begin(frozen_store: Store, registry: Registry) -> None:
+    """Everybody who waits tries again, and who is still too many waits on."""
+    await registry.set_destination(HOST, Destination(concurrency=1))
+    await create(frozen_store, "abcd")
+    await begin(frozen_store, "abcd")
+    await woken(frozen_store)
+    await registry.set_destination(HOST, Destination(concurrency=3))
+    assert await woken(frozen_store) == ["b", "c", "d"]
+    assert refusals(await begin(frozen_store, "bcd")) == {"b": None, "c": None, "d": Refusal.WAITING}
+
+
+# --- the worker's room ---
+
+
+async def test_a_host_gets_no_more_than_the_worker_has_room_for(redis: Redis, frozen_store: Store) -> None:
+    """Others are not concerned; the calls that end take the next ones in line."""
+    await create(frozen_store, "abcd")
+    timer = new_timer("x")
+    await frozen_store.create([replace(timer, spec=replace(timer.spec, url="http://other/"))])
+    await woken(frozen_store)
+    answers = await begin(frozen_store, "abcdx", receiver=2)
+    assert refusals(answers) == {"a": None, "b": None, "c": Refusal.WAITING, "d": Refusal.WAITING, "x": None}
+    assert all(answer.until_ms == 0 for answer in answers.values() if isinstance(answer, Refused))
+    await frozen_store.finish([finish_of(each, Outcome.DELIVERED) for each in begun(answers)])
+    assert await woken(frozen_store) == ["c", "d"]
+    assert len(begun(await begin(frozen_store, "cd", receiver=2))) == 2
+    assert await no_line_is_left(redis)

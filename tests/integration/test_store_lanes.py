@@ -1,0 +1,104 @@
+"""Lanes, retention and the log of attempts, in frozen time."""
+
+from dataclasses import replace
+
+from redis.asyncio import Redis
+
+from httpqueue import keys
+from httpqueue.outcome import Outcome
+from httpqueue.spec import Spec
+from httpqueue.store import Store
+from httpqueue.timer import Attempt
+from httpqueue.transitions import (
+    Begun,
+    Change,
+    Cursor,
+    Finish,
+    NewTimer,
+    Refusal,
+    Refused,
+)
+from tests.frozen import (
+    HOUR_MS,
+    LEASE_MS,
+    FrozenTime,
+    begin_one,
+    finish_of,
+    new_timer,
+    wake_up,
+)
+from tests.states import ANY, OTHER, change_one, counted, stored
+
+
+async def test_forget_drops_what_is_over(frozen_store: Store, time: FrozenTime, redis: Redis) -> None:
+    """At most `limit` a call, the oldest first; nothing of them is left but the archived id."""
+    await frozen_store.create([new_timer(name) for name in "abc"])
+    for name, ms in (("a", 2_000), ("b", 1_000), ("c", 3_000)):
+        await frozen_store.finish([finish_of(await begin_one(frozen_store, name), Outcome.FAILED, ms)])
+    time.advance(2_000)
+    assert await frozen_store.forget(limit=1) == 1
+    assert await redis.zrange(keys.RETENTION, 0, -1) == [b"default:a", b"default:c"]
+    assert await frozen_store.forget(limit=9) == 1
+    assert await frozen_store.forget(limit=9) == 0
+    assert await redis.zrange(keys.FINISHED, 0, -1) == [b"default:c"]
+    assert await counted(redis) == {"f": 1}
+    assert await redis.exists(*(f"{keys.RECORD_PREFIX}default:{name}" for name in "abc")) == 1
+    assert await frozen_store.is_archived("default", "a")
+
+
+# --- the log ---
+
+
+async def test_the_last_ten_attempts_are_kept(frozen_store: Store, time: FrozenTime) -> None:
+    """The oldest first; of earlier generations, too."""
+    await frozen_store.create([new_timer("a")])
+    told: list[Attempt] = []
+    for number in range(1, 14):
+        generation = number // 8
+        if number == 8:
+            await change_one(frozen_store, Change("default", "a", ANY, spec=OTHER, due_ms=0, from_now=True))
+        begun = await begin_one(frozen_store, "a", generation)
+        told.append(
+            Attempt(begun.started_ms, number, 503, "ü" * number, number, "body", begun.attempt, generation)
+        )
+        await frozen_store.finish([Finish(begun.wake_up, begun.attempt, Outcome.RETRY, 1, told[-1])])
+        assert (await stored(frozen_store)).log == tuple(told[-10:])
+        time.advance(1)
+    assert (await stored(frozen_store)).spec == OTHER
+
+
+# --- lanes ---
+
+
+async def test_a_lane_goes_on_past_a_record_that_cannot_be_read(redis: Redis, frozen_store: Store) -> None:
+    """It is set aside, and the next in the lane is found by the relay and begins."""
+    await frozen_store.create([new_timer("bad", ordering_key="k"), new_timer("next", 0, ordering_key="k")])
+    await redis.set(keys.RECORD_PREFIX + "default:bad", b"garbage")
+    wake_ups = [wake_up("next"), wake_up("bad")]
+    blocked, bad = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    assert (blocked, bad) == (Refused(wake_ups[0], Refusal.BLOCKED), Refused(wake_ups[1], Refusal.UNREADABLE))
+    page = await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=9)
+    assert [each.member for each in page.wake_ups] == ["default:next"]
+    await begin_one(frozen_store, "next")
+
+
+async def test_a_retry_keeps_its_turn(frozen_store: Store, time: FrozenTime) -> None:
+    """However long it backs off, the next of the lane waits until it is done or failed."""
+    await frozen_store.create([new_timer("a", ordering_key="k"), new_timer("b", 1, ordering_key="k")])
+    time.advance(1)
+    await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), Outcome.RETRY, HOUR_MS)])
+    assert await frozen_store.begin([wake_up("b")], lease_ms=LEASE_MS) == [
+        Refused(wake_up("b"), Refusal.BLOCKED)
+    ]
+    time.advance(HOUR_MS)
+    await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), Outcome.FAILED)])
+    await begin_one(frozen_store, "b")
+
+
+async def test_a_lane_belongs_to_its_application(frozen_store: Store) -> None:
+    """The same key of another one is another lane."""
+    spec = Spec("http://receiver/", new_timer("a").spec.schedule, ordering_key="k")
+    await frozen_store.create([NewTimer("x", "a", spec), NewTimer("y", "a", spec)])
+    wake_ups = [replace(wake_up("a"), member=f"{application}:a") for application in "xy"]
+    answers = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    assert all(isinstance(answer, Begun) for answer in answers)

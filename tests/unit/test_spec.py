@@ -1,0 +1,165 @@
+"""How a client's wish is kept: as JSON, what is as by default left out."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from httpqueue.backoff import Retry
+from httpqueue.errors import InvalidTimerError
+from httpqueue.schedule import After, At, Cron, Local
+from httpqueue.spec import FIRE, SKIP, SKIP_GRACE_MS, Callback, Retention, Spec, decode_spec, encode_spec
+
+MS = st.integers(-(2**53), 2**53)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TEXTS = st.dictionaries(TEXT, TEXT)
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=10,
+)
+SOME_MS = st.none() | MS
+RETRIES = st.builds(
+    Retry,
+    max_attempts=SOME_MS,
+    base_ms=SOME_MS,
+    max_ms=SOME_MS,
+    jitter=st.none() | st.booleans(),
+    delays_ms=st.none() | st.lists(MS).map(tuple),
+)
+SPECS = st.builds(
+    Spec,
+    url=TEXT,
+    schedule=st.builds(After, MS)
+    | st.builds(At, MS)
+    | st.builds(Local, TEXT, TEXT)
+    | st.builds(Cron, TEXT, TEXT),
+    method=TEXT,
+    headers=TEXTS,
+    body=JSON,
+    timeout_ms=SOME_MS,
+    retry=st.none() | RETRIES,
+    callback=st.none() | st.builds(Callback, TEXT, TEXTS, st.lists(TEXT, min_size=1).map(tuple)),
+    ordering_key=st.none() | TEXT,
+    labels=TEXTS,
+    past_due=st.sampled_from([FIRE, SKIP]) | MS,
+    retention=st.none() | st.builds(Retention, SOME_MS, SOME_MS),
+)
+SPEC = Spec("http://receiver/", After(2_000))
+FULL = Spec(
+    "http://receiver/",
+    Cron("@daily", "Europe/Berlin"),
+    "PUT",
+    {"x-a": "1"},
+    {"k": [1]},
+    5_000,
+    Retry(delays_ms=(1, 2)),
+    Callback("http://told/", {"x-b": "2"}, ("failed",)),
+    "lane",
+    {"team": "blue"},
+    SKIP,
+    Retention(1, 2),
+)
+
+
+@given(SPECS)
+def test_round_trip(spec: Spec) -> None:
+    """Whatever a client may ask for is read as it was written, byte for byte when written again."""
+    raw = encode_spec(spec)
+    assert decode_spec(raw) == spec
+    assert encode_spec(decode_spec(raw)) == raw
+
+
+def test_what_is_as_by_default_takes_no_room() -> None:
+    """The URL comes first, where the scripts read the host."""
+    assert encode_spec(SPEC) == b'{"url":"http://receiver/","delay_ms":2000}'
+    assert encode_spec(replace(SPEC, schedule=At(5))) == b'{"url":"http://receiver/","fire_at_ms":5}'
+    local = Local("2030-01-01T09:00:00", "UTC")
+    assert encode_spec(replace(SPEC, schedule=local)).endswith(b'"local":"2030-01-01T09:00:00","zone":"UTC"}')
+    assert encode_spec(FULL).startswith(b'{"url":"http://receiver/","cron":"@daily","zone":"Europe/Berlin",')
+
+
+@pytest.mark.parametrize("body", ["", 0, False, [], {}])
+def test_empty_body_is_a_body(body: Any) -> None:
+    """An empty JSON value is not the absence of one."""
+    assert decode_spec(encode_spec(replace(SPEC, body=body))).body == body
+
+
+@pytest.mark.parametrize(("past_due", "most_ms"), [(FIRE, None), (SKIP, SKIP_GRACE_MS), (0, 0), (70, 70)])
+def test_how_late_it_may_be_fired(past_due: str | int, most_ms: int | None) -> None:
+    """However late, hardly late, or so late at most."""
+    spec = decode_spec(encode_spec(replace(SPEC, past_due=past_due)))
+    assert spec.most_lateness_ms == most_ms
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"[1]",
+        b'"text"',
+        b"7",
+        b"{}",
+        b"\xff",
+        b'{"url":"u"}',
+        b'{"delay_ms":1}',
+        b'{"url":"u","delay_ms":"1"}',
+        b'{"url":"u","delay_ms":1.5}',
+        b'{"url":"u","delay_ms":true}',
+        b'{"url":"u","fire_at_ms":null}',
+        b'{"url":"u","delay_ms":1,"fire_at_ms":1}',
+        b'{"url":"u","delay_ms":1,"unknown":1}',
+        b'{"url":7,"delay_ms":1}',
+        b'{"url":"u","delay_ms":1,"method":null}',
+        b'{"url":"u","delay_ms":1,"headers":[]}',
+        b'{"url":"u","delay_ms":1,"headers":{"a":1}}',
+        b'{"url":"u","delay_ms":1,"labels":["a"]}',
+        b'{"url":"u","delay_ms":1,"labels":{"a":1}}',
+        b'{"url":"u","cron":"@daily"}',
+        b'{"url":"u","zone":"UTC"}',
+        b'{"url":"u","cron":1,"zone":"UTC"}',
+        b'{"url":"u","local":"l","zone":null}',
+        b'{"url":"u","local":"l","cron":"c","zone":"UTC"}',
+        b'{"url":"u","delay_ms":1,"retry":null}',
+        b'{"url":"u","delay_ms":1,"retry":{}}',
+        b'{"url":"u","delay_ms":1,"retry":{"delays_ms":1}}',
+        b'{"url":"u","delay_ms":1,"retry":{"delays_ms":null,"unknown":1}}',
+        b'{"url":"u","delay_ms":1,"callback":"u"}',
+        b'{"url":"u","delay_ms":1,"callback":{"url":"u"}}',
+        b'{"url":"u","delay_ms":1,"callback":{"url":7,"headers":{},"on":["done"]}}',
+        b'{"url":"u","delay_ms":1,"callback":{"url":"u","headers":{"a":1},"on":["done"]}}',
+        b'{"url":"u","delay_ms":1,"callback":{"url":"u","headers":{},"on":[1]}}',
+        b'{"url":"u","delay_ms":1,"retention":7}',
+        b'{"url":"u","delay_ms":1,"retention":{"unknown":7}}',
+        b"[" * 2_000,
+    ],
+)
+def test_damaged(raw: bytes) -> None:
+    """What encode_spec cannot have written is refused, by one exception."""
+    with pytest.raises(InvalidTimerError, match="unreadable spec"):
+        decode_spec(raw)
+
+
+@given(st.binary(max_size=200) | st.text().map(str.encode))
+def test_any_bytes(raw: bytes) -> None:
+    """Are no spec, and that is said by the same exception."""
+    with pytest.raises(InvalidTimerError):
+        decode_spec(raw)
+
+
+@given(st.data())
+def test_any_flaw(data: st.DataObject) -> None:
+    """A good spec with one wrong byte is a spec or an InvalidTimerError, never anything else."""
+    raw = bytearray(encode_spec(FULL))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        spec = decode_spec(bytes(raw))
+    except InvalidTimerError:
+        return
+    encode_spec(spec)  # what was read can be used

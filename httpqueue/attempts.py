@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
-    """How attempts are made and what is kept of finished timers, unless timer or application say otherwise."""
+    """How attempts are made and what is kept of finished timers, unless timer or application say it."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_ms: int = 20_000
@@ -97,7 +97,7 @@ class Attempts:
             attempt=begun.attempt,
             policy=policy,
             jitter=random.random(),  # noqa: S311 - spreads a herd, guards nothing
-            now_ms=clock.now_ms(),
+            now_ms=begun.started_ms + duration_ms,
         )
         _tell(begun, verdict)
         attempt = _attempt(begun, verdict, duration_ms, result)
@@ -161,13 +161,11 @@ class Attempts:
         return self._policy.retention_done_ms if state is State.DONE else self._policy.retention_failed_ms
 
     def _callback(self, begun: Begun, spec: Spec, attempt: Attempt, state: State) -> NewTimer | None:
-        application, _, timer_id = begun.wake_up.member.partition(":")
         return callback_of(
             spec,
             attempt,
             state,
-            application=application,
-            timer_id=timer_id,
+            member=begun.wake_up.member,
             retry=Retry(delays_ms=self._policy.callback_delays_ms),
             timeout_ms=self._policy.callback_timeout_ms,
         )
@@ -190,8 +188,9 @@ def _next_due_ms(begun: Begun, spec: Spec | None, ended_ms: int) -> int | None:
     try:
         return next_run_ms(spec.schedule, max(ended_ms, begun.due_ms))
     except ValueError as error:  # its zone is no longer known on this machine
-        log.error("attempt.no_next_run", timer=begun.wake_up.member, reason=str(error))
-        return None
+        reason = str(error)
+    log.error("attempt.no_next_run", timer=begun.wake_up.member, reason=reason)
+    return None
 
 
 def _attempt(begun: Begun, verdict: Verdict, duration_ms: int, result: Response | SendError) -> Attempt:

@@ -10,7 +10,7 @@ from httpqueue.transitions import NewTimer
 from httpqueue.webhook import ID_PLACEHOLDER
 
 MARK: Final = "~callback-"
-"""Between the id of a timer and the generation that has finished."""
+"""Between the id of a timer and what tells its ends apart: an id may be used again when its timer is gone."""
 
 
 def callback_of(
@@ -18,18 +18,18 @@ def callback_of(
     attempt: Attempt,
     state: State,
     *,
-    application: str,
-    timer_id: str,
+    member: str,
     retry: Retry,
     timeout_ms: int,
 ) -> NewTimer | None:
     """The timer that tells of the end, due at once; None when nobody wants to hear of it."""
     callback = spec.callback
+    application, _, timer_id = member.partition(":")
     if callback is None or state.value not in callback.on:
         return None
     return NewTimer(
         application,
-        f"{timer_id}{MARK}{attempt.generation}",
+        f"{timer_id}{MARK}{attempt.generation}-{attempt.started_ms}",
         Spec(
             url=callback.url.replace(ID_PLACEHOLDER, timer_id),
             schedule=After(0),

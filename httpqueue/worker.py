@@ -131,6 +131,7 @@ class BatchWorker(Worker):
         self._outage = Outage("worker.claim")
         self._wake = asyncio.Event()
         self._held: list[WakeUp] = []
+        self._is_full = False  # at the last look
         self._round = asyncio.Lock()
         self._name = uuid4().hex
         self._noted_s = 0.0
@@ -172,9 +173,10 @@ class BatchWorker(Worker):
         """One round: claim what is due, begin it, sleep until there is more to do."""
         self._wake.clear()
         free = self._free()
+        self._is_full = not free
         try:
             async with self._round:
-                idle_s = await self._claim(free) if free and self.allow_pick_jobs else IDLE_S
+                idle_s = await self._claim(free) if free and self.allow_pick_jobs else SLOW_S
             with redis_errors():
                 await self.heart_beat()
             await self._note_worker()
@@ -237,12 +239,12 @@ class BatchWorker(Worker):
         task.add_done_callback(lambda task: self._ended(name, task))
 
     def _answered(self, host: bytes, name: str) -> None:
-        if not self._free():
+        if self._is_full:
             self._wake.set()
         self._calls.end(host, name)
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        if not self._free():
+        if self._is_full:
             self._wake.set()
         del self.tasks[name]
         if not task.cancelled() and (error := task.exception()):

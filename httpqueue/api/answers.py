@@ -8,8 +8,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from httpqueue.api.parsing import read_object
-from httpqueue.api.problems import ProblemError
+from httpqueue.api import parsing
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.timer import State
 from httpqueue.transitions import Answer, Changed
 
@@ -39,19 +39,18 @@ def json_response(
 
 async def read_members(request: Request) -> dict[str, Any]:
     """The request's JSON object."""
-    return await read_object(request.scope, request.receive)
+    return await parsing.read_object(request.scope, request.receive)
 
 
 async def read_optional(request: Request) -> dict[str, Any]:
     """The same for requests whose body may be missing."""
-    body = await request.body()
-    if not body.strip():
-        return {}
+    return await parsing.read_optional(request.scope, request.receive)
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
 
-    return await read_object(request.scope, receive)
+async def read_nothing(request: Request) -> None:
+    """For requests without a body, or with an empty object; raises ProblemError (400, 413, 415, 422)."""
+    if errors := [FieldError(name, "is unknown here: remove it") for name in await read_optional(request)]:
+        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
 
 
 def not_found() -> ProblemError:

@@ -1,10 +1,10 @@
 """The ASGI applications: the whole API, and the part of it that every process offers to its operators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from httpqueue import clock
 from httpqueue.api import openapi, operations, swagger_ui
@@ -68,9 +68,22 @@ def create_ops_app(*, readiness: Readiness) -> ASGIApp:
 def _router(routes: Sequence[Route]) -> ASGIApp:
     # Starlette's router without its application: three layers less on the way of each request.
     # /timers/ is unknown like any other path.
-    return Router(_by_path(routes), redirect_slashes=False)
+    by_path: dict[str, dict[str, ASGIApp]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, {}).update(dict.fromkeys(route.methods or (), route.app))
+    # Fixed paths before those with parameters, so that POST /timers/replay is about no timer of that id.
+    paths = sorted(by_path, key=lambda path: "{" in path)
+    return Router(
+        [Route(path, _ByMethod(by_path[path]), methods=list(by_path[path])) for path in paths],
+        redirect_slashes=False,
+    )
 
 
-def _by_path(routes: Sequence[Route]) -> list[Route]:
-    """Fixed paths before those with parameters, so that /timers/batch is no timer's id."""
-    return sorted(routes, key=lambda route: "{" in route.path)
+class _ByMethod:
+    """All routes of one path in one, so that a 405 names the methods of all (RFC 9110 section 15.5.6)."""
+
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        self._apps = apps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._apps[scope["method"]](scope, receive, send)

@@ -169,13 +169,16 @@ def _is_open(path: str) -> bool:
     return path in _OPEN or path.startswith(_DOCS)
 
 
+def scope_of(method: str, path: str) -> Scope:
+    """What a key must have for that call."""
+    if method in _SAFE:
+        return Scope.READ
+    return Scope.ADMIN if path.split("/")[1] in _ADMINISTRATION else Scope.WRITE
+
+
 def _authorize(connection: Connection, grant: Grant) -> None:
     area, _, below = connection["path"].removeprefix("/").partition("/")
-    scope, application = Scope.WRITE, grant.application
-    if connection["method"] in _SAFE:
-        scope = Scope.READ
-    elif area in _ADMINISTRATION:
-        scope = Scope.ADMIN
+    scope, application = scope_of(connection["method"], connection["path"]), grant.application
     if area in _SHARED:
         application = None
     elif area == "applications" and below:

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from httpqueue.api import answers
 from httpqueue.api.models import AdvanceRequest
 from httpqueue.api.problems import FieldError, faulty_fields
+from httpqueue.api.queries import check_query
 from httpqueue.api.requests import read
 from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, format_instant
 
@@ -20,10 +21,12 @@ Advance = Callable[[int], Awaitable[None]]
 def clock_routes(now_ms: Callable[[], int], advance: Advance) -> list[Route]:
     """/clock and /clock/advance."""
 
-    async def get(_request: Request) -> Response:
+    async def get(request: Request) -> Response:
+        check_query(request.scope)
         return answers.json_response({"now": format_instant(now_ms())})
 
     async def post_advance(request: Request) -> Response:
+        check_query(request.scope)
         wish = read(AdvanceRequest, await answers.read_members(request))
         if (wish.seconds is None) is (wish.to is None):
             raise _fault("seconds", "send either seconds or to")

@@ -14,10 +14,10 @@ from httpqueue.api import answers
 from httpqueue.api.auth import application_of, sees_all
 from httpqueue.api.models import ReplayRequest
 from httpqueue.api.problems import FieldError, faulty_fields
-from httpqueue.api.queries import LISTED, decode_cursor, encode_cursor, read_list_query
+from httpqueue.api.queries import LISTED, check_query, decode_cursor, encode_cursor, read_list_query
 from httpqueue.api.requests import read
 from httpqueue.api.rules import check_host
-from httpqueue.api.views import timer_view
+from httpqueue.api.views import timer_summary
 from httpqueue.store import Store
 from httpqueue.store.survey import Survey, Window
 from httpqueue.timer import State, Timer
@@ -59,13 +59,14 @@ class Lists:
             listed = await self._page(window, matches, decode_cursor(query.cursor), query.limit)
         return answers.json_response(
             {
-                "timers": [timer_view(timer, listed.now_ms) for timer in listed.timers],
+                "timers": [timer_summary(timer, listed.now_ms) for timer in listed.timers],
                 "next_cursor": encode_cursor(listed.next) if listed.next else None,
             }
         )
 
     async def replay(self, request: Request) -> Response:
         """Failed timers once more."""
+        check_query(request.scope)
         wish = read(ReplayRequest, await answers.read_optional(request))
         host = None if wish.host is None else _host(wish.host)
         window = Window(

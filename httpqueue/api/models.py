@@ -63,10 +63,17 @@ def _past_due(value: Any) -> Any:
     match value:
         case None | "fire" | "skip":
             return value or "fire"
-        case {"fire_within": int() | float() as seconds, **others} if not others and seconds is not True:
-            if 0 <= seconds <= MAX_RETENTION_S:
+        case {"fire_within": int() | float() as seconds, **others} if not others:
+            if not isinstance(seconds, bool) and 0 <= seconds <= MAX_RETENTION_S:
                 return round(seconds * MS_PER_S)
     raise ValueError('must be "fire", "skip", or {"fire_within": seconds}')
+
+
+def _if_exists(value: Any) -> IfExists:
+    try:
+        return IfExists.CONFLICT if value is None else IfExists(value)
+    except ValueError as error:
+        raise ValueError(f"must be one of {', '.join(IfExists)}") from error
 
 
 def _nullable(check: Any) -> AfterValidator:
@@ -164,8 +171,8 @@ class TimerContent(_Request):
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}),
     ] = Field(
         None,
-        description="Instead of a delay: RFC 3339 with an offset, or epoch seconds; or, with `timezone`, a local "
-        "time without an offset. The past fires at once.",
+        description="Instead of a delay: RFC 3339 with an offset, or epoch seconds; or, with `timezone`, a "
+        "local time without an offset. The past fires at once.",
         examples=[EXAMPLE_INSTANT, 1893456000, "2030-01-01T09:00:00"],
     )
     cron: Annotated[str | None, _nullable(check_cron)] = Field(
@@ -204,8 +211,8 @@ class TimerContent(_Request):
     callback: CallbackRequest | None = Field(None, description="Who is told when it has finished.")
     ordering_key: Annotated[str | None, _nullable(rules.check_ordering_key)] = Field(
         None,
-        description="Timers of one application with the same key are called one after another, in the order of "
-        "their due times; the next one starts when the one before it is done or has failed.",
+        description="Timers of one application with the same key are called one after another, in the order "
+        "of their due times; the next one starts when the one before it is done or has failed.",
         examples=["customer-17"],
         json_schema_extra={"pattern": rules.ORDERING_KEY_PATTERN},
     )
@@ -232,9 +239,9 @@ class TimerContent(_Request):
         ),
     ] = Field(
         "fire",
-        description="When it is late (after downtime, or by a fire_at in the past): fire it however late, skip it "
-        "when it is more than 10 s late, or fire it within so many seconds. A skipped one has failed; a recurring "
-        "one goes on with its next run.",
+        description="When it is late (after downtime, or by a fire_at in the past): fire it however late, "
+        "skip it when it is more than 10 s late, or fire it within so many seconds. A skipped one has "
+        "failed; a recurring one goes on with its next run.",
     )
     retention: RetentionRequest | None = Field(
         None, description="How long it can be read when it has finished."
@@ -242,7 +249,7 @@ class TimerContent(_Request):
 
 
 class TimerRequest(TimerContent):
-    """A timer to be stored. Give exactly one schedule: `fire_at`, `cron`, or some of `hours`, `minutes`, `seconds`."""
+    """A timer to be stored. Its schedule is `fire_at`, `cron`, or some of `hours`, `minutes`, `seconds`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -261,8 +268,8 @@ class TimerRequest(TimerContent):
         str | None,
         _nullable(rules.check_id),
         Field(
-            description="Chosen by the client, so that a POST can be repeated safely; made up when absent. Unique in "
-            "its application.",
+            description="Chosen by the client, so that a POST can be repeated safely; made up when absent. "
+            "Unique in its application.",
             examples=[EXAMPLE_ID],
             json_schema_extra={"pattern": rules.ID_PATTERN},
         ),
@@ -270,12 +277,12 @@ class TimerRequest(TimerContent):
     application: ApplicationName = Field(None, description="Whose timer it is; `default` when absent.")
     if_exists: Annotated[
         IfExists,
-        BeforeValidator(lambda value: IfExists.CONFLICT if value is None else value),
-        Field(strict=False),
+        PlainValidator(_if_exists),
+        WithJsonSchema({"enum": [*(policy.value for policy in IfExists), None]}),
     ] = Field(
         IfExists.CONFLICT,
-        description="When another timer has the id: refuse (409), keep that one, replace it, or keep whichever is "
-        "due earlier or later. A running timer is never replaced.",
+        description="When another timer has the id: refuse (409), keep that one, replace it, or keep "
+        "whichever is due earlier or later. A running timer is never replaced.",
     )
 
 
@@ -315,8 +322,8 @@ class ApplicationRequest(_Request):
         list[Annotated[str, AfterValidator(signing.check_secret)]] | None, Field(max_length=2)
     ] = Field(
         None,
-        description="Its webhooks are signed with these (Standard Webhooks: whsec_ and 24 to 64 bytes in base64); "
-        "two while a secret is being replaced, the new one first. They are never shown again.",
+        description="Its webhooks are signed with these (Standard Webhooks: whsec_ and 24 to 64 bytes in "
+        "base64); two while a secret is being replaced, the new one first. They are never shown again.",
         examples=[["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]],
     )
 

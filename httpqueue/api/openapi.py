@@ -1,47 +1,71 @@
-"""The API's description (OpenAPI 3.1), made from the models; `python -m httpqueue.api.openapi` prints it."""
+"""The API's description (OpenAPI 3.1), made from reference.py and the models.
+
+`python -m httpqueue.api.openapi` prints it.
+"""
 
 import sys
-from http import HTTPStatus
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Final
 
 import orjson
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from httpqueue import __version__
-from httpqueue.api import problems
-from httpqueue.api.models import BatchRequest, TimerRequest
-from httpqueue.api.rules import ID_PATTERN
-from httpqueue.api.views import ArchivedTimer, BatchAnswer, Health, Problem, StoredTimer, TimerView
+from httpqueue.api import problems, rules
+from httpqueue.api.auth import scope_of
+from httpqueue.api.models import EXAMPLE_ID
+from httpqueue.api.queries import ListQuery
+from httpqueue.api.reference import CALLS, TAGS, Answer, Call
+from httpqueue.api.views import Problem
 
-_MODELS: Final = (
-    TimerRequest,
-    StoredTimer,
-    BatchRequest,
-    BatchAnswer,
-    TimerView,
-    ArchivedTimer,
-    Health,
-    Problem,
-)
+_MERGE_PATCH: Final = "application/merge-patch+json"
+_REF: Final = "#/components/schemas/"
 _PROBLEMS: Final = {
-    HTTPStatus.BAD_REQUEST: "The body is no JSON object, or an ambiguous one.",
-    HTTPStatus.NOT_FOUND: "There never was a timer of this id.",
-    HTTPStatus.CONFLICT: "The id belongs to a timer with other content.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "Fields are faulty; errors names each.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Redis does not answer; try again.",
+    400: "The body is no JSON object, or an ambiguous one; or If-Match is no list of entity tags.",
+    401: "An API key is needed, or this one is not known.",
+    403: "The API key does not permit this.",
+    404: "There never was a timer of this id.",
+    410: "The timer's record is damaged: it was set aside.",
+    412: "If-Match names another version.",
+    413: "The body is too large.",
+    415: "The body is not declared as JSON.",
+    422: "Fields are faulty; errors names each.",
+    429: "Too many requests.",
+    503: "Redis does not answer; try again.",
+}
+_HEADERS: Final = {
+    "ETag": ("The timer's version, for If-Match.", '"0.0.s"'),
+    "Location": ("The timer's path.", "/timers/order-4711"),
+    "Retry-After": ("Seconds to wait.", problems.RETRY_AFTER_S),
+    "WWW-Authenticate": ("How to send a key.", "Bearer"),
+}
+_PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_ENTITY_TAGS: Final = r'^ *(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*) *$'
+_PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "timer_id": ("path", "The timer's id.", {"pattern": rules.ID_PATTERN, "examples": [EXAMPLE_ID]}),
+    "application": (
+        *("path", "The application's name."),
+        {"pattern": rules.APPLICATION_PATTERN, "examples": ["shop"]},
+    ),
+    "host": ("path", "A host without scheme and port.", {"minLength": 1, "examples": ["example.com"]}),
+    "If-Match": (
+        *("header", "The change is made only to this version: an ETag."),
+        {"pattern": _ENTITY_TAGS, "examples": ["*", '"0.0.s"']},
+    ),
 }
 
 
 def document() -> dict[str, Any]:
     """The description as JSON."""
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in _MODELS], ref_template="#/components/schemas/{model}"
-    )
+    schemas = _schemas()
+    paths: dict[str, dict[str, Any]] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,20 +74,19 @@ def document() -> dict[str, Any]:
             "description": "Makes HTTP requests in the future. Post a timer; its webhook is called on time.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [
-            {"name": "timers", "description": "Schedule webhooks and see what became of them."},
-            {"name": "operations", "description": "For those who run httpqueue."},
-        ],
-        "paths": {
-            "/timers": {"post": _post()},
-            "/timers/batch": {"post": _post_batch()},
-            "/timers/{timer_id}": {"get": _get()},
-            **_operations(),
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
         },
-        "components": {"schemas": schemas["$defs"]},
     }
 
 
+@cache
 def render() -> bytes:
     """The description as text, as /openapi.json and docs/swagger.json have it."""
     return orjson.dumps(document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -79,112 +102,149 @@ def routes() -> list[Route]:
     return [Route("/openapi.json", openapi_json)]
 
 
-def _post() -> dict[str, Any]:
-    created = _answer("StoredTimer", "Stored; the webhook will be called.")
-    created["headers"] = {"Location": {"description": "The timer's path.", "schema": {"type": "string"}}}
-    return {
-        "tags": ["timers"],
-        "operationId": "createTimer",
-        "summary": "Store a timer",
-        "description": "Sending the same id with the same content again is safe: it is stored once.",
-        "requestBody": {"required": True, "content": {"application/json": _schema("TimerRequest")}},
+def _operation(call: Call) -> dict[str, Any]:
+    tag, scope = call.path.split("/")[1], scope_of(call.method, call.path)
+    described = {
+        "tags": [tag if tag in TAGS else "operations"],
+        "operationId": call.name,
+        "summary": call.summary,
+        "description": call.description,
+        "parameters": list(_parameters(call)),
+        "requestBody": None if call.takes is None else _body(call, call.takes),
         "responses": {
-            "201": created,
-            "200": _answer("StoredTimer", "It was stored before, with the same content."),
-            **_problems(
-                HTTPStatus.BAD_REQUEST,
-                HTTPStatus.CONFLICT,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-            ),
+            **{str(status): _answer(answer) for status, answer in call.answers.items()},
+            **{str(status): _problem(status, text) for status, text in sorted(_problems(call).items())},
         },
+        # {}: while there are no API keys, none is asked for
+        "security": [] if call.is_open else [{}, *({name: [scope]} for name in ("key", "bearer"))],
     }
+    return {name: value for name, value in described.items() if value or name == "security"}
 
 
-def _post_batch() -> dict[str, Any]:
-    return {
-        "tags": ["timers"],
-        "operationId": "createTimers",
-        "summary": "Store many timers in one commit",
-        "description": "Each is stored or refused as if it had been posted alone. At most 8 MiB.",
-        "requestBody": {"required": True, "content": {"application/json": _schema("BatchRequest")}},
-        "responses": {
-            "200": _answer("BatchAnswer", "What became of each, in their order."),
-            **_problems(
-                HTTPStatus.BAD_REQUEST,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-            ),
-        },
-    }
-
-
-def _get() -> dict[str, Any]:
-    found = _answer("TimerView", "The timer, or what the archive remembers of it.")
-    found["content"]["application/json"]["schema"] = {
-        "anyOf": [_schema(name)["schema"] for name in ("TimerView", "ArchivedTimer")]
-    }
-    return {
-        "tags": ["timers"],
-        "operationId": "getTimer",
-        "summary": "Look at a timer",
-        "parameters": [
-            {
-                "name": "timer_id",
-                "in": "path",
-                "required": True,
-                "description": "The timer's id.",
-                "schema": {"type": "string", "pattern": ID_PATTERN},
-            }
-        ],
-        "responses": {
-            "200": found,
-            **_problems(HTTPStatus.NOT_FOUND),
-        },
-    }
-
-
-def _operations() -> dict[str, Any]:
-    text = {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {
-        "/healthz": _operation("isAlive", "Is the process alive?", {"200": _answer("Health", "Yes.")}),
-        "/readyz": _operation(
-            "isReady", "Can it work? (Redis answers)", {"200": _answer("Health", "Yes."), **_problems()}
-        ),
-        "/metrics": _operation("readMetrics", "Figures for Prometheus", {"200": text}),
-    }
-
-
-def _operation(operation_id: str, summary: str, responses: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "get": {
-            "tags": ["operations"],
-            "operationId": operation_id,
-            "summary": summary,
-            "responses": responses,
+def _parameters(call: Call) -> Iterable[dict[str, Any]]:
+    in_path = [name for name in ("timer_id", "application", "host") if f"{{{name}}}" in call.path]
+    for name in (*in_path, *(["If-Match"] if call.if_match else [])):
+        place, text, schema = _PARAMETERS[name]
+        yield {
+            "name": name,
+            "in": place,
+            "required": place == "path",
+            "description": text,
+            "schema": {"type": "string"} | schema,
         }
-    }
+    fields = ListQuery.model_json_schema()["properties"]
+    for name in fields if call.lists else ["application"] if _is_one_timer(call) else []:
+        schema = _never_null(fields[name])
+        description = schema.pop("description")
+        yield {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def _problems(*statuses: HTTPStatus) -> dict[str, Any]:
-    """These, and 503, which each path that needs Redis may answer."""
-    answers = {
-        str(status.value): _answer("Problem", _PROBLEMS[status], problems.MEDIA_TYPE)
-        for status in (*statuses, HTTPStatus.SERVICE_UNAVAILABLE)
-    }
-    schema = {"type": "string", "examples": [problems.RETRY_AFTER_S]}
-    answers["503"]["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": schema}}
-    return answers
+def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query's fields are absent or have a value."""
+    schema = {name: value for name, value in schema.items() if name != "title" and value not in (None, [])}
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    whole: dict[str, Any] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+    return schema | whole
 
 
-def _answer(model: str, description: str, media_type: str = "application/json") -> dict[str, Any]:
-    return {"description": description, "content": {media_type: _schema(model)}}
+def _body(call: Call, model: type[BaseModel]) -> dict[str, Any]:
+    name = f"{model.__name__}Patch" if call.takes_patch else model.__name__
+    media_types = [_MERGE_PATCH] if call.takes_patch else []
+    content = {media_type: _schema(name) for media_type in (*media_types, "application/json")}
+    return {"required": not call.body_optional, "content": content}
 
 
-def _schema(model: str) -> dict[str, Any]:
-    return {"schema": {"$ref": f"#/components/schemas/{model}"}}
+def _answer(answer: Answer) -> dict[str, Any]:
+    schemas = [_schema(model.__name__)["schema"] for model in answer.models]
+    content: dict[str, Any]
+    if not schemas:
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    else:
+        content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+    return {"description": answer.description, **_headers(answer.headers), "content": content}
+
+
+def _problem(status: int, description: str) -> dict[str, Any]:
+    content = {problems.MEDIA_TYPE: _schema(Problem.__name__)}
+    return {"description": description, **_headers(_PROBLEM_HEADERS.get(status, ())), "content": content}
+
+
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    """A name with a question mark: of some answers only."""
+    headers = {}
+    for name in names:
+        description, example = _HEADERS[name.removesuffix("?")]
+        headers[name.removesuffix("?")] = {
+            "description": description,
+            "required": not name.endswith("?"),
+            "schema": {"type": "string", "examples": [example]},
+        }
+    return {"headers": headers} if headers else {}
+
+
+def _problems(call: Call) -> Mapping[int, str]:
+    """The statuses that follow from a call's parts, and its own."""
+    statuses: set[int] = set()
+    if not call.is_open:
+        statuses |= {401, 403, 422, 429, 503}  # 422: unknown query parameters
+    if call.takes is not None or call.method == "POST":
+        statuses |= {400, 413, 415, 422}
+    if _is_one_timer(call):
+        statuses |= {404, 410}
+    if call.if_match:
+        statuses |= {400, 412}
+    return {status: _PROBLEMS[status] for status in statuses} | dict(call.problems)
+
+
+def _is_one_timer(call: Call) -> bool:
+    return "{timer_id}" in call.path
+
+
+def _schema(name: str) -> dict[str, Any]:
+    return {"schema": {"$ref": f"{_REF}{name}"}}
+
+
+def _schemas() -> dict[str, Any]:
+    models = {model for call in CALLS for answer in call.answers.values() for model in answer.models}
+    models |= {call.takes for call in CALLS if call.takes is not None} | {Problem}
+    by_name = sorted(models, key=lambda model: model.__name__)
+    _, made = models_json_schema([(model, "validation") for model in by_name], ref_template=_REF + "{model}")
+    schemas: dict[str, Any] = made["$defs"]
+    for call in CALLS:
+        if call.takes is not None and call.takes_patch:
+            _add_patch(schemas, call.takes.__name__)
+    return dict(sorted(schemas.items()))
+
+
+def _add_patch(schemas: dict[str, Any], name: str) -> str:
+    """The merge patch of a model, which may leave out and remove everything in it."""
+    patch = f"{name}Patch"
+    if patch not in schemas:
+        schemas[patch] = {}
+        schemas[patch] = _patch_of(schemas, schemas[name])
+    return patch
+
+
+def _patch_of(schemas: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        return {"$ref": _REF + _add_patch(schemas, schema["$ref"].removeprefix(_REF))}
+    patch = {name: value for name, value in schema.items() if name not in {"required", "default", "examples"}}
+    if "anyOf" in schema:
+        patch["anyOf"] = [_patch_of(schemas, kind) for kind in schema["anyOf"]]
+    if "properties" in schema:
+        patch["properties"] = {
+            name: _or_null(_patch_of(schemas, value)) for name, value in schema["properties"].items()
+        }
+    if isinstance(schema.get("additionalProperties"), dict):
+        patch["additionalProperties"] = _or_null(schema["additionalProperties"])
+    return patch
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {name: schema[name] for name in ("title", "description") if name in schema}
+    kinds = schema.get("anyOf") or [{name: value for name, value in schema.items() if name not in about}]
+    null: dict[str, Any] = {"type": "null"}
+    return schema if kinds == [{}] else {**about, "anyOf": [kind for kind in kinds if kind != null] + [null]}
 
 
 if __name__ == "__main__":

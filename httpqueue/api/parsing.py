@@ -31,6 +31,16 @@ async def read_object(scope: Scope, receive: Receive, *, max_bytes: int = MAX_BO
     return parse_object(await _read_body(headers.get(b"content-length"), receive, max_bytes))
 
 
+async def read_optional(scope: Scope, receive: Receive) -> dict[str, Any]:
+    """The same for a request whose body may be missing."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    body = await _read_body(headers.get(b"content-length"), receive, MAX_BODY_BYTES)
+    if not body.strip():
+        return {}
+    check_content_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
+    return parse_object(body)
+
+
 def check_content_type(content_type: str | None, content_encoding: str | None) -> None:
     """JSON in UTF-8, not compressed; no type at all passes for JSON. Raises ProblemError (415)."""
     if content_encoding not in {None, "identity"}:

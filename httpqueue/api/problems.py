@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from httpqueue.errors import UnavailableError
+from httpqueue.errors import InvalidTimerError, UnavailableError
 from httpqueue.metrics import UNAVAILABLE
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -23,6 +23,8 @@ _FAULTS_IN_DETAIL: Final = 3
 _FIELDS_IN_DETAIL: Final = 5
 # As RFC 9110 names them: the standard library's phrases differ between Python versions.
 _TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+_UNREADABLE: Final = "the timer's record is damaged: it is kept for the operators to look into"
 
 log = structlog.get_logger()
 
@@ -126,6 +128,9 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
             return _of_router(scope, error)
         case UnavailableError() | TimeoutError():
             return _of_outage(scope, error)
+        case InvalidTimerError():
+            log.warning("api.unreadable_timer", method=scope["method"], path=scope["path"])
+            return ProblemError(HTTPStatus.GONE, _UNREADABLE)
     log.error("api.error", method=scope["method"], path=scope["path"], exc_info=error)
     detail = "something went wrong in httpqueue; its log says what"
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
@@ -145,8 +150,10 @@ def _of_outage(scope: Scope, error: Exception) -> ProblemError:
     UNAVAILABLE.labels("api").inc()
     log.warning("api.unavailable", method=scope["method"], reason=reason)
     detail = f"{reason}; try again"
-    if scope["method"] == "POST":
+    if scope["path"] in {"/timers", "/timers/batch"} and scope["method"] == "POST":
         detail += ", with the same id: whether the timer was stored is unknown"
+    elif scope["method"] not in {"GET", "HEAD"}:
+        detail += ": whether the change was made is unknown"
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": RETRY_AFTER_S})
 
 

@@ -6,12 +6,14 @@ import re
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
+from starlette.types import Scope as Connection
 
 from httpqueue.api import rules
 from httpqueue.api.auth import application_of
-from httpqueue.api.models import ApplicationName, Instant
+from httpqueue.api.models import EXAMPLE_INSTANT, ApplicationName, Instant
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.requests import read
 from httpqueue.timer import State
@@ -22,6 +24,8 @@ MAX_LIMIT: Final = 1_000
 LISTED: Final = frozenset(State) - {State.ARCHIVED}
 
 _REPEATED: Final = ("status", "label")
+_TWICE: Final = "is given more than once: send it once"
+_NUMBER: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # RFC 9110 section 8.8.3
 
 
@@ -34,10 +38,19 @@ def _state(name: str) -> State:
 
 def _instant(text: Any) -> Any:
     """In a query all is text: epoch seconds, too."""
-    try:
+    if _NUMBER.fullmatch(text):
         return float(text)
-    except ValueError:
-        return text.replace(" ", "+")  # a plus sign that was not escaped
+    return text.replace(" ", "+")  # a plus sign that was not escaped
+
+
+ListedState = Annotated[
+    State, PlainValidator(_state), WithJsonSchema({"type": "string", "enum": sorted(LISTED)})
+]
+Label = Annotated[
+    str,
+    AfterValidator(rules.check_label_filter),
+    WithJsonSchema({"type": "string", "pattern": rules.LABEL_FILTER_PATTERN}),
+]
 
 
 class ListQuery(BaseModel):
@@ -45,14 +58,24 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    application: ApplicationName = None
-    status: list[Annotated[State, PlainValidator(_state)]] = []
-    label: list[Annotated[str, AfterValidator(rules.check_label_filter)]] = []
-    due_from: Instant = None
-    due_to: Instant = None
-    host: Annotated[str, AfterValidator(rules.check_host)] | None = None
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
-    cursor: str | None = None
+    application: ApplicationName = Field(
+        None, description="Whose timers; without it, those of the API key, or of all applications."
+    )
+    status: list[ListedState] = Field([], description="In one of these states; may be repeated.")
+    label: list[Label] = Field(
+        [], description="With this label, name:value; may be repeated: with all of them."
+    )
+    due_from: Instant = Field(None, description="Due at this instant or later.", examples=[EXAMPLE_INSTANT])
+    due_to: Instant = Field(None, description="Due at this instant or earlier.")
+    host: Annotated[str, AfterValidator(rules.check_host)] | None = Field(
+        None, description="The host of their url.", examples=["example.com"]
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
+        DEFAULT_LIMIT, description="How many timers a page has at most."
+    )
+    cursor: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="The next_cursor of the page before; the other parameters stay the same."
+    )
 
 
 def read_list_query(request: Request) -> ListQuery:
@@ -64,14 +87,28 @@ def read_list_query(request: Request) -> ListQuery:
             parts = text.split(",") if name == "status" else [text]
             members.setdefault(name, []).extend(parts)
         elif name in members:
-            errors.append(FieldError(name, "is given more than once: send it once"))
+            errors.append(FieldError(name, _TWICE))
         else:
             members[name] = _instant(text) if name.startswith("due_") else text
     return read(ListQuery, members, errors)
 
 
+def check_query(connection: Connection, *known: str) -> None:
+    """Nothing in the query but these, once: what is misspelled must not be passed over; ProblemError 422."""
+    if not connection["query_string"]:
+        return
+    names = [name for name, _ in QueryParams(connection["query_string"]).multi_items()]
+    errors = [
+        FieldError(name, "is no parameter of this call: remove it") for name in names if name not in known
+    ]
+    errors += [FieldError(name, _TWICE) for name in known if names.count(name) > 1]
+    if errors:
+        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
+
+
 def application_in_query(request: Request) -> str:
     """The application that ?application= names, or the API key's own; raises ProblemError (403, 422)."""
+    check_query(request.scope, "application")
     given = request.query_params.get("application")
     if given is not None:
         try:
@@ -84,14 +121,14 @@ def application_in_query(request: Request) -> str:
 
 def if_match(request: Request) -> frozenset[str] | None:
     """The versions that If-Match wants (RFC 9110 section 13.1.1); None: any. Raises ProblemError (400)."""
-    header = request.headers.get("if-match")
-    if header is None or header.strip() == "*":
+    header = ",".join(request.headers.getlist("if-match"))
+    if "if-match" not in request.headers or header.strip() == "*":
         return None
     tags = [_ENTITY_TAG.fullmatch(part.strip()) for part in header.split(",")]
     if not all(tags):
         detail = 'If-Match must be *, or entity tags such as "0.0.s", as ETag gave them'
         raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
-    return frozenset(tag[2] for tag in tags if tag and not tag[1])  # a weak tag never matches
+    return frozenset(tag[2] for tag in tags if tag and tag[2] and not tag[1])  # a weak tag never matches
 
 
 def encode_cursor(place: Place) -> str:

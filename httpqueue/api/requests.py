@@ -5,6 +5,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -16,6 +17,7 @@ from httpqueue.api.models import (
     TimerContent,
     TimerRequest,
 )
+from httpqueue.api.parsing import MAX_BODY_BYTES
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.views import content_of, schedule_of
 from httpqueue.backoff import Retry
@@ -34,7 +36,9 @@ _MS_PER_UNIT: Final = {"hours": 3_600_000, "minutes": 60_000, "seconds": 1_000}
 _SCHEDULE: Final = (*_MS_PER_UNIT, "fire_at", "cron", "timezone")
 _MESSAGES: Final = {
     "missing": "is required",
-    "extra_forbidden": "is no field of a timer: remove it",
+    "extra_forbidden": "is unknown here: remove it",
+    "int_parsing": "must be a whole number",
+    "string_too_short": "must not be empty",
     "string_type": "must be a string",
     "float_type": "must be a number, not a string or a boolean",
     "int_type": "must be a whole number",
@@ -109,13 +113,13 @@ def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, in
 
     Returns what read_content does, and whether the patch says when it is due; raises ProblemError (422).
     """
-    reschedules = any(name in patch for name in _SCHEDULE)
-    schedule = schedule_of(spec)
-    if reschedules and set(_SCHEDULE) & patch.keys() != {"timezone"}:
-        schedule = {}
+    says_when = any(patch.get(name) is not None for name in _SCHEDULE if name != "timezone")
+    schedule = {} if says_when else schedule_of(spec)
     members = _merged({**content_of(spec), **schedule}, patch)
+    if len(orjson.dumps(members)) > MAX_BODY_BYTES:  # many patches must not do what no post may
+        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "must not make the timer larger than 1 MiB")
     changed, due_ms = read_content(members, now_ms=now_ms)
-    return changed, due_ms, reschedules
+    return changed, due_ms, says_when or changed.schedule != spec.schedule
 
 
 def _merged(target: Any, patch: Any) -> Any:
@@ -252,8 +256,13 @@ def _fault(field: str, detail: str) -> ProblemError:
 def _field_error(details: ErrorDetails) -> FieldError:
     # pydantic says of a faulty name in an object: (..., name, "[key]")
     path = ".".join(str(part) for part in details["loc"] if part != "[key]")
-    context = details.get("ctx", {})
+    context = {name: _plain(value) for name, value in details.get("ctx", {}).items()}
     if cause := context.get("error"):
         return FieldError(path, str(cause))
     message = _MESSAGES.get(details["type"])
     return FieldError(path, message.format(**context) if message else details["msg"])
+
+
+def _plain(value: Any) -> Any:
+    """3600.0 as 3600."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

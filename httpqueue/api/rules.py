@@ -19,6 +19,7 @@ ORDERING_KEY_PATTERN: Final = r"^[!-~]{1,128}$"
 MAX_LABELS: Final = 20
 MAX_LABEL_NAME: Final = 64
 MAX_LABEL_VALUE: Final = 256
+LABEL_FILTER_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}:"
 
 _ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _APPLICATION: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
@@ -27,6 +28,7 @@ _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _URL: Final = re.compile(r"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")  # RFC 3986 appendix B
 _UNWRITABLE: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
 _DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_NOT_IN_HOST: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\/?#@{}]")
 _AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]%]*)(?::(.*))?")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
@@ -100,7 +102,12 @@ def check_host(text: str) -> str:
     """A host in small letters, as destinations are named, or ValueError."""
     host = text.lower()
     authority = _AUTHORITY.fullmatch(host)
-    if authority is None or authority[2] is not None or not _is_host(host, f"http://{host}/"):
+    if (
+        _NOT_IN_HOST.search(host)
+        or authority is None
+        or authority[2] is not None
+        or not _is_host(host, f"http://{host}/")
+    ):
         raise ValueError("must be a host without scheme, port and path, such as example.com")
     return host
 

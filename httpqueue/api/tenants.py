@@ -12,6 +12,7 @@ from httpqueue.api import answers, rules
 from httpqueue.api.auth import application_of, sees_all
 from httpqueue.api.models import ApplicationRequest, DestinationRequest
 from httpqueue.api.problems import FieldError, faulty_fields
+from httpqueue.api.queries import check_query
 from httpqueue.api.requests import read, retention_of
 from httpqueue.api.views import application_view, destination_view
 from httpqueue.policies import Application, Destination
@@ -37,6 +38,7 @@ class Applications:
 
     async def list(self, request: Request) -> Response:
         """Those that the caller may see."""
+        check_query(request.scope)
         async with answers.in_time():
             tenants = await self._registry.tenants()
         if not sees_all(request.scope):
@@ -65,12 +67,12 @@ class Applications:
 
     async def pause(self, request: Request) -> Response:
         """Hold its webhooks back."""
-        await answers.read_optional(request)
+        await answers.read_nothing(request)
         return await self._update(_application(request), lambda policy: replace(policy, paused=True))
 
     async def resume(self, request: Request) -> Response:
         """Let them go; what became due meanwhile is called at once."""
-        await answers.read_optional(request)
+        await answers.read_nothing(request)
         return await self._update(_application(request), lambda policy: replace(policy, paused=False))
 
     async def _update(self, name: str, change: Callable[[Application], Application]) -> Response:
@@ -100,8 +102,9 @@ class Destinations:
             Route(one, self.delete, methods=["DELETE"]),
         ]
 
-    async def list(self, _request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
         """Every one that was called or is set up."""
+        check_query(request.scope)
         async with answers.in_time():
             hosts = await self._registry.hosts()
         return answers.json_response({"destinations": [destination_view(host) for host in hosts]})
@@ -133,12 +136,14 @@ class Destinations:
 
 def _application(request: Request) -> str:
     """Of the path; raises ProblemError (403, 422)."""
+    check_query(request.scope)
     name = _checked("application", request.path_params["application"], rules.check_application)
     return application_of(request.scope, name)
 
 
 def _host(request: Request) -> str:
     """Of the path; raises ProblemError (422)."""
+    check_query(request.scope)
     return _checked("host", request.path_params["host"], rules.check_host)
 
 

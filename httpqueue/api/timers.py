@@ -1,4 +1,4 @@
-"""One timer: post, look at, change, cancel. A POST is answered after its timer is committed, with its neighbours."""
+"""One timer: post, look at, change, cancel. A POST is answered when its timer is committed, with others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ from httpqueue.api.auth import application_of
 from httpqueue.api.models import CallbackChange
 from httpqueue.api.parsing import MAX_BATCH_BYTES, read_object
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
-from httpqueue.api.queries import application_in_query, if_match
+from httpqueue.api.queries import application_in_query, check_query, if_match
 from httpqueue.api.requests import callback_of, patched, read, read_batch, read_content, read_timer
 from httpqueue.api.rules import is_id
 from httpqueue.api.views import attempt_view, timer_view
@@ -42,6 +42,8 @@ CONFLICT: Final = faulty_fields(
 IN_FLIGHT: Final = answers.state_conflict(State.RUNNING)
 CHANGEABLE: Final = frozenset({State.SCHEDULED})
 REPLAYABLE: Final = frozenset({State.FAILED})
+NO_VERSION: Final = "-"
+"""No timer has it."""
 
 NowMs = Callable[[], int]
 WorkerSilence = Callable[[], Awaitable[int | None]]
@@ -57,6 +59,7 @@ class PostTimer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """201 for a new timer, 200 for one that has the id, 409 for another one under its id."""
+        check_query(scope)
         members = await read_object(scope, receive)
         timer = read_timer(members, now_ms=self._now_ms(), application_of=partial(application_of, scope))
         async with asyncio.timeout(answers.ANSWER_WITHIN_S):
@@ -110,6 +113,7 @@ class Timers:
 
     async def post_batch(self, request: Request) -> Response:
         """Each timer as if it were posted alone, all in one commit; the results stand in their order."""
+        check_query(request.scope)
         members = await read_object(request.scope, request.receive, max_bytes=MAX_BATCH_BYTES)
         whose = partial(application_of, request.scope)
         items = read_batch(members, now_ms=self._now_ms(), application_of=whose)
@@ -147,6 +151,7 @@ class Timers:
         """Why it has not fired yet."""
         application, timer_id = _address(request)
         async with answers.in_time():
+            await self._find(application, timer_id)  # whose retention is over, or whose record is damaged
             facts = await self._survey.facts(application, timer_id)
             if facts is None:
                 raise await self._missing(application, timer_id)
@@ -164,7 +169,7 @@ class Timers:
         application, timer_id = _address(request)
         members = await answers.read_members(request)
         for name, own in (("id", timer_id), ("application", application)):
-            if members.pop(name, None) not in {None, own}:
+            if members.pop(name, None) not in (None, own):
                 errors = [FieldError(name, f"must be {own}, as in the path, or left out")]
                 raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
         spec, due_ms = read_content(members, now_ms=self._now_ms())
@@ -197,14 +202,14 @@ class Timers:
     async def fire(self, request: Request) -> Response:
         """Due now."""
         application, timer_id = _address(request)
-        await answers.read_optional(request)
+        await answers.read_nothing(request)
         change = Change(application, timer_id, CHANGEABLE, due_ms=0, from_now=True)
         return await self._answer_change(request, change)
 
     async def replay(self, request: Request) -> Response:
         """A failed timer once more."""
         application, timer_id = _address(request)
-        await answers.read_optional(request)
+        await answers.read_nothing(request)
         change = Change(application, timer_id, REPLAYABLE, due_ms=0, from_now=True)
         return await self._answer_change(request, change)
 
@@ -231,10 +236,10 @@ class Timers:
         async with answers.in_time():
             while True:
                 timer = (await self._find(application, timer_id)).timer
-                if wanted is not None and timer.version not in wanted:
-                    raise answers.precondition_failed()
                 if timer.state not in CHANGEABLE:
                     raise answers.state_conflict(timer.state)
+                if wanted is not None and timer.version not in wanted:
+                    raise answers.precondition_failed()
                 wish = replace(change(timer), version=timer.version)
                 [changed] = await self._store.change([wish])
                 if changed.answer is not Answer.OTHER_VERSION:
@@ -263,9 +268,7 @@ class Timers:
         if len(wanted) == 1:
             return next(iter(wanted))
         timer = (await self._find(application, timer_id)).timer
-        if timer.version not in wanted:
-            raise answers.precondition_failed()
-        return timer.version
+        return timer.version if timer.version in wanted else NO_VERSION
 
     async def _find(self, application: str, timer_id: str) -> Found:
         found = await self._store.get(application, timer_id)
@@ -274,6 +277,7 @@ class Timers:
         return found
 
     async def _missing(self, application: str, timer_id: str) -> ProblemError:
+        await self._store.get(application, timer_id)  # raises InvalidTimerError for a damaged record
         if await self._store.is_archived(application, timer_id):
             return answers.state_conflict(State.ARCHIVED)
         return answers.not_found()

@@ -42,6 +42,7 @@ class BatchResult(BaseModel):
     title: str | None = Field(default=None, description="Of a problem: the status in words.")
     detail: str | None = Field(default=None, description="Of a problem: what is wrong, for people.")
     errors: list["ProblemField"] | None = Field(default=None, description="Of a problem: every faulty field.")
+    timer_status: State | None = Field(default=None, description="Of a problem: the state of who has the id.")
 
 
 class BatchAnswer(BaseModel):
@@ -70,7 +71,7 @@ class AttemptsAnswer(BaseModel):
     attempts: list[AttemptView] = Field(description="At most ten.")
 
 
-class TimerView(BaseModel):
+class TimerSummary(BaseModel):
     """A timer as it is now."""
 
     id: str = Field(description="The timer's id.", examples=[EXAMPLE_ID])
@@ -87,7 +88,6 @@ class TimerView(BaseModel):
     last_status: int | None = Field(description="The last attempt's HTTP status.", examples=[200])
     last_error: str | None = Field(description="Why the last attempt was no success.")
     executed_at: str | None = Field(description="When the last attempt started.")
-    last_attempts: list[AttemptView] = Field(description="The last attempts, the oldest first; at most ten.")
     url: str = Field(description="As given.")
     method: str = Field(description="As given.", examples=["POST"])
     headers: dict[str, str] = Field(description="As given.")
@@ -103,6 +103,12 @@ class TimerView(BaseModel):
     labels: dict[str, str] = Field(description="As given.")
     past_due: Any = Field(description="As given.", examples=["fire"])
     retention: dict[str, Any] | None = Field(description="As given.")
+
+
+class TimerView(TimerSummary):
+    """A timer as it is now, and how its last attempts went."""
+
+    last_attempts: list[AttemptView] = Field(description="The oldest first; at most ten.")
 
 
 class ArchivedTimer(BaseModel):
@@ -121,7 +127,7 @@ class ArchivedTimer(BaseModel):
 class TimerList(BaseModel):
     """Timers in the order of their due times."""
 
-    timers: list[TimerView] = Field(description="A page; it may be short, or empty, while more follow.")
+    timers: list[TimerSummary] = Field(description="A page; it may be short, or empty, while more follow.")
     next_cursor: str | None = Field(description="For the next page; null: there is none.")
 
 
@@ -259,6 +265,11 @@ def schedule_of(spec: Spec) -> dict[str, Any]:
 
 def timer_view(timer: Timer, now_ms: int) -> dict[str, Any]:
     """The members of a TimerView."""
+    return {**timer_summary(timer, now_ms), "last_attempts": [attempt_view(each) for each in timer.log]}
+
+
+def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
+    """The members of a TimerSummary."""
     attempt, schedule = timer.last_attempt, schedule_of(timer.spec)
     zone = schedule.get("timezone")
     return {
@@ -274,7 +285,6 @@ def timer_view(timer: Timer, now_ms: int) -> dict[str, Any]:
         "last_status": attempt.status if attempt else None,
         "last_error": attempt.error if attempt else None,
         "executed_at": format_instant(attempt.started_ms) if attempt else None,
-        "last_attempts": [attempt_view(each) for each in timer.log],
         "delay_ms": timer.spec.schedule.delay_ms if isinstance(timer.spec.schedule, After) else None,
         "fire_at": schedule.get("fire_at"),
         "cron": schedule.get("cron"),

@@ -1,14 +1,19 @@
 """The API in memory: no server, no Redis; what it asks of the store is counted and kept."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx
+from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from httpqueue import clock
-from httpqueue.api.app import create_app
-from httpqueue.schedule import After
+from httpqueue.api.app import Backend, create_app
+from httpqueue.api.operations import Readiness
+from httpqueue.schedule import After, At
+from httpqueue.store import Store
+from httpqueue.store.registry import Registry
+from httpqueue.store.survey import Survey
 from httpqueue.timer import State, Timer
 from httpqueue.transitions import Created, Creation, Found, NewTimer
 
@@ -35,7 +40,14 @@ class FakeStore:
             same = existing.spec == new.spec
             return Created(Creation.EXISTS if same else Creation.CONFLICT, existing.due_ms)
         schedule = new.spec.schedule
-        due_ms = self.now_ms + schedule.delay_ms if isinstance(schedule, After) else schedule.fire_at_ms
+        match schedule:
+            case After(delay_ms):
+                due_ms = self.now_ms + delay_ms
+            case At(fire_at_ms):
+                due_ms = fire_at_ms
+            case _:
+                assert new.first_due_ms is not None
+                due_ms = new.first_due_ms
         self.timers[new.id] = Timer(
             application=new.application,
             id=new.id,
@@ -44,7 +56,6 @@ class FakeStore:
             attempts=0,
             due_ms=due_ms,
             spec=new.spec,
-            last_attempt=None,
         )
         return Created(Creation.CREATED, due_ms)
 
@@ -74,9 +85,27 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
 
 
+def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
+    """That store, and nothing else: whatever asks Redis itself fails the test."""
+    redis = Redis(port=1)
+    return Backend(
+        store=cast(Store, store),
+        survey=Survey(redis),
+        registry=Registry(redis),
+        readiness=readiness,
+        worker_silence_ms=worker_silence_ms,
+        retention_ms=3_600_000,
+    )
+
+
+async def worker_silence_ms() -> int | None:
+    """A worker was seen just now."""
+    return 0
+
+
 def api(store: FakeStore) -> httpx.AsyncClient:
     """A client of the API over that store."""
-    return client_of(create_app(store=store, readiness=ready))
+    return client_of(create_app(backend(store)))
 
 
 def fields_of(response: httpx.Response) -> list[str]:

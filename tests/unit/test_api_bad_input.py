@@ -16,7 +16,7 @@ from httpqueue.schedule import MAX_DUE_MS
 from tests.unit.api_fakes import VALID, FakeStore, api, fields_of
 
 URL = VALID["url"]
-SCHEDULE_FIELDS = ["hours", "minutes", "seconds", "fire_at"]
+SCHEDULE_FIELDS = ["hours", "minutes", "seconds", "fire_at", "cron"]
 FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"seconds": 1}, ["url"]),
     ({"url": None, "seconds": 1}, ["url"]),
@@ -164,7 +164,8 @@ async def test_a_declared_length_is_believed_before_anything_is_read(length: str
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        *(("GET", "/timers", {"POST"}), ("DELETE", "/timers/a", {"GET", "HEAD"})),
+        *(("PUT", "/timers", {"GET", "HEAD", "POST"}), ("DELETE", "/timers/a/callback", {"PUT"})),
+        ("POST", "/timers/a", {"GET", "HEAD", "PUT", "PATCH", "DELETE"}),
         *(("POST", "/healthz", {"GET", "HEAD"}), ("PUT", "/docs", {"GET", "HEAD"})),
     ],
 )

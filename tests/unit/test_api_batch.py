@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from httpqueue.api.models import MAX_BATCH
 from httpqueue.api.parsing import MAX_BATCH_BYTES
-from httpqueue.api.requests import MAX_BATCH
 from tests.unit.api_fakes import VALID, FakeStore, api, fields_of
 
 

@@ -7,15 +7,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from httpqueue.api import routes
+from httpqueue.api import answers
 from httpqueue.api.app import create_app, create_ops_app
 from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
 from httpqueue.transitions import Created, Found, NewTimer
-from tests.unit.api_fakes import VALID, FakeStore, api, client_of, fields_of, ready
+from tests.unit.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of, ready
 
 
 class BrokenStore(FakeStore):
@@ -52,9 +52,9 @@ async def hang() -> None:
 
 
 @pytest.mark.parametrize(
-    "create", [lambda: create_app(store=FakeStore(), readiness=away), lambda: create_ops_app(readiness=away)]
+    "create", [lambda: create_app(backend(FakeStore(), away)), lambda: create_ops_app(readiness=away)]
 )
-async def test_a_process_is_alive_without_redis(create: Callable[[], Starlette]) -> None:
+async def test_a_process_is_alive_without_redis(create: Callable[[], ASGIApp]) -> None:
     """/healthz is about the process alone."""
     response = await client_of(create()).get("/healthz")
     assert response.status_code == 200
@@ -63,9 +63,9 @@ async def test_a_process_is_alive_without_redis(create: Callable[[], Starlette])
 
 @pytest.mark.parametrize(
     "create",
-    [lambda: create_app(store=FakeStore(), readiness=ready), lambda: create_ops_app(readiness=ready)],
+    [lambda: create_app(backend(FakeStore())), lambda: create_ops_app(readiness=ready)],
 )
-async def test_a_process_is_ready_when_redis_is(create: Callable[[], Starlette]) -> None:
+async def test_a_process_is_ready_when_redis_is(create: Callable[[], ASGIApp]) -> None:
     """/readyz answers 200."""
     client = client_of(create())
     assert (await client.get("/readyz")).json() == {"status": "ok"}
@@ -80,7 +80,7 @@ async def test_a_process_that_is_not_ready_says_why(
 ) -> None:
     """503 with the reason and Retry-After."""
     if readiness is hang:
-        monkeypatch.setattr(routes, "ANSWER_WITHIN_S", 0)
+        monkeypatch.setattr(answers, "ANSWER_WITHIN_S", 0)
     response = await client_of(create_ops_app(readiness=readiness)).get("/readyz")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
@@ -110,7 +110,7 @@ async def test_redis_away_is_said_and_lived_through(
     store = BrokenStore(error)
     client = api(store)
     if error is None:
-        monkeypatch.setattr(routes, "ANSWER_WITHIN_S", 0)
+        monkeypatch.setattr(answers, "ANSWER_WITHIN_S", 0)
     path = "/timers/a" if method == "GET" else "/timers"
     with capture_logs() as logs:
         async with asyncio.timeout(30):
@@ -125,7 +125,7 @@ async def test_redis_away_is_said_and_lived_through(
 
 def test_redis_is_given_up_before_the_client_gives_up() -> None:
     """An answer is promised within 6 s."""
-    assert routes.ANSWER_WITHIN_S < 6
+    assert answers.ANSWER_WITHIN_S < 6
 
 
 async def test_an_error_nobody_foresaw_is_logged_once_and_answered() -> None:
@@ -175,7 +175,7 @@ async def test_a_client_that_goes_away_is_no_error() -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/timers", "headers": [], "query_string": b""}
     with capture_logs() as logs:
-        await create_app(store=store, readiness=ready)(scope, receive, send)
+        await create_app(backend(store))(scope, receive, send)
     assert not sent
     assert not logs
     assert not store.batches
@@ -192,7 +192,7 @@ async def test_the_app_starts_and_stops_under_a_server() -> None:
     async def send(message: Message) -> None:
         sent.append(message["type"])
 
-    await create_app(store=FakeStore(), readiness=ready)({"type": "lifespan"}, receive, send)
+    await create_app(backend(FakeStore()))({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from httpqueue.api.models import ArchivedTimer, StoredTimer, TimerView
+from httpqueue.api.models import TimerRequest
 from httpqueue.api.requests import read_timer
+from httpqueue.api.views import ArchivedTimer, StoredTimer, TimerView
 from httpqueue.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
 from httpqueue.spec import Spec
 from httpqueue.timer import Attempt, State
@@ -77,8 +78,8 @@ async def test_everything_given_is_stored_as_given() -> None:
 async def test_null_means_absent() -> None:
     """For every field that may be absent."""
     store = FakeStore()
-    optional = ("hours", "minutes", "fire_at", "headers", "body", "id", "method")
-    assert (await post(store, {**VALID, **dict.fromkeys(optional)})).status_code == 201
+    optional = dict.fromkeys(name for name in TimerRequest.model_fields if name not in VALID)
+    assert (await post(store, VALID | optional)).status_code == 201
     assert store.only().spec == Spec(url=URL, schedule=After(30_000))
 
 
@@ -195,6 +196,8 @@ async def test_an_unfinished_timer_is_shown_as_it_is() -> None:
         "status": "scheduled",
         "time_left": 2,
         "due": format_instant(store.only().due_ms),
+        "due_local": None,
+        "generation": 0,
         "attempts": 0,
         "lateness_ms": None,
         "last_status": None,
@@ -206,7 +209,18 @@ async def test_an_unfinished_timer_is_shown_as_it_is() -> None:
         "body": [1],
         "delay_ms": 30_000,
         "fire_at": None,
+        "cron": None,
+        "timezone": None,
+        "timeout": None,
+        "retry": None,
+        "callback": None,
+        "ordering_key": None,
+        "labels": {},
+        "past_due": "fire",
+        "retention": None,
+        "last_attempts": [],
     }
+    assert response.headers["etag"] == '"0.0.s"'
     TimerView.model_validate_json(response.content, extra="forbid")
 
 
@@ -216,7 +230,7 @@ async def test_no_time_is_left_once_it_runs(state: State) -> None:
     store = FakeStore()
     await post(store, {"url": URL, "id": "a", "fire_at": "2100-01-01T00:00:00+00:00"})
     attempt = Attempt(started_ms=1_893_456_000_007, lateness_ms=7, status=503, error="HTTP 503")
-    store.timers["a"] = replace(store.timers["a"], state=state, attempts=3, last_attempt=attempt)
+    store.timers["a"] = replace(store.timers["a"], state=state, attempts=3, log=(attempt,))
     answer = (await api(store).get("/timers/a")).json()
     expected = {
         "status": state.value,

@@ -17,7 +17,7 @@ from httpqueue.api.app import create_app
 from httpqueue.api.auth import FRESH_S, GRANT, LOAD_WITHIN_S, RELOAD_GAP_S, Auth, KeyRing, application_of
 from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
-from tests.unit.api_fakes import FakeStore, client_of, fields_of, ready
+from tests.unit.api_fakes import FakeStore, backend, client_of, fields_of
 
 FIXED = "0123456789abcdef"
 
@@ -148,7 +148,7 @@ async def test_how_a_key_is_sent(keys: FakeKeys, headers: dict[str, str | bytes]
 async def test_open_without_a_key(keys: FakeKeys) -> None:
     """Health, and how the API is used; everything else is closed, unknown paths included."""
     keys.add("key")
-    app = create_app(store=FakeStore(), readiness=ready, keys=KeyRing(keys.load))
+    app = create_app(backend(FakeStore()), keys=KeyRing(keys.load))
     client = client_of(app)
     for path in ("/healthz", "/readyz", "/openapi.json", "/docs", "/docs/swagger-ui.css", "/"):
         assert (await client.get(path)).status_code in {200, 307}, path

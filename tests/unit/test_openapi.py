@@ -3,16 +3,22 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.routing import Route, Router
 
 from httpqueue import __version__
 from httpqueue.api import openapi
+from httpqueue.api.app import create_app
 from httpqueue.api.models import TimerRequest
+from httpqueue.api.problems import Problems
+from httpqueue.api.queries import ListQuery
+from httpqueue.api.reference import CALLS
 from httpqueue.api.requests import read_timer
-from tests.unit.api_fakes import FakeStore, api
+from tests.unit.api_fakes import FakeStore, api, backend
 
 SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
 
@@ -37,18 +43,62 @@ async def test_the_served_description_is_the_committed_one() -> None:
 def test_every_answer_of_post_timers_is_described() -> None:
     """Problems as problem+json."""
     responses = openapi.document()["paths"]["/timers"]["post"]["responses"]
-    assert responses.keys() == {"200", "201", "400", "409", "413", "415", "422", "503"}
+    refused = {"400", "401", "403", "409", "413", "415", "422", "429", "503"}
+    assert responses.keys() == {"200", "201", *refused}
     for status, response in responses.items():
         (media_type,) = response["content"]
         assert media_type == ("application/json" if status < "300" else "application/problem+json")
 
 
-async def test_every_described_path_exists() -> None:
-    """No path of the description is unknown to the API."""
-    client = api(FakeStore())
-    for path in openapi.document()["paths"]:
-        response = await client.options(path.replace("{timer_id}", "a"))
-        assert response.status_code == 405, path
+def test_every_call_is_described_and_nothing_else() -> None:
+    """Each method of each path, but for the documentation itself."""
+    described = {(call.method, call.path) for call in CALLS}
+    assert described == served() - {("GET", path) for path in ("/", "/docs", "/docs/{name}", "/openapi.json")}
+    document = openapi.document()
+    assert described == {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    }
+    names = [call["operationId"] for methods in document["paths"].values() for call in methods.values()]
+    assert len(names) == len(set(names))
+
+
+def served() -> set[tuple[str, str]]:
+    """What an app with a virtual clock answers to."""
+
+    async def advance(_target_ms: int) -> None:
+        raise AssertionError
+
+    app = create_app(replace(backend(FakeStore()), advance=advance))
+    assert isinstance(app, Problems)
+    assert isinstance(app._app, Router)
+    routes = [route for route in app._app.routes if isinstance(route, Route)]
+    return {(method, route.path) for route in routes for method in route.methods or ()} - {
+        ("HEAD", route.path) for route in routes
+    }
+
+
+def test_who_may_call_is_described() -> None:
+    """The scope that a key needs; no key at all is one of the ways, while there is none."""
+    paths = openapi.document()["paths"]
+    assert paths["/timers"]["get"]["security"] == [{}, {"key": ["read"]}, {"bearer": ["read"]}]
+    assert paths["/timers"]["post"]["security"][1:] == [{"key": ["write"]}, {"bearer": ["write"]}]
+    assert paths["/destinations/{host}"]["put"]["security"][1] == {"key": ["admin"]}
+    assert paths["/healthz"]["get"]["security"] == []
+
+
+def test_a_merge_patch_may_leave_out_and_remove_everything() -> None:
+    """Nothing is required in it, at any depth, and null is a value of each member (RFC 7396)."""
+    document = openapi.document()
+    content = document["paths"]["/timers/{timer_id}"]["patch"]["requestBody"]["content"]
+    assert list(content) == ["application/merge-patch+json", "application/json"]
+    schemas = document["components"]["schemas"]
+    assert schemas["TimerContentPatch"]["properties"].keys() == schemas["TimerContent"]["properties"].keys()
+    for name in ("TimerContentPatch", "CallbackRequestPatch", "RetryRequestPatch", "RetentionRequestPatch"):
+        assert "required" not in schemas[name]
+        for field, schema in schemas[name]["properties"].items():
+            assert field == "body" or {"type": "null"} in schema["anyOf"], (name, field)
+    (labels, _) = schemas["TimerContentPatch"]["properties"]["labels"]["anyOf"]
+    assert {"type": "null"} in labels["additionalProperties"]["anyOf"]
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -71,12 +121,22 @@ def references(value: Any) -> Iterator[str]:
                 yield from references(member)
 
 
-def test_every_field_of_a_request_is_explained() -> None:
+def test_every_field_is_explained() -> None:
     """Swagger UI is the manual."""
-    properties = openapi.document()["components"]["schemas"]["TimerRequest"]["properties"]
-    assert properties.keys() == TimerRequest.model_fields.keys()
-    for name, schema in properties.items():
-        assert schema["description"], name
+    schemas = openapi.document()["components"]["schemas"]
+    assert schemas["TimerRequest"]["properties"].keys() == TimerRequest.model_fields.keys()
+    for model, schema in schemas.items():
+        for name, field in schema.get("properties", {}).items():
+            assert field.get("description"), (model, name)
+
+
+def test_every_parameter_is_explained() -> None:
+    """Those of the query, too, which follow from the model that checks them."""
+    paths = openapi.document()["paths"]
+    calls = [call for methods in paths.values() for call in methods.values()]
+    assert all(each["description"] for call in calls for each in call.get("parameters", []))
+    named = [each["name"] for each in paths["/timers"]["get"]["parameters"]]
+    assert named == list(ListQuery.model_fields)
 
 
 def test_the_example_is_a_valid_request() -> None:
@@ -85,10 +145,18 @@ def test_the_example_is_a_valid_request() -> None:
     assert read_timer(example, now_ms=0).spec.url == example["url"]
 
 
-@pytest.mark.parametrize("field", ["hours", "minutes", "seconds", "fire_at", "method", "headers", "id"])
+WITH: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("hours", "minutes", "seconds", "fire_at", "cron")},
+    "timezone": {"cron": "@daily"},
+}
+
+
+@pytest.mark.parametrize("field", TimerRequest.model_fields)
 def test_every_example_of_a_field_is_valid(field: str) -> None:
     """What is shown can be sent."""
     schema = openapi.document()["components"]["schemas"]["TimerRequest"]["properties"][field]
-    schedule = {} if field in {"hours", "minutes", "seconds", "fire_at"} else {"seconds": 1}
     for example in schema.get("examples", [schema.get("default")]):
-        read_timer({"url": "https://example.com", **schedule, field: example}, now_ms=0)
+        members = {"url": "https://example.com", **WITH.get(field, {"seconds": 1}), field: example}
+        if field == "fire_at" and isinstance(example, str) and not example.endswith("Z"):
+            members["timezone"] = "Europe/Berlin"
+        read_timer(members, now_ms=0)

@@ -26,7 +26,7 @@ LANE_PREFIX = (
     f"hq:{PARTITION}:lane:"  # + app:ordering key  zset: app:id -> due ms, 0 for the one whose turn it is
 )
 LINE_PREFIX = f"hq:{PARTITION}:line:"  # + host:<host> or application:<app>  zset: app:id -> due ms
-WAITING = f"hq:{PARTITION}:waiting"  # zset: app:id -> due ms of all those that wait in a line or for a slot
+WAITING = f"hq:{PARTITION}:waiting"  # zset: app:id -> ms of the slot it waits for, AT_LAST in a line
 CALLS_PREFIX = f"hq:{PARTITION}:calls:"  # + host  zset: app:id -> lease end; hosts with a concurrency limit
 RATE_PREFIX = f"hq:{PARTITION}:rate:"  # + host  string: ms at which its next call may start
 SLOTS_PREFIX = f"hq:{PARTITION}:slots:"  # + host  zset: app:id -> ms at which its call may start

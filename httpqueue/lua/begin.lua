@@ -31,7 +31,7 @@ end
 
 local function wait_in_line(name, member, due, answer)
   redis.call('ZADD', keys.lines .. name, due, member)
-  redis.call('ZADD', keys.waiting, due, member)
+  redis.call('ZADD', keys.waiting, AT_LAST, member)
   return answer
 end
 
@@ -71,7 +71,7 @@ local function obstacle(member, head, spec, host)
   local rate, concurrency = destination.values.rate, destination.values.concurrency
   local slot = rate and slot_of(host, rate, concurrency, member) or now
   if slot > now then
-    redis.call('ZADD', keys.waiting, head.due, member)
+    redis.call('ZADD', keys.waiting, slot, member)
     return {'waiting', slot}
   end
   if concurrency then

@@ -8,6 +8,7 @@
 local SCHEDULED, RUNNING, DONE, FAILED, CANCELLED = 's', 'r', 'd', 'f', 'c'
 local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true, [CANCELLED] = true}
 local HEAD_BYTES = 200 -- no head is longer
+local AT_LAST = 2 ^ 53 -- when a timer in a line is tried again: nobody knows
 local TURN = 0 -- the score in its lane of the timer whose turn it is, whatever its due time
 
 -- KEYS of every script of the store, as store/timers.py hands them over.
@@ -126,6 +127,7 @@ end
 
 -- Have timers tried again that waited for something. One that runs lost its worker, or the wake-up does no harm.
 local function wake(keys, member)
+  redis.call('ZREM', keys.waiting, member)
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
   if head and not is_finished(head) then

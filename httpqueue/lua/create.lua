@@ -31,11 +31,13 @@ local function leave(member, head, known)
 end
 
 local function is_wanted(if_exists, head, due)
-  if if_exists == 'replace' then
+  if if_exists == 'replace' or is_finished(head) then
     return true
   end
-  local earlier = due < head.due
-  return head.state == SCHEDULED and (if_exists == 'earliest' and earlier or if_exists == 'latest' and due > head.due)
+  if if_exists == 'earliest' then
+    return due < head.due
+  end
+  return due > head.due
 end
 
 local answers = {}

@@ -14,7 +14,8 @@ local function is_settled()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.due, '-inf', now)) do
     local record = redis.call('GET', keys.records .. member)
     local head = record and read_head(record)
-    if head and not redis.call('ZSCORE', keys.waiting, member) and not is_blocked(keys, member, head.lane) then
+    local tried_again = tonumber(redis.call('ZSCORE', keys.waiting, member) or now)
+    if head and tried_again <= now and not is_blocked(keys, member, head.lane) then
       return false
     end
   end
@@ -22,8 +23,9 @@ local function is_settled()
 end
 
 local next = -1
-for _, index in ipairs({keys.due, KEYS[18]}) do
-  local first = redis.call('ZRANGEBYSCORE', index, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+local after_now, before_last = string.format('(%.0f', now), string.format('(%.0f', AT_LAST)
+for _, index in ipairs({keys.due, keys.waiting, KEYS[18]}) do
+  local first = redis.call('ZRANGEBYSCORE', index, after_now, before_last, 'WITHSCORES', 'LIMIT', 0, 1)[2]
   if first and (next < 0 or tonumber(first) < next) then
     next = tonumber(first)
   end

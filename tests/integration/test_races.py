@@ -11,7 +11,7 @@ from httpqueue.schedule import After
 from httpqueue.spec import Spec
 from httpqueue.store import Store
 from httpqueue.timer import DEFAULT_APPLICATION, State
-from httpqueue.transitions import Answer, Change, Changed, Creation, IfExists, NewTimer
+from httpqueue.transitions import Answer, Change, Changed, Creation, NewTimer
 from tests.pipeline import Pipeline, running
 from tests.receiver import Receiver
 
@@ -53,7 +53,7 @@ class Races:
 
     async def race(self, name: str) -> None:
         """One of the ways in which a client may come in between."""
-        await self.chance.choice([self.put, self.patch, self.cancel, self.post, self.duel])(name)
+        await self.chance.choice([self.put, self.patch, self.cancel, self.duel])(name)
 
     async def put(self, name: str) -> None:
         """Other content, due at once."""
@@ -79,16 +79,6 @@ class Races:
         changed = await self.store.cancel(DEFAULT_APPLICATION, name, version=None, ms=HOUR_MS)
         if self._note("cancel", changed):
             self.expected[name] = None
-
-    async def post(self, name: str) -> None:
-        """POST with if_exists: other content unless it is running, done, or due later."""
-        timer = NewTimer(DEFAULT_APPLICATION, name, self.spec("new"), IfExists.LATEST)
-        [created] = await self.store.create([timer])
-        self.answers[f"post {created.creation}"] += 1
-        if created.creation is Creation.REPLACED:
-            self.expected[name] = "new"
-        else:
-            assert created.creation in {Creation.KEPT, Creation.RUNNING}
 
     async def _change(self, change: Change, body: str) -> bool:
         [changed] = await self.store.change([change])

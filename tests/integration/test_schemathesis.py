@@ -6,6 +6,7 @@ allows may be refused. Derandomized: each run sends the same.
 """
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -26,13 +27,13 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from httpqueue import clock, keys
 from httpqueue.api import openapi
 from httpqueue.api.app import Backend, create_app
-from httpqueue.api.rules import is_id
+from httpqueue.api.rules import APPLICATION_PATTERN, is_id
 from httpqueue.archive import Archive
 from httpqueue.embedded import EmbeddedValkey
 from httpqueue.store import Store
 from httpqueue.store.registry import Registry
 from httpqueue.store.survey import Survey
-from httpqueue.timer import State
+from httpqueue.timer import DEFAULT_APPLICATION, State
 from tests.frozen import FrozenTime
 from tests.integration.api_lab import Lab
 
@@ -52,10 +53,16 @@ CHECKS_OF_BATCH: Final = [check for check in CHECKS if check is not openapi_chec
 """A batch is accepted though some of its timers are refused."""
 
 document = openapi.document()
-# schemathesis 4.32 sends the headers of one media type's broken requests with all bodies of the next one
-del document["paths"]["/timers/{timer_id}"]["patch"]["requestBody"]["content"]["application/json"]
+# schemathesis 4.32 sends most patches with a broken If-Match, which hides what becomes of their bodies;
+# the other calls have the same header
+patch = document["paths"]["/timers/{timer_id}"]["patch"]
+patch["parameters"] = [each for each in patch["parameters"] if each["name"] != "If-Match"]
 schema = schemathesis.openapi.from_dict(document)
 schema.config.seed = 1
+schema.config.checks.negative_data_rejection.expected_statuses += [
+    "410",
+    "412",
+]  # of the timer, not of the data
 schema.config.generation.update(modes=list(schemathesis.GenerationMode), deterministic=True)
 
 
@@ -161,5 +168,7 @@ def test_every_answer_conforms(
     if isinstance(timer_id, str) and is_id(timer_id):
         rest = repr((timer_id, case.query, case.headers, case.body)).encode()
         case.path_parameters["timer_id"] = [*timers, timer_id][crc32(rest) % (len(timers) + 1)]
+        if re.fullmatch(APPLICATION_PATTERN, str(case.query.get("application", ""))):
+            case.query["application"] = DEFAULT_APPLICATION
     checked = CHECKS if case.operation.label != BATCH else CHECKS_OF_BATCH
     case.call_and_validate(base_url=server.url, session=session, checks=checked)

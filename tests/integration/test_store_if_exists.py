@@ -47,10 +47,10 @@ def again(if_exists: IfExists, delay_ms: int) -> NewTimer:
         (again(IfExists.CONFLICT, 0), Creation.CONFLICT, Creation.CONFLICT),
         (again(IfExists.KEEP, 0), Creation.KEPT, Creation.KEPT),
         (again(IfExists.REPLACE, 0), Creation.REPLACED, Creation.REPLACED),
-        (again(IfExists.EARLIEST, 99), Creation.REPLACED, Creation.KEPT),
-        (again(IfExists.EARLIEST, 100), Creation.KEPT, Creation.KEPT),
-        (again(IfExists.LATEST, 101), Creation.REPLACED, Creation.KEPT),
-        (again(IfExists.LATEST, 100), Creation.KEPT, Creation.KEPT),
+        (again(IfExists.EARLIEST, 99), Creation.REPLACED, Creation.REPLACED),
+        (again(IfExists.EARLIEST, 100), Creation.KEPT, Creation.REPLACED),
+        (again(IfExists.LATEST, 101), Creation.REPLACED, Creation.REPLACED),
+        (again(IfExists.LATEST, 100), Creation.KEPT, Creation.REPLACED),
     ],
 )
 async def test_the_answer_says_who_has_the_id(
@@ -61,7 +61,7 @@ async def test_the_answer_says_who_has_the_id(
     if_scheduled: Creation,
     if_finished: Creation,
 ) -> None:
-    """A running timer is never replaced, a finished one only outright."""
+    """A running timer is never replaced; a finished one gives way to whatever is due."""
     before = await bring(frozen_store, time, state)
     time.now_ms = T0_MS
     expected = if_finished if state in FINISHED else if_scheduled

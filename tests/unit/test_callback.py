@@ -1,0 +1,83 @@
+"""What a callback is: a timer of its own, and what it says."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from httpqueue.backoff import Retry
+from httpqueue.callback import callback_of, describe, finished_timer
+from httpqueue.schedule import After, At, Cron, Local, Schedule
+from httpqueue.spec import Callback, Spec
+from httpqueue.timer import Attempt, State
+
+RETRY = Retry(delays_ms=(1_000, 5_000, 30_000))
+ATTEMPT = Attempt(1_800_000_000_250, 250, 200, number=3, generation=2)
+SPEC = Spec("http://receiver/{id}", After(1_000), callback=Callback("http://told/{id}?a={id}", {"x-a": "1"}))
+
+
+def told(spec: Spec = SPEC, attempt: Attempt = ATTEMPT, state: State = State.DONE) -> Any:
+    """The callback of app:a."""
+    return callback_of(spec, attempt, state, member="app:a", retry=RETRY, timeout_ms=10_000)
+
+
+def test_it_is_a_timer_of_the_same_application_due_at_once() -> None:
+    """With the callback's URL, headers, waits and timeout, without a callback, lane or labels of its own."""
+    spec = replace(SPEC, ordering_key="k", labels={"team": "blue"}, past_due="skip", headers={"x-b": "2"})
+    timer = told(spec)
+    assert (timer.application, timer.id) == ("app", "a~callback-2-1800000000250")
+    assert timer.spec == Spec(
+        "http://told/a?a=a",
+        After(0),
+        headers={"x-a": "1"},
+        body=timer.spec.body,
+        retry=RETRY,
+        timeout_ms=10_000,
+    )
+
+
+def test_no_callback_of_a_timer_without_one() -> None:
+    """So that a callback has none."""
+    assert told(replace(SPEC, callback=None)) is None
+    assert told(told().spec) is None
+
+
+@pytest.mark.parametrize("on", [(), ("done",), ("failed",), ("done", "failed")])
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED])
+def test_on_says_which_ends_are_told(on: tuple[str, ...], state: State) -> None:
+    """Its words are states."""
+    spec = replace(SPEC, callback=Callback("http://told/", on=on))
+    assert (told(spec, state=state) is not None) is (state.value in on)
+
+
+def test_ends_of_one_id_differ() -> None:
+    """Another generation, or another life of the id in the same one."""
+    others = (replace(ATTEMPT, generation=3), replace(ATTEMPT, started_ms=ATTEMPT.started_ms + 1))
+    assert len({told(attempt=attempt).id for attempt in (ATTEMPT, *others)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "described"),
+    [
+        (After(5), {"schedule_at": "2027-01-15T08:00:00.000Z"}),
+        (At(0), {"schedule_at": "1970-01-01T00:00:00.000Z"}),
+        (
+            Local("2030-07-01T09:00:00", "Europe/Berlin"),
+            {"schedule_at": "2030-07-01T07:00:00.000Z", "timezone": "Europe/Berlin"},
+        ),
+        (Cron("@daily", "Asia/Tokyo"), {"schedule": "@daily", "timezone": "Asia/Tokyo"}),
+    ],
+)
+def test_schedules_in_the_words_of_schedule_rs(schedule: Schedule, described: dict[str, str]) -> None:
+    """`schedule_at` of what runs once, `schedule` of what recurs."""
+    assert describe(schedule, ATTEMPT.due_ms) == described
+
+
+def test_an_error_and_labels_are_told_if_there_are_any() -> None:
+    """`last_error` is missing otherwise, as in schedule-rs."""
+    plain = finished_timer(SPEC, ATTEMPT, State.DONE, application="app", timer_id="a")
+    assert not {"last_error", "labels"} & plain.keys()
+    failed = replace(ATTEMPT, status=None, error="no answer")
+    spec = replace(SPEC, labels={"team": "blue"})
+    full = finished_timer(spec, failed, State.FAILED, application="app", timer_id="a")
+    assert (full["last_error"], full["last_status"], full["labels"]) == ("no answer", None, {"team": "blue"})

@@ -115,7 +115,8 @@ def _of_queue(facts: Facts) -> Explanation | None:
         return Explanation(Code.BLOCKED, reason, {"ordering_key": lane, "blocked_by": facts.blocked_by})
     if facts.slot_ms is not None and facts.slot_ms > facts.now_ms:
         turn = format_instant(facts.slot_ms)
-        reason = f"waiting in the line of {host}, which takes {facts.destination.rate:g} calls a second, until {turn}"
+        rate = f"{facts.destination.rate:g} calls a second"
+        reason = f"waiting in the line of {host}, which takes {rate}, until {turn}"
         return Explanation(Code.WAITING, reason, {"host": host, "until": turn})
     if facts.is_in_line:
         limit = facts.destination.concurrency

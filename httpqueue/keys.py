@@ -23,7 +23,7 @@ COUNTS = f"hq:{PARTITION}:counts"  # hash: app:state letter -> timers
 APPLICATIONS = f"hq:{PARTITION}:applications"  # hash: application -> JSON: paused, retention, secrets
 DESTINATIONS = f"hq:{PARTITION}:destinations"  # hash: host -> JSON: paused, rate per second, concurrency
 LANE_PREFIX = (
-    f"hq:{PARTITION}:lane:"  # + app:ordering key  zset: app:id -> due ms, 0 for the one whose turn it is
+    f"hq:{PARTITION}:lane:"  # + app:ordering key  zset: app:id -> due ms, -inf for the one whose turn it is
 )
 LINE_PREFIX = f"hq:{PARTITION}:line:"  # + host:<host> or application:<app>  zset: app:id -> due ms
 WAITING = f"hq:{PARTITION}:waiting"  # zset: app:id -> ms of the slot it waits for, AT_LAST in a line

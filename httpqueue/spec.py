@@ -1,6 +1,8 @@
 """What the client asked for, and its one stored form. Pure."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any, Final
 
 import orjson
@@ -64,46 +66,38 @@ class Spec:
 
 def encode_spec(spec: Spec) -> bytes:
     """Spec -> JSON, defaults left out; the URL comes first, lua/common.lua reads the host there."""
-    fields: dict[str, Any] = {"url": spec.url}
-    match spec.schedule:
-        case After(delay_ms):
-            fields["delay_ms"] = delay_ms
-        case At(fire_at_ms):
-            fields["fire_at_ms"] = fire_at_ms
-        case Local(local, zone):
-            fields["local"], fields["zone"] = local, zone
-        case Cron(expression, zone):
-            fields["cron"], fields["zone"] = expression, zone
-    if spec.method != "POST":
-        fields["method"] = spec.method
-    if spec.past_due != FIRE:
-        fields["past_due"] = spec.past_due
-    for name in ("headers", "labels"):
-        if value := getattr(spec, name):
-            fields[name] = value
-    for name in ("body", "timeout_ms", "ordering_key"):
-        if (value := getattr(spec, name)) is not None:
-            fields[name] = value
-    for name in ("retry", "callback", "retention"):
-        if (value := getattr(spec, name)) is not None:
-            fields[name] = asdict(value)
+    fields: dict[str, Any] = {"url": spec.url, **_schedule_fields(spec.schedule)}
+    for name in _OPTIONAL:
+        value = getattr(spec, name)
+        if value != getattr(_NOTHING, name):
+            fields[name] = asdict(value) if name in _NESTED else value
     return orjson.dumps(fields)
+
+
+def _schedule_fields(schedule: Schedule) -> dict[str, Any]:
+    match schedule:
+        case After(delay_ms):
+            return {"delay_ms": delay_ms}
+        case At(fire_at_ms):
+            return {"fire_at_ms": fire_at_ms}
+        case Local(local, zone):
+            return {"local": local, "zone": zone}
+        case Cron(expression, zone):
+            return {"cron": expression, "zone": zone}
 
 
 def decode_spec(raw: bytes) -> Spec:
     """The inverse of encode_spec; raises InvalidTimerError on anything else."""
     try:
         fields = orjson.loads(raw)
-        schedule = _pop_schedule(fields)
-        if "retry" in fields:
-            fields["retry"] = _retry(**fields["retry"])
-        if "callback" in fields:
-            fields["callback"] = _callback(**fields["callback"])
-        if "retention" in fields:
-            fields["retention"] = _retention(**fields["retention"])
-        spec = Spec(schedule=schedule, **fields)
-        require(str, spec.url, spec.method, *spec.headers.values(), *spec.labels.values())
-        require(str, spec.ordering_key or "")
+        url, schedule = fields.pop("url"), _pop_schedule(fields)
+        require(str, url)
+        if not fields:
+            return Spec(url, schedule)
+        for name in _NESTED.keys() & fields.keys():
+            fields[name] = _NESTED[name](**fields[name])
+        spec = Spec(url, schedule, **fields)
+        require(str, spec.method, *spec.headers.values(), *spec.labels.values(), spec.ordering_key or "")
         require(int, spec.timeout_ms or 0)
         if spec.past_due not in {FIRE, SKIP}:
             require(int, spec.past_due)
@@ -113,14 +107,11 @@ def decode_spec(raw: bytes) -> Spec:
 
 
 def _pop_schedule(fields: dict[str, Any]) -> Schedule:
-    if "delay_ms" in fields:
-        delay_ms = fields.pop("delay_ms")
-        require(int, delay_ms)
-        return After(delay_ms)
-    if "fire_at_ms" in fields:
-        fire_at_ms = fields.pop("fire_at_ms")
-        require(int, fire_at_ms)
-        return At(fire_at_ms)
+    for name, kind in (("delay_ms", After), ("fire_at_ms", At)):
+        if name in fields:
+            ms = fields.pop(name)
+            require(int, ms)
+            return kind(ms)
     zone = fields.pop("zone")
     wall_clock = fields.pop("local", None)
     expression = fields.pop("cron") if wall_clock is None else wall_clock
@@ -142,6 +133,15 @@ def _retention(**numbers: int | None) -> Retention:
 def _callback(*, url: str, headers: dict[str, str], on: list[str]) -> Callback:
     require(str, url, *headers.values(), *on)
     return Callback(url, headers, tuple(on))
+
+
+_NESTED: Final[dict[str, Callable[..., Any]]] = {
+    "retry": _retry,
+    "callback": _callback,
+    "retention": _retention,
+}
+_NOTHING: Final = Spec("", After(0))
+_OPTIONAL: Final = [each.name for each in dataclass_fields(Spec)][2:]
 
 
 def require(kind: type, *values: object) -> None:

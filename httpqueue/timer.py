@@ -129,8 +129,7 @@ def decode_record(application: str, timer_id: str, record: bytes) -> Timer:
         unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
         unpacker.feed(record)
         letter, generation, attempts, due_ms, timeout_ms, lane, spec, *log = unpacker
-        if unpacker.tell() != len(record):
-            raise ValueError("cut off")
+        require(bool, unpacker.tell() == len(record) or None)  # or its end is missing
         require(int, generation, attempts, due_ms, timeout_ms)
         require(bytes, lane)
         return Timer(

@@ -1,6 +1,7 @@
-"""A clock that stands still until it is advanced: what is due on the way fires through the real delivery path."""
+"""A clock that stands still until it is advanced: what is due on the way fires as it would in real time."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from httpqueue import clock
@@ -23,9 +24,15 @@ class VirtualClock:
         """Ms since the epoch."""
         return self._now_ms
 
-    async def advance(self, target_ms: int, *, survey: Survey, relay: Relay, queue: Queue) -> None:
-        """Go to target_ms, and stop on the way wherever something is due, until that is settled."""
+    async def advance(
+        self, target_of: Callable[[int], int], *, survey: Survey, relay: Relay, queue: Queue
+    ) -> None:
+        """Go from now to target_of(now), and stop wherever something is due on the way until it is settled.
+
+        One after another: two that go on by an hour go on by two hours.
+        """
         async with self._one_at_a_time:
+            target_ms = target_of(self._now_ms)
             while True:
                 next_ms = (await self._settled(survey, relay, queue)).next_ms
                 if next_ms is None or next_ms > target_ms:

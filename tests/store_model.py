@@ -65,11 +65,11 @@ class StoreModel:
             return Created(Creation.KEPT, timer.due_ms)
         if timer.state is State.RUNNING:
             return Created(Creation.RUNNING, timer.due_ms)
-        is_scheduled = timer.state is State.SCHEDULED
+        is_finished = timer.state is not State.SCHEDULED
         wanted = {
             IfExists.REPLACE: True,
-            IfExists.EARLIEST: is_scheduled and due_ms < timer.due_ms,
-            IfExists.LATEST: is_scheduled and due_ms > timer.due_ms,
+            IfExists.EARLIEST: is_finished or due_ms < timer.due_ms,
+            IfExists.LATEST: is_finished or due_ms > timer.due_ms,
         }
         if not wanted[if_exists]:
             return Created(Creation.KEPT, timer.due_ms)

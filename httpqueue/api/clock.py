@@ -1,6 +1,7 @@
 """The virtual clock, for users' tests: it stands still until it is told to go on."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -14,8 +15,8 @@ from httpqueue.api.queries import check_query
 from httpqueue.api.requests import read
 from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, format_instant
 
-Advance = Callable[[int], Awaitable[None]]
-"""Goes to that instant, ms, and fires all that is due on the way."""
+Advance = Callable[[Callable[[int], int]], Awaitable[None]]
+"""Goes from now, ms, to the instant that the function says, and fires all that is due on the way."""
 
 
 def clock_routes(now_ms: Callable[[], int], advance: Advance) -> list[Route]:
@@ -30,18 +31,23 @@ def clock_routes(now_ms: Callable[[], int], advance: Advance) -> list[Route]:
         wish = read(AdvanceRequest, await answers.read_members(request))
         if (wish.seconds is None) is (wish.to is None):
             raise _fault("seconds", "send either seconds or to")
-        target_ms = wish.to or now_ms() + round((wish.seconds or 0) * MS_PER_S)
-        if target_ms > MAX_DUE_MS:
-            raise _fault("seconds", "must not lead beyond the year 9999")
-        if target_ms < now_ms():
-            raise _fault("to", "must not be in the clock's past: it goes forward only")
-        await advance(target_ms)
+        _target_ms(wish, now_ms())  # what is wrong with it is said before it waits for others
+        await advance(partial(_target_ms, wish))
         return answers.json_response({"now": format_instant(now_ms())})
 
     return [
         Route("/clock", get, methods=["GET"]),
         Route("/clock/advance", post_advance, methods=["POST"]),
     ]
+
+
+def _target_ms(wish: AdvanceRequest, now_ms: int) -> int:
+    target_ms = wish.to or now_ms + round((wish.seconds or 0) * MS_PER_S)
+    if target_ms > MAX_DUE_MS:
+        raise _fault("seconds", "must not lead beyond the year 9999")
+    if target_ms < now_ms:
+        raise _fault("to", "must not be in the clock's past: it goes forward only")
+    return target_ms
 
 
 def _fault(field: str, detail: str) -> Exception:

@@ -47,7 +47,7 @@ _HEADERS: Final = {
 _PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ENTITY_TAGS: Final = r'^ *(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*) *$'
 _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
-    "timer_id": ("path", "The timer's id.", {"pattern": rules.ID_PATTERN, "examples": [EXAMPLE_ID]}),
+    "timer_id": ("path", "The timer's id.", {"pattern": rules.KNOWN_ID_PATTERN, "examples": [EXAMPLE_ID]}),
     "application": (
         *("path", "The application's name."),
         {"pattern": rules.APPLICATION_PATTERN, "examples": ["shop"]},

@@ -22,7 +22,7 @@ from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.views import content_of, schedule_of
 from httpqueue.backoff import Retry
 from httpqueue.cron import next_run_ms
-from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, After, At, Cron, Local, Schedule, local_ms
+from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, After, At, Cron, Local, Schedule, has_offset, local_ms
 from httpqueue.spec import Callback, Retention, Spec
 from httpqueue.timer import DEFAULT_APPLICATION
 from httpqueue.transitions import NewTimer
@@ -114,12 +114,20 @@ def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, in
     Returns what read_content does, and whether the patch says when it is due; raises ProblemError (422).
     """
     says_when = any(patch.get(name) is not None for name in _SCHEDULE if name != "timezone")
-    schedule = {} if says_when else schedule_of(spec)
+    schedule = schedule_of(spec)
+    if says_when:  # one schedule takes the other's place; a zone stays for what is read by the clocks of one
+        schedule = {"timezone": schedule.get("timezone")} if _is_local(patch) else {}
     members = _merged({**content_of(spec), **schedule}, patch)
     if len(orjson.dumps(members)) > MAX_BODY_BYTES:  # many patches must not do what no post may
         raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "must not make the timer larger than 1 MiB")
     changed, due_ms = read_content(members, now_ms=now_ms)
     return changed, due_ms, says_when or changed.schedule != spec.schedule
+
+
+def _is_local(members: dict[str, Any]) -> bool:
+    """Whether a schedule is read by the clocks of a zone."""
+    fire_at = members.get("fire_at")
+    return members.get("cron") is not None or (isinstance(fire_at, str) and not has_offset(fire_at))
 
 
 def _merged(target: Any, patch: Any) -> Any:

@@ -10,6 +10,7 @@ from httpqueue.webhook import ID_PLACEHOLDER, OWN_HEADERS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ID_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,128}$"
+KNOWN_ID_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,192}$"
 MAX_URL_CHARACTERS: Final = 2_048
 MAX_PORT: Final = 65_535
 MAX_HEADERS: Final = 100
@@ -22,6 +23,7 @@ MAX_LABEL_VALUE: Final = 256
 LABEL_FILTER_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}:"
 
 _ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_KNOWN_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,192}")
 _APPLICATION: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _ORDERING_KEY: Final = re.compile(r"[!-~]{1,128}")
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
@@ -55,6 +57,11 @@ _SET_BY_CLIENT: Final = frozenset({"host", "content-length"})
 def is_id(text: str) -> bool:
     """Whether it can be a timer's id; "." and ".." would vanish from URL paths (RFC 3986 section 5.2.4)."""
     return _ID.fullmatch(text) is not None and text not in {".", ".."}
+
+
+def is_known_id(text: str) -> bool:
+    """Whether there can be a timer of that id: a callback's is longer than any that clients may choose."""
+    return _KNOWN_ID.fullmatch(text) is not None
 
 
 def check_id(text: str) -> str:

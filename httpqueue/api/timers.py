@@ -21,7 +21,7 @@ from httpqueue.api.parsing import MAX_BATCH_BYTES, read_object
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
 from httpqueue.api.queries import application_in_query, check_query, if_match
 from httpqueue.api.requests import callback_of, patched, read, read_batch, read_content, read_timer
-from httpqueue.api.rules import is_id
+from httpqueue.api.rules import is_known_id
 from httpqueue.api.views import attempt_view, timer_view
 from httpqueue.batch import Batcher
 from httpqueue.explain import explain
@@ -287,7 +287,7 @@ def _address(request: Request) -> tuple[str, str]:
     """(application, id); raises ProblemError (404, 403, 422)."""
     timer_id: str = request.path_params["timer_id"]
     application = application_in_query(request)
-    if not is_id(timer_id):
+    if not is_known_id(timer_id):
         raise answers.not_found()
     return application, timer_id
 

@@ -9,7 +9,7 @@ local SCHEDULED, RUNNING, DONE, FAILED, CANCELLED = 's', 'r', 'd', 'f', 'c'
 local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true, [CANCELLED] = true}
 local HEAD_BYTES = 200 -- no head is longer
 local AT_LAST = 2 ^ 53 -- when a timer in a line is tried again: nobody knows
-local TURN = 0 -- the score in its lane of the timer whose turn it is, whatever its due time
+local TURN = '-inf' -- the score in its lane of the timer whose turn it is, whatever its due time
 
 -- KEYS of every script of the store, as store/timers.py hands them over.
 local function store_keys()

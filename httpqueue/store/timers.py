@@ -103,8 +103,8 @@ class Store(Outbox):
     ) -> list[Begun | Refused]:
         """Start an attempt for each wake-up whose timer is due; the answers stand in their order.
 
-        A timer with a timeout of its own is leased for that and LEASE_MARGIN_MS. room: by host, how many calls
-        the worker can still make, where that is not any number.
+        A timer with a timeout of its own is leased for that and LEASE_MARGIN_MS. room: by host, how many
+        calls the worker can still make, where that is not any number.
         """
         answers, applications = await self._begin(
             SCRIPT_KEYS,

@@ -19,8 +19,8 @@ from httpqueue import keys
 from httpqueue.clock import monotonic_s, sleep
 from httpqueue.embedded import EmbeddedValkey
 from httpqueue.schedule import At
-from httpqueue.store import Store, open_store
 from httpqueue.spec import Spec
+from httpqueue.store import Store, open_store
 from httpqueue.timer import DEFAULT_APPLICATION
 from httpqueue.transitions import Creation, NewTimer
 from tests.benchmarks.control import Remote, remote

@@ -1,5 +1,6 @@
 """The API over a real Valkey, in the test's own time; timers are brought into each state without a worker."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,9 +48,9 @@ class Lab:
         """How long no worker was seen, as the test says."""
         return self.worker_silence_ms
 
-    async def advance(self, target_ms: int) -> None:
+    async def advance(self, target_of: Callable[[int], int]) -> None:
         """Time passes; nothing fires."""
-        self.time.now_ms = target_ms
+        self.time.now_ms = target_of(self.time.now_ms)
 
     async def post(self, timer_id: str, **members: Any) -> dict[str, Any]:
         """A timer, due at once unless it says when; returns what is answered to it."""

@@ -9,7 +9,7 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from zlib import crc32
@@ -105,7 +105,7 @@ def backend_of(redis: Redis) -> Backend:
     async def worker_silence_ms() -> int:
         return 0
 
-    async def advance(_target_ms: int) -> None:
+    async def advance(_target_of: Callable[[int], int]) -> None:
         pass
 
     store = Store(redis, archive=Archive(redis, error_rate=1e-6))

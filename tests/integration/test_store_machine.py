@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from math import inf
 from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
@@ -214,7 +215,7 @@ class StoreMachine(RuleBasedStateMachine):
         }
         for lane in ("lane", "other"):
             assert await self._index(f"{keys.LANE_PREFIX}default:{lane}") == {
-                name: 0 if timer.has_turn else timer.due_ms
+                name: -inf if timer.has_turn else timer.due_ms
                 for name, timer in model
                 if LANES[name] == lane and timer.state in UNFINISHED
             }

@@ -1,5 +1,6 @@
 """Bad input, field by field: 422 naming each faulty one, and nothing is stored."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -274,7 +275,7 @@ async def test_a_body_that_nobody_needs_is_checked_all_the_same(path: str) -> No
 def clocked() -> httpx.AsyncClient:
     """The API with a virtual clock, which must not go on."""
 
-    async def advance(_target_ms: int) -> None:
+    async def advance(_target_of: Callable[[int], int]) -> None:
         pytest.fail("advanced")
 
     return client_of(create_app(replace(backend(FakeStore()), advance=advance)))

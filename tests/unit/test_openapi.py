@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def test_every_call_is_described_and_nothing_else() -> None:
 def served() -> set[tuple[str, str]]:
     """What an app with a virtual clock answers to."""
 
-    async def advance(_target_ms: int) -> None:
+    async def advance(_target_of: Callable[[int], int]) -> None:
         raise AssertionError
 
     app = create_app(replace(backend(FakeStore()), advance=advance))

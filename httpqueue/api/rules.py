@@ -61,7 +61,7 @@ def is_id(text: str) -> bool:
 
 def is_known_id(text: str) -> bool:
     """Whether there can be a timer of that id: a callback's is longer than any that clients may choose."""
-    return _KNOWN_ID.fullmatch(text) is not None
+    return _KNOWN_ID.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def check_id(text: str) -> str:

@@ -43,6 +43,7 @@ def test_every_fault_has_its_outcome() -> None:
         Fault.DNS: Outcome.RETRY,
         Fault.LOST_WORKER: Outcome.RETRY,
         Fault.TLS: Outcome.FAILED,
+        Fault.PAST_DUE: Outcome.FAILED,
         Fault.INVALID_REQUEST: Outcome.FAILED,
     }
 

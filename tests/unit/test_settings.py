@@ -39,6 +39,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "relay_batch_size": ("8", 8),
     "horizon_ms": ("1h", 3_600_000),
     "max_attempts": ("3", 3),
+    "callback_timeout_ms": ("5", 5_000),
+    "callback_delays_ms": ("2, 10s,1m", (2_000, 10_000, 60_000)),
     "backoff_base_ms": ("250ms", 250),
     "backoff_max_ms": ("2d", 172_800_000),
     "attempt_timeout_ms": ("1.5", 1_500),

@@ -9,7 +9,7 @@ from typing import Final
 
 from httpqueue import __version__, logs
 from httpqueue.access import Grant, Scope, new_id
-from httpqueue.api.rules import check_id
+from httpqueue.api.rules import check_application
 from httpqueue.embedded import serving
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run import run
@@ -88,7 +88,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 
 def _application(name: str) -> str:
     try:
-        return name if name == ALL_APPLICATIONS else check_id(name)
+        return name if name == ALL_APPLICATIONS else check_application(name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

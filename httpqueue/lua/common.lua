@@ -73,9 +73,14 @@ local function application_of(member)
   return string.sub(member, 1, string.find(member, ':', 1, true) - 1)
 end
 
+-- As it is in the spec's URL, which comes first in the JSON.
+local function authority_of(spec)
+  return string.match(spec, '^{"url":"%a+://([^/?#"]*)') or ''
+end
+
 -- The host as it is in the spec's URL, in small letters, without the port; [] around an IPv6 address.
 local function host_of(spec)
-  local authority = string.match(spec, '^{"url":"%a+://([^/?#"]*)') or ''
+  local authority = authority_of(spec)
   local port = string.find(authority, ':%d*$')
   return string.lower(port and string.sub(authority, 1, port - 1) or authority)
 end

@@ -16,7 +16,7 @@ local kept_attempts = tonumber(ARGV[3])
 local counts = counter(keys.counts)
 local archived = 0
 local next_dues, ended, gone, finished, retention = {}, {}, {}, {}, {} -- for the indices
-local hosts = {}
+local hosts, by_authority = {}, {}
 
 local function archive(positions)
   local operations = {}
@@ -90,15 +90,24 @@ local function end_run(member, head, rest, item)
   end
 end
 
-local function note_host(spec, member, item)
-  local host = host_of(spec)
-  local note = hosts[host]
-  if not note then
-    note = {failures = 0, members = {}}
-    hosts[host] = note
+-- One note a host, found by the authority as it is written: few of them differ.
+local function note_of(spec)
+  local authority = authority_of(spec)
+  if not by_authority[authority] then
+    local host = host_of(spec)
+    hosts[host] = hosts[host] or {failures = 0, members = {}}
+    by_authority[authority] = hosts[host]
   end
-  note.delivered = note.delivered or item[4] == 'delivered'
-  note.failures = item[4] == 'delivered' and 0 or note.failures + 1
+  return by_authority[authority]
+end
+
+local function note_host(spec, member, item)
+  local note = note_of(spec)
+  if item[4] == 'delivered' then
+    note.delivered, note.failures = true, 0
+  else
+    note.failures = note.failures + 1
+  end
   note.result = item[9]
   note.members[#note.members + 1] = member
 end

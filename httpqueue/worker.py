@@ -40,6 +40,9 @@ GATHER_S: Final = 0.003
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Attempts a slot that may wait for their finish, as they do when the store is away."""
+AHEAD: Final = 2
+"""Wake-ups a slot that are claimed ahead of free slots, while the queue has more and all calls are quick."""
+QUICK_S: Final = 0.05
 SLOW_S: Final = 0.25
 """A host that keeps many slots for longer than this gets no more than its share of them."""
 MAX_SHARES: Final = 4
@@ -96,6 +99,11 @@ class Calls:
         slow = sum(len(self._by_host[host]) for host in self._slow_hosts())
         return min(self._slots - (self._count - slow), self._slots * MAX_SHARES - self._count)
 
+    def are_quick(self) -> bool:
+        """Whether no call has been in flight for long: slots are soon free again."""
+        since_s = clock.monotonic_s() - QUICK_S
+        return all(next(iter(calls.values())) > since_s for calls in self._by_host.values())
+
     def room(self) -> dict[str, int]:
         """How many calls each slow host may still get."""
         return {host.decode(): self._slots - len(self._by_host[host]) for host in self._slow_hosts()}
@@ -132,6 +140,7 @@ class BatchWorker(Worker):
         self._wake = asyncio.Event()
         self._held: list[WakeUp] = []
         self._is_full = False  # at the last look
+        self._ahead = 0
         self._round = asyncio.Lock()
         self._name = uuid4().hex
         self._noted_s = 0.0
@@ -196,19 +205,17 @@ class BatchWorker(Worker):
 
     async def _claim(self, free: int) -> float:
         """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
-        held, self._held = self._held[:free], self._held[free:]
-        if len(held) == free:
-            await self._begin(held)
-            return 0
-        try:
-            claim = await self._queue.claim(free - len(held))
-        except UnavailableError:
-            self._held = held + self._held
-            raise
-        for job in claim.unreadable:
-            log.error("worker.unreadable", job=job)
-        await self._begin(held + claim.wake_ups)
-        return IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+        idle_s = 0.0
+        if len(self._held) < free:
+            claim = await self._queue.claim(free - len(self._held) + self._ahead)
+            for job in claim.unreadable:
+                log.error("worker.unreadable", job=job)
+            self._held += claim.wake_ups
+            self._ahead = self.max_jobs * AHEAD if claim.wait_ms == 0 and self._calls.are_quick() else 0
+            idle_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+        wake_ups, self._held = self._held[:free], self._held[free:]
+        await self._begin(wake_ups)
+        return 0 if self._held else idle_s
 
     async def _begin(self, wake_ups: Sequence[WakeUp]) -> None:
         if not wake_ups:

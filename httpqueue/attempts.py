@@ -63,6 +63,10 @@ class Attempts:
             self._finish_patiently, max_items=MAX_FINISH, gather_s=GATHER_S
         )
 
+    def on_woken(self, take: Callable[[WakeUp], None] | None) -> None:
+        """Who takes the wake-ups that the end of attempts lets start, without a detour through the queue."""
+        self._store.on_woken = take
+
     async def begin(
         self, wake_ups: Sequence[WakeUp], room: dict[str, int] | None = None
     ) -> list[Begun | Refused]:

@@ -148,6 +148,7 @@ class BatchWorker(Worker):
 
     async def main(self) -> None:
         """Claim and run until stopped; servers that go away are waited for."""
+        self._attempts.on_woken(self._hold)
         listener = asyncio.create_task(self._listen())
         try:
             while True:
@@ -161,6 +162,7 @@ class BatchWorker(Worker):
     async def stop(self) -> None:
         """Claim no more, give back what was not begun, let attempts in flight end within the grace time."""
         self.allow_pick_jobs = False
+        self._attempts.on_woken(None)
         async with self._round:
             left_over, self._held = self._held, []
         if left_over:

@@ -130,12 +130,19 @@ local function is_over(keys, member, head, now)
   return is_finished(head) and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now
 end
 
--- Have timers tried again that waited for something. One that runs lost its worker, or the wake-up does no harm.
+-- Have a timer tried again that waited for something: by the worker that calls `finish`, which collects those that
+-- are due in keys.woken, or by the relay. One that runs lost its worker, or the wake-up does no harm.
 local function wake(keys, member)
   redis.call('ZREM', keys.waiting, member)
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
-  if head and not is_finished(head) then
+  if not head or is_finished(head) then
+    return
+  end
+  if keys.woken and head.due <= keys.now then
+    keys.woken[#keys.woken + 1] = member
+    keys.woken[#keys.woken + 1] = head.generation
+  else
     tell_relay(keys.outbox, member, head)
   end
 end
@@ -144,7 +151,7 @@ local function lane_key(prefix, member, lane)
   return prefix .. application_of(member) .. ':' .. lane
 end
 
--- A timer leaves its lane: whose turn it is now is told to the relay.
+-- A timer leaves its lane: whose turn it is now is tried.
 local function leave_lane(keys, member, lane)
   if lane == '' then
     return

@@ -6,13 +6,15 @@
 --           ms: delay until the next attempt (retry), or retention of the record (delivered, failed; 0: none)
 --           next due ms: of the next run of a recurring timer, 0: there is none
 --           callback: [member, spec, timeout ms] of the timer that tells of the end, or []
--- RETURNS {{1 | 0 an attempt}, ids in the archive layer}
+--         5 1: the worker itself tries those that the end of these attempts lets start
+-- RETURNS {{1 | 0 an attempt}, ids in the archive layer, {member, generation, ...} to be tried by the worker}
 -- An attempt that is no longer the timer's own is refused (0): a late worker changes nothing. So is that of a
 -- record that can no longer be read, which the next begin sets aside.
 
 local keys = store_keys()
 local now = now_ms(ARGV[1])
 local kept_attempts = tonumber(ARGV[3])
+keys.now, keys.woken = now, ARGV[5] == '1' and {} or nil
 local counts = counter(keys.counts)
 local archived = 0
 local next_dues, ended, gone, finished, retention = {}, {}, {}, {}, {} -- for the indices
@@ -169,4 +171,4 @@ counts.write()
 if archived > 0 then
   redis.call('HINCRBY', KEYS[19], ARGV[2], archived)
 end
-return {answers, tonumber(redis.call('HGET', KEYS[19], ARGV[2]) or 0)}
+return {answers, tonumber(redis.call('HGET', KEYS[19], ARGV[2]) or 0), keys.woken or {}}

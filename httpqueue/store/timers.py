@@ -3,7 +3,7 @@
 A call is one Redis script, so after a crash each of its timers is either through or untouched.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -73,6 +73,8 @@ class Store(Outbox):
     def __init__(self, redis: Redis, *, archive: Archive, now: StoreNow = server_time) -> None:
         super().__init__(redis, now=now)
         self._archive = archive
+        self.on_woken: Callable[[WakeUp], None] | None = None
+        """Takes what finish lets start, next in a lane or a line; None: it goes the way of all wake-ups."""
         self._create, self._begin, self._finish, self._change, self._cancel, self._forget, self._upcoming = (
             Script(redis, name)
             for name in ("create", "begin", "finish", "change", "cancel", "forget", "upcoming")
@@ -137,14 +139,18 @@ class Store(Outbox):
             )
             for finish in attempts
         ]
-        answers, count = await self._finish(
+        answers, count, woken = await self._finish(
             (*SCRIPT_KEYS, layer.key, keys.ARCHIVE_COUNTS),
             self._script_now(),
             layer.number,
             KEPT_ATTEMPTS,
             _pack(batch),
+            int(self.on_woken is not None),
         )
         self._archive.note_count(layer.number, count)
+        if self.on_woken is not None:
+            for member, generation in zip(woken[::2], woken[1::2], strict=True):
+                self.on_woken(WakeUp(member.decode(), generation))
         return [bool(answer) for answer in answers]
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:

@@ -15,9 +15,9 @@ from httpqueue.api.auth import application_of, sees_all
 from httpqueue.api.models import ReplayRequest
 from httpqueue.api.problems import FieldError, faulty_fields
 from httpqueue.api.queries import LISTED, check_query, decode_cursor, encode_cursor, read_list_query
+from httpqueue.api.rendering import timer_summary
 from httpqueue.api.requests import read
 from httpqueue.api.rules import check_host
-from httpqueue.api.views import timer_summary
 from httpqueue.store import Store
 from httpqueue.store.survey import Survey, Window
 from httpqueue.timer import State, Timer

@@ -19,7 +19,7 @@ from httpqueue.api.models import (
 )
 from httpqueue.api.parsing import MAX_BODY_BYTES
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.api.views import content_of, schedule_of
+from httpqueue.api.rendering import content_of, schedule_of
 from httpqueue.backoff import Retry
 from httpqueue.cron import next_run_ms
 from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, After, At, Cron, Local, Schedule, has_offset, local_ms

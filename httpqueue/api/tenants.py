@@ -13,8 +13,8 @@ from httpqueue.api.auth import application_of, sees_all
 from httpqueue.api.models import ApplicationRequest, DestinationRequest
 from httpqueue.api.problems import FieldError, faulty_fields
 from httpqueue.api.queries import check_query
+from httpqueue.api.rendering import application_view, destination_view
 from httpqueue.api.requests import read, retention_of
-from httpqueue.api.views import application_view, destination_view
 from httpqueue.policies import Application, Destination
 from httpqueue.store.registry import Registry, Tenant
 

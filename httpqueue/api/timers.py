@@ -20,9 +20,9 @@ from httpqueue.api.models import CallbackChange
 from httpqueue.api.parsing import MAX_BATCH_BYTES, read_object
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
 from httpqueue.api.queries import application_in_query, check_query, if_match
+from httpqueue.api.rendering import attempt_view, timer_view
 from httpqueue.api.requests import callback_of, patched, read, read_batch, read_content, read_timer
 from httpqueue.api.rules import is_known_id
-from httpqueue.api.views import attempt_view, timer_view
 from httpqueue.batch import Batcher
 from httpqueue.explain import explain
 from httpqueue.metrics import TIMERS_CREATED

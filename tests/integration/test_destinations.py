@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from prometheus_client import REGISTRY
 
-from httpqueue import keys, worker
+from httpqueue import keys
 from httpqueue.clock import now_ms, sleep
 from httpqueue.policies import Destination
 from httpqueue.queue import Queue
@@ -201,7 +201,8 @@ async def test_a_hanging_host_does_not_delay_another(store: Store, queue: Queue)
             await pipeline.schedule(f"free{n}", f"{other_host(receiver)}/free")
             timer = await pipeline.until(f"free{n}", State.DONE)
             assert timer.last_attempt is not None
-            assert timer.last_attempt.lateness_ms < (2 * worker.SLOW_S * 1000 + 300 if n == 0 else 300)
+            # well before the hanging calls give up their slots, however slow this machine is
+            assert timer.last_attempt.lateness_ms < QUICK.timeout_ms - 1_000
         assert gate.most == 10
         waiting = await store.get(DEFAULT_APPLICATION, "h400")
         assert waiting is not None

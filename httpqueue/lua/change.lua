@@ -15,13 +15,7 @@ local function change(member, head, spec, wish)
   local new_spec, ms, from_now = wish[4], wish[7], wish[8]
   local from_state = head.state
   local rest = head.rest
-  if from_state == SCHEDULED then
-    leave_lane(keys, member, head.lane)
-    leave_lines(keys, member, spec)
-  else
-    redis.call('ZREM', keys.finished, member)
-    redis.call('ZREM', keys.retention, member)
-  end
+  leave_place(keys, member, head, spec)
   if new_spec ~= '' then
     local log = {select(3, pcall(cmsgpack.unpack, rest))}
     rest = cmsgpack.pack(new_spec, unpack(log))

@@ -193,6 +193,17 @@ local function leave_lines(keys, member, spec)
   redis.call('ZREM', keys.waiting, member)
 end
 
+-- A timer gives up the place that it has: in its lane and lines, or among the finished.
+local function leave_place(keys, member, head, spec)
+  if head.state == SCHEDULED then
+    leave_lane(keys, member, head.lane)
+    leave_lines(keys, member, spec)
+  else
+    redis.call('ZREM', keys.finished, member)
+    redis.call('ZREM', keys.retention, member)
+  end
+end
+
 -- A timer begins a life of its own under a new generation: record, due index, lane, outbox.
 local function schedule(keys, counts, member, head, rest, from_state)
   redis.call('SET', keys.records .. member, write_record(head, rest))

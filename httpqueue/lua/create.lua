@@ -20,16 +20,6 @@ local function store(member, generation, spec, due, timeout, lane, from_state)
   counts.move(member, from_state, SCHEDULED)
 end
 
-local function leave(member, head, known)
-  if head.state == SCHEDULED then
-    leave_lane(keys, member, head.lane)
-    leave_lines(keys, member, known)
-  else
-    redis.call('ZREM', keys.finished, member)
-    redis.call('ZREM', keys.retention, member)
-  end
-end
-
 local function is_wanted(if_exists, head, due)
   if if_exists == 'replace' or is_finished(head) then
     return true
@@ -48,7 +38,7 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
   local head = record and read_head(record)
   local is_gone = head and is_over(keys, member, head, now)
   if is_gone then
-    leave(member, head, nil)
+    leave_place(keys, member, head, nil)
   end
   if is_gone or not record then
     store(member, 0, spec, due, timeout, lane, is_gone and head.state or nil)
@@ -64,7 +54,7 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
     elseif head.state == RUNNING then
       answers[i] = {'running', head.due}
     elseif is_wanted(if_exists, head, due) then
-      leave(member, head, known)
+      leave_place(keys, member, head, known)
       store(member, head.generation + 1, spec, due, timeout, lane, head.state)
       answers[i] = {'replaced', due}
     else

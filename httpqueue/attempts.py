@@ -5,7 +5,7 @@ A worker that dies in the middle leaves a lease that runs out; the heal pass the
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -27,7 +27,7 @@ from httpqueue.store import Store
 from httpqueue.store.timers import LEASE_MARGIN_MS
 from httpqueue.timer import Attempt, State
 from httpqueue.transitions import Begun, Finish, NewTimer, Refusal, Refused, WakeUp
-from httpqueue.webhook import Fault, Response, SendError, render, sign
+from httpqueue.webhook import NOT_CALLED, Fault, Response, SendError, render, sign
 
 MAX_FINISH: Final = 500
 KEPT_RESPONSE_BYTES: Final = 1_024
@@ -105,7 +105,10 @@ class Attempts:
         )
         _tell(begun, verdict)
         attempt = _attempt(begun, verdict, duration_ms, result)
-        if not await self._finish.submit(self._finish_of(begun, spec, verdict, attempt)):
+        finish = self._finish_of(begun, spec, verdict, attempt)
+        if isinstance(result, SendError) and result.fault in NOT_CALLED:
+            finish = replace(finish, was_called=False)
+        if not await self._finish.submit(finish):
             ATTEMPTS_REFUSED.inc()
             log.warning("attempt.late", timer=begun.wake_up.member, attempt=begun.attempt)
 

@@ -181,6 +181,8 @@ class Finish:
     """When a recurring timer runs again; it then goes on instead of ending."""
     callback: NewTimer | None = None
     """Stored together with the end."""
+    was_called: bool = True
+    """Whether its host was: otherwise the end says nothing of the host."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ class Fault(StrEnum):
     PAST_DUE = "past_due"
 
 
+NOT_CALLED: Final = frozenset({Fault.INVALID_REQUEST, Fault.LOST_WORKER, Fault.PAST_DUE})
+"""Faults of which the host knows nothing."""
+
+
 class SendError(Exception):
     """There was no whole response: fault says why; the message is for people and holds no payload."""
 

@@ -2,7 +2,7 @@
 -- KEYS    those of the store, see common.lua, then   18 archive layer (bits)   19 archive counts
 -- ARGV    1 now   2 archive layer number   3 attempts a record keeps
 --         4 msgpack [[member, generation, attempt, outcome, ms, attempt's log entry, [bit positions], next due ms,
---           status or error, callback], ...]
+--           status or error, '' when no call was made, callback], ...]
 --           ms: delay until the next attempt (retry), or retention of the record (delivered, failed; 0: none)
 --           next due ms: of the next run of a recurring timer, 0: there is none
 --           callback: [member, spec, timeout ms] of the timer that tells of the end, or []
@@ -105,17 +105,16 @@ end
 
 local function note_host(spec, member, item)
   local note = note_of(spec)
-  if item[4] == 'delivered' then
-    note.delivered, note.failures = true, 0
-  else
-    note.failures = note.failures + 1
+  note.members[#note.members + 1] = member
+  if item[9] == '' then
+    return
   end
   note.result = item[9]
-  note.members[#note.members + 1] = member
+  note.delivered = note.delivered or item[4] == 'delivered'
+  note.failures = item[4] == 'delivered' and 0 or note.failures + 1
 end
 
--- What the host's last calls gave, and as many of its line as calls have ended.
-local function leave_host(host, note)
+local function note_health(host, note)
   local known = redis.call('HGET', keys.health, host)
   local failures = 0
   if known and not note.delivered then
@@ -123,6 +122,13 @@ local function leave_host(host, note)
     failures = ok and before[1] or 0
   end
   redis.call('HSET', keys.health, host, cmsgpack.pack({failures + note.failures, now, note.result}))
+end
+
+-- What the host's last calls gave, and as many of its line as calls have ended.
+local function leave_host(host, note)
+  if note.result then
+    note_health(host, note)
+  end
   if redis.call('EXISTS', keys.calls .. host) == 1 then
     call_for_all('ZREM', keys.calls .. host, note.members)
   end

@@ -134,7 +134,7 @@ class Store(Outbox):
                 if finish.outcome is Outcome.RETRY or finish.next_due_ms
                 else layer.positions(finish.wake_up.member),
                 finish.next_due_ms or 0,
-                finish.last_attempt.error or str(finish.last_attempt.status),
+                _result(finish),
                 _callback(finish.callback),
             )
             for finish in attempts
@@ -270,6 +270,12 @@ def _due(timer: NewTimer) -> tuple[int, bool]:
     if timer.first_due_ms is None:
         raise TypeError("a wall-clock or recurring timer needs its first due time")
     return timer.first_due_ms, False
+
+
+def _result(finish: Finish) -> str:
+    """What the host gave: a status or an error; nothing when it was not called."""
+    attempt = finish.last_attempt
+    return (attempt.error or str(attempt.status)) if finish.was_called else ""
 
 
 def _callback(callback: NewTimer | None) -> tuple[Any, ...]:

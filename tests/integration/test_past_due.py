@@ -6,6 +6,7 @@ from httpqueue.queue import Queue
 from httpqueue.schedule import After
 from httpqueue.spec import SKIP_GRACE_MS
 from httpqueue.store import Store
+from httpqueue.store.registry import Registry
 from httpqueue.timer import State
 from httpqueue.transitions import Change
 from tests.frozen import HOUR_MS, FrozenTime
@@ -50,6 +51,10 @@ async def test_after_downtime(
     else:
         assert (timer.state, receiver.requests) == (State.FAILED, [])
         assert timer.last_attempt.error == f"not sent: {late_ms / 1000:,.0f} s past due"
+    [*hosts] = await Registry(frozen_store.redis).hosts()
+    assert [(host.name, host.health and host.health.failures) for host in hosts] == (
+        [("127.0.0.1", 0)] if is_sent else []  # a host that was not called is not to blame
+    )
 
 
 async def test_a_retry_is_never_too_late(frozen_store: Store, frozen_queue: Queue, time: FrozenTime) -> None:

@@ -41,8 +41,6 @@ class Facts:
     """The id of the timer whose turn it is in the lane."""
     slot_ms: int | None = None
     """When the host's rate lets it start."""
-    calls: int = 0
-    """To the host now; counted for hosts with a concurrency limit."""
     lease_end_ms: int | None = None
     is_in_line: bool = False
 

@@ -2,7 +2,7 @@
 -- KEYS    those of the store, see common.lua
 -- ARGV    1 now   2 member
 -- RETURNS {now ms, record or '', application's settings or '', host, its settings or '', the member whose turn it is
---          in the lane or '', ms at which its host lets it start or '', calls to the host now, lease end or ''}
+--          in the lane or '', ms at which its host lets it start or '', lease end or '', not '' when it is in line}
 
 local keys = store_keys()
 local now, member = now_ms(ARGV[1]), ARGV[2]
@@ -22,7 +22,6 @@ return {
   redis.call('HGET', keys.destinations, host) or '',
   first or '',
   redis.call('ZSCORE', keys.slots .. host, member) or '',
-  redis.call('ZCOUNT', keys.calls .. host, now, '+inf'),
   redis.call('ZSCORE', keys.running, member) or '',
   redis.call('ZSCORE', keys.lines .. 'host:' .. host, member) or ''
 }

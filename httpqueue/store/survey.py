@@ -73,7 +73,7 @@ class Survey:
         answer: list[Any] = await self._explain(SCRIPT_KEYS, "" if now_ms is None else now_ms, member)
         if len(answer) <= 2:  # noqa: PLR2004 - now and the record, which does not say more
             return None
-        now_ms, record, tenant, host, destination, first, slot, calls, lease, line = answer
+        now_ms, record, tenant, host, destination, first, slot, lease, line = answer
         return Facts(
             timer=decode_record(application, timer_id, record),
             now_ms=now_ms,
@@ -82,7 +82,6 @@ class Survey:
             destination=decode_policy(Destination, destination),
             blocked_by=first.decode().partition(":")[2] if first and first.decode() != member else None,
             slot_ms=round(float(slot)) if slot else None,
-            calls=calls,
             lease_end_ms=round(float(lease)) if lease else None,
             is_in_line=bool(line),
         )

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         100,
         ge=1,
         validation_alias=_names("CONCURRENCY", "CONSUMER_CONCURRENCY"),
-        description="webhooks in flight at once in one worker",
+        description="webhooks in flight at once in one worker; slow hosts leave others their slots",
     )
     relay_batch_size: int = Field(
         500,

@@ -135,6 +135,7 @@ class BatchWorker(Worker):
         self._is_full = not free
         try:
             async with self._round:
+                # a host that turns slow gives slots free without any call ending: look again soon
                 idle_s = await self._claim(free) if free and self.allow_pick_jobs else SLOW_S
             with redis_errors():
                 await self.heart_beat()

@@ -26,6 +26,7 @@ from httpqueue.transitions import Answer, Change, Listed, Place
 MAX_LOOK: Final = 20_000
 """Timers that one request looks at; a list then ends early, with a cursor."""
 LOOK: Final = 1_000
+FIRST_LOOK: Final = 100
 REPLAYED_AT_ONCE: Final = 500
 
 Matches = Callable[[Timer], bool]
@@ -124,8 +125,9 @@ class Lists:
     async def _page(self, window: Window, matches: Matches, place: Place | None, limit: int) -> Listed:
         """At most limit timers; fewer, with a next place, when MAX_LOOK were looked at."""
         found: list[Timer] = []
-        for _ in range(0, MAX_LOOK, LOOK):
-            listed = await self._survey.list(window, place, look_at=max(limit, 100))
+        for n in range(MAX_LOOK // LOOK):
+            # at first no more than may well be enough
+            listed = await self._survey.list(window, place, look_at=LOOK if n else max(limit, FIRST_LOOK))
             for timer in filter(matches, listed.timers):
                 if len(found) == limit:
                     return replace(listed, timers=found, next=_place(found[-1]))

@@ -17,6 +17,7 @@ local now = now_ms(ARGV[1])
 local lease, margin = tonumber(ARGV[2]), tonumber(ARGV[3])
 local room = cmsgpack.unpack(ARGV[4])
 local counts = counter(keys.counts)
+local may_wait = redis.call('EXISTS', keys.waiting) == 1 -- most of the time nobody does
 local leases, leased, left = {}, {}, {} -- left: the lines that the begun may have waited in
 local applications, destinations = {}, {}
 local MISSED_MS = 1000 -- a slot is missed by more than that, as workers take a while to come
@@ -100,7 +101,9 @@ local function begin(member, head, spec, host)
     end
   end
   room[host] = room[host] and room[host] - 1
-  left['host:' .. host], left['application:' .. application_of(member)] = true, true
+  if may_wait then
+    left['host:' .. host], left['application:' .. application_of(member)] = true, true
+  end
   leased[member] = true
   leases[#leases + 1] = lease_end
   leases[#leases + 1] = member
@@ -144,7 +147,7 @@ end
 call_for_all('ZADD', keys.running, leases)
 counts.write()
 
-if redis.call('EXISTS', keys.waiting) == 1 then -- most of the time nobody waits
+if may_wait then
   local begun = {}
   for member, _ in pairs(leased) do
     begun[#begun + 1] = member

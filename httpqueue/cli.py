@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from httpqueue import __version__, logs
-from httpqueue.access import Grant, Scope, new_id
+from httpqueue import __version__
 from httpqueue.api.rules import check_application
-from httpqueue.embedded import serving
 from httpqueue.errors import SettingsError, StartError, UnavailableError
-from httpqueue.run import run
-from httpqueue.schedule import format_instant
+from httpqueue.run.run import run
+from httpqueue.runtime import logs
 from httpqueue.settings import Mode, Settings, load
-from httpqueue.store.api_keys import ApiKeys, open_api_keys
+from httpqueue.storage.api_keys import ApiKeys, open_api_keys
+from httpqueue.storage.embedded import serving
+from httpqueue.timers.access import Grant, Scope, new_id
+from httpqueue.timers.schedule import format_instant
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2

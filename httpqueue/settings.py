@@ -10,9 +10,9 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Secre
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
-from httpqueue.backoff import RetryPolicy
 from httpqueue.errors import SettingsError
-from httpqueue.schedule import MAX_DUE_MS
+from httpqueue.timers.retry import RetryPolicy
+from httpqueue.timers.schedule import MAX_DUE_MS
 
 PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

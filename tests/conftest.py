@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.archive import Archive
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.queue import Queue, open_queue
-from httpqueue.store import Store
-from tests.frozen import FrozenTime
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.queue import Queue, open_queue
+from httpqueue.storage.timers import Store
+from tests.support.frozen import FrozenTime
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from httpqueue.api import parsing
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.timer import State
-from httpqueue.transitions import Answer, Changed
+from httpqueue.timers.commands import Answer, Changed
+from httpqueue.timers.timer import State
 
 ANSWER_WITHIN_S: Final = 5
 

@@ -15,9 +15,9 @@ from httpqueue.api.operations import Readiness
 from httpqueue.api.problems import Problems
 from httpqueue.api.tenants import Applications, Destinations
 from httpqueue.api.timers import NowMs, Timers, WorkerSilence
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.store.survey import Survey
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
 
 
 @dataclass(frozen=True, slots=True)

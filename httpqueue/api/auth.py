@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from httpqueue import clock
-from httpqueue.access import Grant, RateLimit, Scope, hash_key, permits
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.errors import UnavailableError
-from httpqueue.timer import DEFAULT_APPLICATION
+from httpqueue.timers.access import Grant, RateLimit, Scope, hash_key, permits
+from httpqueue.timers.timer import DEFAULT_APPLICATION
 
 GRANT: Final = "httpqueue.grant"
 """Where a request's Grant is in its ASGI scope; None while there is no key at all."""

@@ -13,7 +13,7 @@ from httpqueue.api.models import AdvanceRequest
 from httpqueue.api.problems import FieldError, faulty_fields
 from httpqueue.api.queries import check_query
 from httpqueue.api.requests import read
-from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, format_instant
+from httpqueue.timers.schedule import MAX_DUE_MS, MS_PER_S, format_instant
 
 Advance = Callable[[Callable[[int], int]], Awaitable[None]]
 """Goes from now, ms, to the instant that the function says, and fires all that is due on the way."""

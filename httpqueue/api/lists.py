@@ -18,10 +18,10 @@ from httpqueue.api.queries import LISTED, check_query, decode_cursor, encode_cur
 from httpqueue.api.rendering import timer_summary
 from httpqueue.api.requests import read
 from httpqueue.api.rules import check_host
-from httpqueue.store import Store
-from httpqueue.store.survey import Survey, Window
-from httpqueue.timer import State, Timer
-from httpqueue.transitions import Answer, Change, Listed, Place
+from httpqueue.storage.survey import Survey, Window
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Answer, Change, Listed, Place
+from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 20_000
 """Timers that one request looks at; a list then ends early, with a cursor."""

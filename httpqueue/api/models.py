@@ -12,11 +12,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from httpqueue import signing
 from httpqueue.api import rules
-from httpqueue.cron import check_cron, check_zone
-from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, has_offset, parse_instant_ms, parse_local
-from httpqueue.transitions import IfExists
+from httpqueue.timers.commands import IfExists
+from httpqueue.timers.cron import check_cron, check_zone
+from httpqueue.timers.schedule import MAX_DUE_MS, MS_PER_S, has_offset, parse_instant_ms, parse_local
+from httpqueue.webhooks import signing
 
 DEFAULT_METHOD: Final = "POST"
 EXAMPLE_ID: Final = "order-4711"

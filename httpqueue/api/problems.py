@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from httpqueue.errors import InvalidTimerError, UnavailableError
-from httpqueue.metrics import UNAVAILABLE
+from httpqueue.runtime.metrics import UNAVAILABLE
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = "1"

@@ -16,8 +16,8 @@ from httpqueue.api.auth import application_of
 from httpqueue.api.models import EXAMPLE_INSTANT, ApplicationName, Instant
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.requests import read
-from httpqueue.timer import State
-from httpqueue.transitions import Place
+from httpqueue.timers.commands import Place
+from httpqueue.timers.timer import State
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000

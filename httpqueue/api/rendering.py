@@ -3,12 +3,21 @@
 from dataclasses import asdict
 from typing import Any
 
-from httpqueue.backoff import Retry
-from httpqueue.policies import Application
-from httpqueue.schedule import MS_PER_S, After, At, Cron, Local, format_instant, format_local, time_left_s
-from httpqueue.spec import Retention, Spec
-from httpqueue.store.registry import Host, Tenant
-from httpqueue.timer import Attempt, State, Timer
+from httpqueue.storage.registry import Host, Tenant
+from httpqueue.timers.policies import Application
+from httpqueue.timers.retry import Retry
+from httpqueue.timers.schedule import (
+    MS_PER_S,
+    After,
+    At,
+    Cron,
+    Local,
+    format_instant,
+    format_local,
+    time_left_s,
+)
+from httpqueue.timers.spec import Retention, Spec
+from httpqueue.timers.timer import Attempt, State, Timer
 
 
 def content_of(spec: Spec) -> dict[str, Any]:

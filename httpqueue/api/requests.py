@@ -20,12 +20,22 @@ from httpqueue.api.models import (
 from httpqueue.api.parsing import MAX_BODY_BYTES
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.rendering import content_of, schedule_of
-from httpqueue.backoff import Retry
-from httpqueue.cron import next_run_ms
-from httpqueue.schedule import MAX_DUE_MS, MS_PER_S, After, At, Cron, Local, Schedule, has_offset, local_ms
-from httpqueue.spec import Callback, Retention, Spec
-from httpqueue.timer import DEFAULT_APPLICATION
-from httpqueue.transitions import NewTimer
+from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.cron import next_run_ms
+from httpqueue.timers.retry import Retry
+from httpqueue.timers.schedule import (
+    MAX_DUE_MS,
+    MS_PER_S,
+    After,
+    At,
+    Cron,
+    Local,
+    Schedule,
+    has_offset,
+    local_ms,
+)
+from httpqueue.timers.spec import Callback, Retention, Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 ApplicationOf = Callable[[str | None], str]

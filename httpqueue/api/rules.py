@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pyreqwest.http import Url
 
-from httpqueue.webhook import ID_PLACEHOLDER, OWN_HEADERS
+from httpqueue.webhooks.message import ID_PLACEHOLDER, OWN_HEADERS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ID_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,128}$"

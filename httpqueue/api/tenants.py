@@ -15,8 +15,8 @@ from httpqueue.api.problems import FieldError, faulty_fields
 from httpqueue.api.queries import check_query
 from httpqueue.api.rendering import application_view, destination_view
 from httpqueue.api.requests import read, retention_of
-from httpqueue.policies import Application, Destination
-from httpqueue.store.registry import Registry, Tenant
+from httpqueue.storage.registry import Registry, Tenant
+from httpqueue.timers.policies import Application, Destination
 
 
 class Applications:

@@ -23,15 +23,15 @@ from httpqueue.api.queries import application_in_query, check_query, if_match
 from httpqueue.api.rendering import attempt_view, timer_view
 from httpqueue.api.requests import callback_of, patched, read, read_batch, read_content, read_timer
 from httpqueue.api.rules import is_known_id
-from httpqueue.batch import Batcher
-from httpqueue.explain import explain
-from httpqueue.metrics import TIMERS_CREATED
-from httpqueue.schedule import After, At, format_instant
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.store.survey import Survey
-from httpqueue.timer import DEFAULT_APPLICATION, State, Timer
-from httpqueue.transitions import Answer, Change, Changed, Created, Creation, Found, NewTimer
+from httpqueue.runtime.batch import Batcher
+from httpqueue.runtime.metrics import TIMERS_CREATED
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Answer, Change, Changed, Created, Creation, Found, NewTimer
+from httpqueue.timers.explain import explain
+from httpqueue.timers.schedule import After, At, format_instant
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State, Timer
 
 MAX_COMMIT: Final = 500
 """Timers of single POSTs that share one commit."""

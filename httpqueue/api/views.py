@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from httpqueue.api.models import EXAMPLE_ID, EXAMPLE_INSTANT
-from httpqueue.explain import Code
-from httpqueue.timer import State
+from httpqueue.timers.explain import Code
+from httpqueue.timers.timer import State
 
 
 class StoredTimer(BaseModel):

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from httpqueue.clock import now_ms
-from httpqueue.schedule import parse_instant_ms
-from tests.pipeline import assert_growing
-from tests.processes import HTTPQUEUE, started
-from tests.receiver import Receiver, Reply, hang
+from httpqueue.timers.schedule import parse_instant_ms
+from tests.support.pipeline import assert_growing
+from tests.support.processes import HTTPQUEUE, started
+from tests.support.receiver import Receiver, Reply, hang
 
 PENDING = 500
 

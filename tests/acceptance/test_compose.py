@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from httpqueue.clock import monotonic_s, pause
-from httpqueue.embedded import EmbeddedValkey
+from httpqueue.storage.embedded import EmbeddedValkey
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.documents import differences, message_of, tell
-from tests.acceptance.scheduler import Scheduler, own, started_scheduler
-from tests.processes import HTTPQUEUE, REPOSITORY, started
-from tests.receiver import Reply, reply_when
+from tests.support.documents import differences, message_of, tell
+from tests.support.processes import HTTPQUEUE, REPOSITORY, started
+from tests.support.receiver import Reply, reply_when
+from tests.support.scheduler import Scheduler, own, started_scheduler
 
 DOCUMENT = REPOSITORY / "docs" / "api.md"
 CHANGES: tuple[tuple[tuple[str, str, dict[str, Any] | None], ...], ...] = (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from httpqueue.settings import Settings, variables
-from tests.acceptance.documents import blocks_of, tell
-from tests.processes import REPOSITORY
+from tests.support.documents import blocks_of, tell
+from tests.support.processes import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "migrating.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")

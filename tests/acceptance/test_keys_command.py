@@ -8,10 +8,10 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.access import hash_key
-from httpqueue.embedded import EmbeddedValkey
-from tests.processes import HTTPQUEUE, started
+from httpqueue.storage import keys
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.timers.access import hash_key
+from tests.support.processes import HTTPQUEUE, started
 
 TIMER = {"id": "a", "url": "http://127.0.0.1:1/a-path-to-look-for", "seconds": 3_600}
 

@@ -14,11 +14,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.schedule import parse_instant_ms
-from tests.acceptance.scheduler import API_KEY, NEW_YEAR_S, Scheduler, own, parts, started_scheduler
-from tests.processes import HTTPQUEUE, started
-from tests.receiver import Receiver, Reply, hang, reply_when, reset
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.timers.schedule import parse_instant_ms
+from tests.support.processes import HTTPQUEUE, started
+from tests.support.receiver import Receiver, Reply, hang, reply_when, reset
+from tests.support.scheduler import API_KEY, NEW_YEAR_S, Scheduler, own, parts, started_scheduler
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from redis import Redis
 
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.schedule import parse_instant_ms
-from tests.processes import HTTPQUEUE, REPOSITORY, Process, started
-from tests.receiver import Receiver
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.timers.schedule import parse_instant_ms
+from tests.support.processes import HTTPQUEUE, REPOSITORY, Process, started
+from tests.support.receiver import Receiver
 
 TIMERS = 1_000
 CONNECTIONS = 50
@@ -70,7 +70,7 @@ async def test_parts_by_their_other_names(
 ) -> None:
     """`httpqueue api`, the ancestor's APP_MODE=relay and =workers, or a stock arq as the worker."""
     shared = {"redis_url": valkey_server.url}
-    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.WorkerSettings")
+    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.worker.WorkerSettings")
     async with (
         Receiver() as receiver,
         started(*HTTPQUEUE, "api", cwd=tmp_path, **shared) as api,

@@ -13,7 +13,7 @@ from tests.benchmarks import machine, plots, report
 from tests.benchmarks.figures import LostError, MissingError, Result, Row, number
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.rows import drain, lateness, limits, memory, pending, post, start, workers
-from tests.processes import REPOSITORY
+from tests.support.processes import REPOSITORY
 
 MODULES: Final = (limits, drain, lateness, post, memory, pending, workers, start)
 ROWS: Final[tuple[Row, ...]] = tuple(chain.from_iterable(module.ROWS for module in MODULES))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from tests.processes import REPOSITORY
+from tests.support.processes import REPOSITORY
 
 Command = dict[str, Any]
 Handler = Callable[[Command], Awaitable[Any]]

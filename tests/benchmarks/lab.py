@@ -15,17 +15,17 @@ from typing import Any, Final
 import orjson
 from redis.asyncio import Redis
 
-from httpqueue import keys
 from httpqueue.clock import monotonic_s, sleep
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.schedule import At
-from httpqueue.spec import Spec
-from httpqueue.store import Store, open_store
-from httpqueue.timer import DEFAULT_APPLICATION
-from httpqueue.transitions import Creation, NewTimer
+from httpqueue.storage import keys
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.timers import Store, open_store
+from httpqueue.timers.commands import Creation, NewTimer
+from httpqueue.timers.schedule import At
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION
 from tests.benchmarks.control import Remote, remote
 from tests.benchmarks.figures import LostError
-from tests.processes import HTTPQUEUE, Process, started
+from tests.support.processes import HTTPQUEUE, Process, started
 
 CREATE_BATCH: Final = 1_000
 POLL_S: Final = 0.02

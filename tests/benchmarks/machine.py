@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from httpqueue import __version__, clock
-from httpqueue.schedule import format_instant
+from httpqueue.timers.schedule import format_instant
 from tests.benchmarks.lab import server
 from tests.benchmarks.rivals import bullmq_drain
 

@@ -6,13 +6,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import format_instant
-from httpqueue.store import Store
-from httpqueue.timer import State
-from tests.frozen import T0_MS, FrozenTime
-from tests.integration.api_lab import HOOK, Lab
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.schedule import format_instant
+from httpqueue.timers.timer import State
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.api_lab import HOOK, Lab
+from tests.support.frozen import T0_MS, FrozenTime
 
 OTHER = "http://receiver/other"
 TELL = "http://receiver/tell"

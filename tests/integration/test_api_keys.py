@@ -4,12 +4,12 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from httpqueue import keys
-from httpqueue.access import Grant, Scope, decode_grant, hash_key
 from httpqueue.clock import now_ms
-from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import UnavailableError
-from httpqueue.store.api_keys import ApiKeys, open_api_keys
+from httpqueue.storage import keys
+from httpqueue.storage.api_keys import ApiKeys, open_api_keys
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.timers.access import Grant, Scope, decode_grant, hash_key
 
 SHOP = Grant("00000001", "shop", Scope.WRITE)
 EVERY = Grant("00000002", None, Scope.ADMIN)

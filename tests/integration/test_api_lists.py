@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import format_instant
-from httpqueue.store import Store
-from httpqueue.timer import State
-from tests.frozen import HOUR_MS, T0_MS, FrozenTime
-from tests.integration.api_lab import Lab
+from httpqueue.storage.timers import Store
+from httpqueue.timers.schedule import format_instant
+from httpqueue.timers.timer import State
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.api_lab import Lab
+from tests.support.frozen import HOUR_MS, T0_MS, FrozenTime
 
 LISTED = [state for state in State if state is not State.ARCHIVED]
 

@@ -3,15 +3,15 @@
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.explain import WORKER_SILENCE_MS, Code
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import format_instant
-from httpqueue.store import Store
-from httpqueue.timer import State
-from httpqueue.transitions import Refused, WakeUp
-from tests.frozen import LEASE_MS, T0_MS, FrozenTime
-from tests.integration.api_lab import HOOK, Lab
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Refused, WakeUp
+from httpqueue.timers.explain import WORKER_SILENCE_MS, Code
+from httpqueue.timers.schedule import format_instant
+from httpqueue.timers.timer import State
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.api_lab import HOOK, Lab
+from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime
 
 SPECLESS = b"\xa1s\x00\x00\x00\x00\xa0\xa2{}"
 """A record that scripts can read, of a spec that says nothing."""

@@ -7,14 +7,14 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import archive, keys
-from httpqueue.archive import Archive, layer
 from httpqueue.errors import StartError
-from httpqueue.outcome import Outcome
-from httpqueue.store import Store
-from httpqueue.timer import Attempt
-from httpqueue.transitions import Begun, Finish
-from tests.frozen import LEASE_MS, new_timer, wake_up
+from httpqueue.storage import archive, keys
+from httpqueue.storage.archive import Archive, layer
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Finish
+from httpqueue.timers.timer import Attempt
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import LEASE_MS, new_timer, wake_up
 
 ERROR_RATES = [0.4, 1e-2, 1e-6, 1e-12]
 

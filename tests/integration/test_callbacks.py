@@ -7,14 +7,14 @@ import orjson
 import pytest
 
 from httpqueue.errors import UnavailableError
-from httpqueue.queue import Queue
-from httpqueue.schedule import After, At, format_instant
-from httpqueue.spec import Callback, Retention, Spec
-from httpqueue.store import Store
-from httpqueue.timer import DEFAULT_APPLICATION, State
-from httpqueue.transitions import Change, Finish, NewTimer
-from tests.pipeline import QUICK, running
-from tests.receiver import Received, Receiver, Reply, hang, reset
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Change, Finish, NewTimer
+from httpqueue.timers.schedule import After, At, format_instant
+from httpqueue.timers.spec import Callback, Retention, Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from tests.support.pipeline import QUICK, running
+from tests.support.receiver import Received, Receiver, Reply, hang, reset
 
 FAST = replace(QUICK, callback_delays_ms=(5, 10, 15), callback_timeout_ms=5_000)
 

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 from prometheus_client import REGISTRY
 
-from httpqueue import keys
 from httpqueue.clock import now_ms, sleep
-from httpqueue.policies import Destination
-from httpqueue.queue import Queue
-from httpqueue.schedule import After, At
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.timer import DEFAULT_APPLICATION, State
-from httpqueue.transitions import NewTimer
-from tests.frozen import HOUR_MS
-from tests.pipeline import QUICK, running
-from tests.receiver import Received, Receiver, Reply, Writer
+from httpqueue.storage import keys
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.policies import Destination
+from httpqueue.timers.schedule import After, At
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from tests.support.frozen import HOUR_MS
+from tests.support.pipeline import QUICK, running
+from tests.support.receiver import Received, Receiver, Reply, Writer
 
 HOST = "127.0.0.1"
 """Where receivers are; "localhost" is another one by its name."""

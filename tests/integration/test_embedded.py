@@ -17,15 +17,16 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from httpqueue import clock, embedded
-from httpqueue.embedded import EmbeddedValkey, serving
+from httpqueue import clock
 from httpqueue.errors import StartError
+from httpqueue.storage import embedded
+from httpqueue.storage.embedded import EmbeddedValkey, serving
 
 OWNER = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from httpqueue import embedded
+from httpqueue.storage import embedded
 if sys.argv[2] == "untied":
     embedded.sys = SimpleNamespace(platform="darwin")
 server = embedded.EmbeddedValkey(Path(sys.argv[1]))

@@ -9,20 +9,20 @@ import pytest
 from arq.worker import create_worker, get_kwargs
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import SettingsError
-from httpqueue.queue import JOB_FUNCTION, Queue
-from httpqueue.relay import Relay
-from httpqueue.schedule import After
+from httpqueue.relay.relay import Relay
 from httpqueue.settings import load
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.timer import State
-from httpqueue.transitions import NewTimer
-from httpqueue.worker import worker_settings
-from tests.pipeline import running
-from tests.receiver import Receiver, Reply
+from httpqueue.storage import keys
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.queue import JOB_FUNCTION, Queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import State
+from httpqueue.worker.worker import worker_settings
+from tests.support.pipeline import running
+from tests.support.receiver import Receiver, Reply
 
 TIMERS = 20
 
@@ -122,7 +122,7 @@ def test_worker_settings_needs_a_shared_redis(monkeypatch: pytest.MonkeyPatch) -
 
 def import_string_like_arq() -> object:
     """What arq's command line does with its argument."""
-    return arq.utils.import_string("httpqueue.worker.WorkerSettings")
+    return arq.utils.import_string("httpqueue.worker.worker.WorkerSettings")
 
 
 def test_worker_settings_are_arqs(monkeypatch: pytest.MonkeyPatch) -> None:

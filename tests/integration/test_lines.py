@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.policies import Destination
-from httpqueue.queue import Queue
-from httpqueue.relay import GRACE_MS, Relay
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.transitions import Begun, Cursor, IfExists, Refusal, Refused
-from tests.frozen import HOUR_MS, LEASE_MS, FrozenTime, begin_one, finish_of, new_timer, wake_up
-from tests.lines import HOST, begin, begun, create, no_line_is_left, refusals, waiting, woken
+from httpqueue.relay.relay import GRACE_MS, Relay
+from httpqueue.storage import keys
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Cursor, IfExists, Refusal, Refused
+from httpqueue.timers.policies import Destination
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, begin_one, finish_of, new_timer, wake_up
+from tests.support.lines import HOST, begin, begun, create, no_line_is_left, refusals, waiting, woken
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.outcome import Outcome
-from httpqueue.policies import Application, Destination
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.transitions import Refusal, Refused
-from tests.frozen import T0_MS, FrozenTime, finish_of, wake_up
-from tests.lines import HOST, begin, begun, create, no_line_is_left, refusals, waits_ms, woken
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Refusal, Refused
+from httpqueue.timers.policies import Application, Destination
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import T0_MS, FrozenTime, finish_of, wake_up
+from tests.support.lines import HOST, begin, begun, create, no_line_is_left, refusals, waits_ms, woken
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ import httpx
 import pytest
 
 from httpqueue.api.app import Backend, create_app
-from httpqueue.outcome import Outcome
-from httpqueue.queue import Queue
-from httpqueue.schedule import After
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.store.survey import Survey
-from httpqueue.timer import DEFAULT_APPLICATION
-from httpqueue.transitions import Begun, NewTimer, WakeUp
-from tests.frozen import HOUR_MS, LEASE_MS, finish_of
-from tests.pipeline import running
-from tests.receiver import Receiver
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, NewTimer, WakeUp
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import HOUR_MS, LEASE_MS, finish_of
+from tests.support.pipeline import running
+from tests.support.receiver import Receiver
 
 TIMERS = 100_000
 DUE_TIMES = 4_000

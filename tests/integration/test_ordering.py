@@ -3,18 +3,18 @@
 import random
 from dataclasses import replace
 
-from httpqueue.backoff import Retry
 from httpqueue.clock import now_ms, sleep
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.queue import Queue, open_queue
-from httpqueue.schedule import After, At
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.timer import DEFAULT_APPLICATION, State
-from httpqueue.transitions import Answer, Change, NewTimer, WakeUp
-from tests.frozen import FrozenTime
-from tests.pipeline import QUICK, Pipeline, running, working
-from tests.receiver import Received, Receiver, Reply, Writer, hang
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.queue import Queue, open_queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Answer, Change, NewTimer, WakeUp
+from httpqueue.timers.retry import Retry
+from httpqueue.timers.schedule import After, At
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from tests.support.frozen import FrozenTime
+from tests.support.pipeline import QUICK, Pipeline, running, working
+from tests.support.receiver import Received, Receiver, Reply, Writer, hang
 
 HOUR_MS = 3_600_000
 SLOW_RETRY = Retry(delays_ms=(HOUR_MS,))

@@ -2,16 +2,16 @@
 
 import pytest
 
-from httpqueue.queue import Queue
-from httpqueue.schedule import After
-from httpqueue.spec import SKIP_GRACE_MS
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.timer import State
-from httpqueue.transitions import Change
-from tests.frozen import HOUR_MS, FrozenTime
-from tests.pipeline import running
-from tests.receiver import Receiver, Reply
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Change
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import SKIP_GRACE_MS
+from httpqueue.timers.timer import State
+from tests.support.frozen import HOUR_MS, FrozenTime
+from tests.support.pipeline import running
+from tests.support.receiver import Receiver, Reply
 
 YEAR_MS = 365 * 24 * HOUR_MS
 

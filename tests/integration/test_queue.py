@@ -9,12 +9,12 @@ import pytest
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
-from httpqueue import keys
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
-from httpqueue.queue import JOB_DEFINITION, JOB_FUNCTION, Claim, Queue, open_queue
-from httpqueue.transitions import WakeUp
-from tests.frozen import T0_MS, FrozenTime, closed_port
+from httpqueue.storage import keys
+from httpqueue.storage.queue import JOB_DEFINITION, JOB_FUNCTION, Claim, Queue, open_queue
+from httpqueue.timers.commands import WakeUp
+from tests.support.frozen import T0_MS, FrozenTime, closed_port
 
 
 def at(timer_id: str, due_ms: int = T0_MS, generation: int = 0) -> WakeUp:

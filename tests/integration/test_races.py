@@ -6,14 +6,14 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 
-from httpqueue.queue import Queue
-from httpqueue.schedule import After
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.timer import DEFAULT_APPLICATION, State
-from httpqueue.transitions import Answer, Change, Changed, Creation, NewTimer
-from tests.pipeline import Pipeline, running
-from tests.receiver import Receiver
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Answer, Change, Changed, Creation, NewTimer
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from tests.support.pipeline import Pipeline, running
+from tests.support.receiver import Receiver
 
 RACES = 10_000
 AT_ONCE = 500

@@ -8,15 +8,15 @@ import orjson
 import pytest
 
 from httpqueue import clock
-from httpqueue.queue import Queue
-from httpqueue.schedule import At, Cron
-from httpqueue.spec import Callback, Spec
-from httpqueue.store import Store
-from httpqueue.timer import DEFAULT_APPLICATION, State, Timer
-from httpqueue.transitions import Answer, NewTimer, WakeUp
-from tests.frozen import T0_MS, FrozenTime
-from tests.pipeline import QUICK, Pipeline, running
-from tests.receiver import Receiver, Reply, reply_when
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Answer, NewTimer, WakeUp
+from httpqueue.timers.schedule import At, Cron
+from httpqueue.timers.spec import Callback, Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State, Timer
+from tests.support.frozen import T0_MS, FrozenTime
+from tests.support.pipeline import QUICK, Pipeline, running
+from tests.support.receiver import Receiver, Reply, reply_when
 
 MINUTE_MS = 60_000
 EVERY_MINUTE = Cron("* * * * *")

@@ -7,14 +7,15 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from httpqueue import keys, relay
-from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import UnavailableError
-from httpqueue.queue import Queue, open_queue
-from httpqueue.relay import GRACE_MS, Relay
-from httpqueue.store import Store
-from httpqueue.transitions import Begun, OutboxEntry
-from tests.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, wake_up
+from httpqueue.relay import relay
+from httpqueue.relay.relay import GRACE_MS, Relay
+from httpqueue.storage import keys
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.queue import Queue, open_queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, OutboxEntry
+from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, wake_up
 
 HORIZON_MS = 600_000
 DAY_MS = 86_400_000

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from httpqueue.connection import _PromptWrites
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.outcome import Outcome
-from httpqueue.queue import Queue
-from httpqueue.relay import Relay
-from httpqueue.store import Store, open_store
-from httpqueue.transitions import Begun
-from tests.frozen import HOUR_MS, LEASE_MS, finish_of, new_timer
-from tests.processes import REPOSITORY
+from httpqueue.relay.relay import Relay
+from httpqueue.storage.connection import _PromptWrites
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.timers import Store, open_store
+from httpqueue.timers.commands import Begun
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import HOUR_MS, LEASE_MS, finish_of, new_timer
+from tests.support.processes import REPOSITORY
 
 TIMERS = 100
 

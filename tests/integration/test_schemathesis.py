@@ -24,18 +24,19 @@ from redis.asyncio import Redis
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
-from httpqueue import clock, keys
+from httpqueue import clock
 from httpqueue.api import openapi
 from httpqueue.api.app import Backend, create_app
 from httpqueue.api.rules import APPLICATION_PATTERN, is_id
-from httpqueue.archive import Archive
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.store.survey import Survey
-from httpqueue.timer import DEFAULT_APPLICATION, State
-from tests.frozen import FrozenTime
-from tests.integration.api_lab import Lab
+from httpqueue.storage import keys
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from tests.support.api_lab import Lab
+from tests.support.frozen import FrozenTime
 
 EXAMPLES: Final = 15
 """Generated requests a call, besides those of the coverage phase."""

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from httpqueue.delivery.factory import create_sender
-from httpqueue.delivery.httpx_sender import HttpxSender
-from httpqueue.delivery.pyreqwest_sender import PyreqwestSender
-from httpqueue.delivery.sender import MAX_RESPONSE_BYTES, Sender
 from httpqueue.settings import SenderKind
-from httpqueue.webhook import Request, Response
-from tests.receiver import Handler, Received, Receiver, Reply, Writer, drip, hang, raw, reply_when
+from httpqueue.webhooks.client.factory import create_sender
+from httpqueue.webhooks.client.httpx_sender import HttpxSender
+from httpqueue.webhooks.client.pyreqwest_sender import PyreqwestSender
+from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Sender
+from httpqueue.webhooks.message import Request, Response
+from tests.support.receiver import Handler, Received, Receiver, Reply, Writer, drip, hang, raw, reply_when
 
 TIMEOUT_S = 30.0
 

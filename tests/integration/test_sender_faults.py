@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from httpqueue.delivery.factory import create_sender
-from httpqueue.delivery.pyreqwest_sender import fault_of_causes
-from httpqueue.delivery.sender import Sender
 from httpqueue.settings import SenderKind
-from httpqueue.webhook import Fault, Request, SendError
-from tests.receiver import Handler, Receiver, drip, hang, raw, reset
+from httpqueue.webhooks.client.factory import create_sender
+from httpqueue.webhooks.client.pyreqwest_sender import fault_of_causes
+from httpqueue.webhooks.client.sender import Sender
+from httpqueue.webhooks.message import Fault, Request, SendError
+from tests.support.receiver import Handler, Receiver, drip, hang, raw, reset
 
 SECRET = "s3cret"
 

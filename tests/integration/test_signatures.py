@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from httpqueue.policies import Application
-from httpqueue.queue import Queue
-from httpqueue.schedule import After
-from httpqueue.spec import Callback, Spec
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.timer import DEFAULT_APPLICATION, State
-from httpqueue.transitions import NewTimer
-from tests.pipeline import running
-from tests.receiver import Received, Receiver, Reply
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.policies import Application
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Callback, Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from tests.support.pipeline import running
+from tests.support.receiver import Received, Receiver, Reply
 
 OLD, NEW, OTHER = ("whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n in range(3))
 

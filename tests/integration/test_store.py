@@ -4,14 +4,14 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import After, At
-from httpqueue.spec import Spec, decode_spec, encode_spec
-from httpqueue.store import Store
-from httpqueue.timer import Attempt, State, Timer
-from httpqueue.transitions import Begun, Created, Creation, Finish, NewTimer, Refusal, Refused
-from tests.frozen import (
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Created, Creation, Finish, NewTimer, Refusal, Refused
+from httpqueue.timers.schedule import After, At
+from httpqueue.timers.spec import Spec, decode_spec, encode_spec
+from httpqueue.timers.timer import Attempt, State, Timer
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import (
     HOUR_MS,
     LEASE_MS,
     T0_MS,

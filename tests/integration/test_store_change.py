@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.store import Store
-from httpqueue.timer import Attempt, State, Timer
-from httpqueue.transitions import (
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import (
     Answer,
     Begun,
     Change,
@@ -18,7 +16,9 @@ from httpqueue.transitions import (
     Refusal,
     Refused,
 )
-from tests.frozen import (
+from httpqueue.timers.timer import Attempt, State, Timer
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import (
     HOUR_MS,
     LEASE_MS,
     T0_MS,
@@ -28,7 +28,7 @@ from tests.frozen import (
     snapshot,
     wake_up,
 )
-from tests.states import ANY, OTHER, bring, change_one, counted, in_each_state, stored
+from tests.support.states import ANY, OTHER, bring, change_one, counted, in_each_state, stored
 
 # --- change ---
 

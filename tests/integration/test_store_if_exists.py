@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.store import Store
-from httpqueue.timer import FINISHED, State, Timer
-from httpqueue.transitions import (
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import (
     Answer,
     Change,
     Changed,
@@ -18,7 +17,8 @@ from httpqueue.transitions import (
     Refusal,
     Refused,
 )
-from tests.frozen import (
+from httpqueue.timers.timer import FINISHED, State, Timer
+from tests.support.frozen import (
     HOUR_MS,
     LEASE_MS,
     T0_MS,
@@ -27,7 +27,7 @@ from tests.frozen import (
     snapshot,
     wake_up,
 )
-from tests.states import ANY, bring, change_one, counted, in_each_state, stored
+from tests.support.states import ANY, bring, change_one, counted, in_each_state, stored
 
 # --- a new timer whose id is taken ---
 

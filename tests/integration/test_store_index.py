@@ -6,13 +6,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import At
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.transitions import Begun, Cursor, NewTimer, OutboxEntry, Page, WakeUp
-from tests.frozen import LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, wake_up
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Cursor, NewTimer, OutboxEntry, Page, WakeUp
+from httpqueue.timers.schedule import At
+from httpqueue.timers.spec import Spec
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, wake_up
 
 
 def names(found: Page | list[WakeUp]) -> list[str]:

@@ -4,12 +4,9 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.timer import Attempt
-from httpqueue.transitions import (
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import (
     Begun,
     Change,
     Cursor,
@@ -18,7 +15,10 @@ from httpqueue.transitions import (
     Refusal,
     Refused,
 )
-from tests.frozen import (
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Attempt
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import (
     HOUR_MS,
     LEASE_MS,
     FrozenTime,
@@ -27,7 +27,7 @@ from tests.frozen import (
     new_timer,
     wake_up,
 )
-from tests.states import ANY, OTHER, change_one, counted, stored
+from tests.support.states import ANY, OTHER, change_one, counted, stored
 
 
 async def test_forget_drops_what_is_over(frozen_store: Store, time: FrozenTime, redis: Redis) -> None:

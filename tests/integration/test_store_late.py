@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.outcome import Outcome
-from httpqueue.store import Store
-from httpqueue.timer import State
-from httpqueue.transitions import Begun, Finish, WakeUp
-from tests.frozen import LEASE_MS, FrozenTime, finish_of, new_timer, snapshot, wake_up
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Finish, WakeUp
+from httpqueue.timers.timer import State
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import LEASE_MS, FrozenTime, finish_of, new_timer, snapshot, wake_up
 
 Meanwhile = Callable[[Store, FrozenTime, Begun], Awaitable[object]]
 

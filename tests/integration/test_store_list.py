@@ -10,17 +10,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.archive import Archive
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import At
-from httpqueue.spec import Spec
-from httpqueue.store import Store
-from httpqueue.store.survey import Survey, Window
-from httpqueue.timer import FINISHED, State, Timer
-from httpqueue.transitions import Begun, Change, Listed, NewTimer, Place
-from tests.frozen import HOUR_MS, LEASE_MS, T0_MS, FrozenTime, begin_one, finish_of, new_timer, wake_up
+from httpqueue.storage import keys
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.survey import Survey, Window
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Change, Listed, NewTimer, Place
+from httpqueue.timers.schedule import At
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import FINISHED, State, Timer
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import (
+    HOUR_MS,
+    LEASE_MS,
+    T0_MS,
+    FrozenTime,
+    begin_one,
+    finish_of,
+    new_timer,
+    wake_up,
+)
 
 EVERY = frozenset({State.SCHEDULED, State.RUNNING}) | FINISHED
 COUNT = 3_000

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from httpqueue import keys
-from httpqueue.archive import Archive
-from httpqueue.embedded import EmbeddedValkey
-from httpqueue.outcome import Outcome
-from httpqueue.store import Store
-from httpqueue.timer import FINISHED, TRANSITIONS, Attempt, State
-from httpqueue.transitions import (
+from httpqueue.storage import keys
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import (
     Begun,
     Change,
     Cursor,
@@ -25,8 +23,10 @@ from httpqueue.transitions import (
     IfExists,
     WakeUp,
 )
-from tests.frozen import LEASE_MS, FrozenTime, new_timer, wake_up
-from tests.store_model import LANES, UNFINISHED, StoreModel
+from httpqueue.timers.timer import FINISHED, TRANSITIONS, Attempt, State
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import LEASE_MS, FrozenTime, new_timer, wake_up
+from tests.support.store_model import LANES, UNFINISHED, StoreModel
 
 NAMES = st.sampled_from(sorted(LANES))
 MS = st.sampled_from([0, 1, LEASE_MS - 1, LEASE_MS])

@@ -8,12 +8,12 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from httpqueue.clock import now_ms
-from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import StartError, UnavailableError
-from httpqueue.outcome import Outcome
-from httpqueue.store import Store, open_store
-from httpqueue.transitions import Begun, Cursor, OutboxEntry
-from tests.frozen import LEASE_MS, closed_port, finish_of, new_timer, snapshot, wake_up
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.timers import Store, open_store
+from httpqueue.timers.commands import Begun, Cursor, OutboxEntry
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import LEASE_MS, closed_port, finish_of, new_timer, snapshot, wake_up
 
 
 @asynccontextmanager

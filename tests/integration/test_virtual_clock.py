@@ -11,19 +11,19 @@ import pytest
 from redis.asyncio import Redis
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from httpqueue.archive import Archive
 from httpqueue.clock import sleep
-from httpqueue.policies import Destination
-from httpqueue.queue import Queue
-from httpqueue.schedule import After, format_instant, parse_instant_ms
-from httpqueue.store import Store
-from httpqueue.store.registry import Registry
-from httpqueue.store.survey import Survey
-from httpqueue.transitions import Begun, Refused, WakeUp
-from httpqueue.virtual import LOOK_S, VirtualClock
-from tests.pipeline import running
-from tests.processes import HTTPQUEUE, started
-from tests.receiver import Receiver, Reply
+from httpqueue.run.virtual import LOOK_S, VirtualClock
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Refused, WakeUp
+from httpqueue.timers.policies import Destination
+from httpqueue.timers.schedule import After, format_instant, parse_instant_ms
+from tests.support.pipeline import running
+from tests.support.processes import HTTPQUEUE, started
+from tests.support.receiver import Receiver, Reply
 
 HOUR_S = 3_600
 DAY_S = 24 * HOUR_S

@@ -9,18 +9,19 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from httpqueue import keys, worker
-from httpqueue.archive import Archive
 from httpqueue.clock import now_ms
-from httpqueue.embedded import EmbeddedValkey
 from httpqueue.errors import UnavailableError
-from httpqueue.queue import Claim, Queue, open_queue
-from httpqueue.schedule import After
-from httpqueue.store import Store
-from httpqueue.timer import State
-from httpqueue.transitions import Begun, WakeUp
-from tests.pipeline import QUICK, assert_growing, running
-from tests.receiver import Receiver, Reply, hang, reply_when
+from httpqueue.storage import keys
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.queue import Claim, Queue, open_queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.schedule import After
+from httpqueue.timers.timer import State
+from httpqueue.worker import worker
+from tests.support.pipeline import QUICK, assert_growing, running
+from tests.support.receiver import Receiver, Reply, hang, reply_when
 
 
 async def test_a_due_timer_is_called_and_done(store: Store, queue: Queue) -> None:
@@ -289,7 +290,7 @@ async def test_a_bug_in_an_attempt_is_told(
 
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            monkeypatch.setattr("httpqueue.attempts.judge", broken)
+            monkeypatch.setattr("httpqueue.worker.attempts.judge", broken)
             await pipeline.schedule("a", receiver.url)
             await told.wait()
             monkeypatch.undo()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue import access
-from httpqueue.access import (
+from httpqueue.timers import access
+from httpqueue.timers.access import (
     Grant,
     RateLimit,
     Scope,

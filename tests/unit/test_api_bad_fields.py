@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from httpqueue.api.app import create_app
-from tests.unit.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of
+from tests.support.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of
 
 URL = VALID["url"]
 CALLBACK = {"url": "https://example.com/done"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from httpqueue import clock
 from httpqueue.api.parsing import MAX_BODY_BYTES
-from httpqueue.schedule import MAX_DUE_MS
-from tests.unit.api_fakes import VALID, FakeStore, api, fields_of
+from httpqueue.timers.schedule import MAX_DUE_MS
+from tests.support.api_fakes import VALID, FakeStore, api, fields_of
 
 URL = VALID["url"]
 SCHEDULE_FIELDS = ["hours", "minutes", "seconds", "fire_at", "cron"]

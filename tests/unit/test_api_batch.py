@@ -6,7 +6,7 @@ import pytest
 
 from httpqueue.api.models import MAX_BATCH
 from httpqueue.api.parsing import MAX_BATCH_BYTES
-from tests.unit.api_fakes import VALID, FakeStore, api, fields_of
+from tests.support.api_fakes import VALID, FakeStore, api, fields_of
 
 
 async def test_results_stand_in_the_order_of_the_timers() -> None:

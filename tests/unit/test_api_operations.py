@@ -14,8 +14,8 @@ from httpqueue.api import answers
 from httpqueue.api.app import create_app, create_ops_app
 from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
-from httpqueue.transitions import Created, Found, NewTimer
-from tests.unit.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of, ready
+from httpqueue.timers.commands import Created, Found, NewTimer
+from tests.support.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of, ready
 
 
 class BrokenStore(FakeStore):

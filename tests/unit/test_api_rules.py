@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyreqwest.http import Url
 
 from httpqueue.api import rules
-from httpqueue.webhook import OWN_HEADERS
+from httpqueue.webhooks.message import OWN_HEADERS
 
 URLS = [
     "http://example.com",

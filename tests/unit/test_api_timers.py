@@ -12,11 +12,11 @@ from prometheus_client import REGISTRY
 from httpqueue.api.models import TimerRequest
 from httpqueue.api.requests import read_timer
 from httpqueue.api.views import ArchivedTimer, StoredTimer, TimerView
-from httpqueue.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
-from httpqueue.spec import Spec
-from httpqueue.timer import Attempt, State
-from httpqueue.transitions import Created, NewTimer
-from tests.unit.api_fakes import VALID, FakeStore, api, fields_of
+from httpqueue.timers.commands import Created, NewTimer
+from httpqueue.timers.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Attempt, State
+from tests.support.api_fakes import VALID, FakeStore, api, fields_of
 
 URL = VALID["url"]
 

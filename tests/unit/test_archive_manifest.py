@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from httpqueue import keys
-from httpqueue.archive import Archive
 from httpqueue.errors import StartError
+from httpqueue.storage import keys
+from httpqueue.storage.archive import Archive
 
 
 @pytest.fixture

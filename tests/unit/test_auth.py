@@ -12,12 +12,12 @@ from starlette.routing import Route, Router
 from structlog.testing import capture_logs
 
 from httpqueue import clock
-from httpqueue.access import Grant, Scope, hash_key
 from httpqueue.api.app import create_app
 from httpqueue.api.auth import FRESH_S, GRANT, LOAD_WITHIN_S, RELOAD_GAP_S, Auth, KeyRing, application_of
 from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
-from tests.unit.api_fakes import FakeStore, backend, client_of, fields_of
+from httpqueue.timers.access import Grant, Scope, hash_key
+from tests.support.api_fakes import FakeStore, backend, client_of, fields_of
 
 FIXED = "0123456789abcdef"
 

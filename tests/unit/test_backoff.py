@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.backoff import (
+from httpqueue.timers.retry import (
     Retry,
     RetryPolicy,
     backoff_ms,
@@ -14,7 +14,7 @@ from httpqueue.backoff import (
     parse_retry_after_ms,
     retry_delay_ms,
 )
-from httpqueue.schedule import MAX_DUE_MS
+from httpqueue.timers.schedule import MAX_DUE_MS
 
 NOW_MS = 1_700_000_000_000
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from httpqueue.batch import Batcher
+from httpqueue.runtime.batch import Batcher
 
 
 class Flush:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from httpqueue.backoff import Retry
-from httpqueue.callback import callback_of, describe, finished_timer
-from httpqueue.schedule import After, At, Cron, Local, Schedule
-from httpqueue.spec import Callback, Spec
-from httpqueue.timer import Attempt, State
+from httpqueue.timers.retry import Retry
+from httpqueue.timers.schedule import After, At, Cron, Local, Schedule
+from httpqueue.timers.spec import Callback, Spec
+from httpqueue.timers.timer import Attempt, State
+from httpqueue.worker.callback import callback_of, describe, finished_timer
 
 RETRY = Retry(delays_ms=(1_000, 5_000, 30_000))
 ATTEMPT = Attempt(1_800_000_000_250, 250, 200, number=3, generation=2)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue import clock
-from httpqueue.calls import MAX_SHARES, SLOW_S, Calls
+from httpqueue.worker.calls import MAX_SHARES, SLOW_S, Calls
 
 SLOTS = 20
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from httpqueue import __version__, cli, logs
+from httpqueue import __version__, cli
 from httpqueue.errors import StartError
+from httpqueue.runtime import logs
 from httpqueue.settings import Mode, Settings
 
 

@@ -5,9 +5,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from httpqueue.connection import SOCKET_TIMEOUT_S, Script, connect, redis_errors
 from httpqueue.errors import UnavailableError
-from tests.frozen import closed_port
+from httpqueue.storage.connection import SOCKET_TIMEOUT_S, Script, connect, redis_errors
+from tests.support.frozen import closed_port
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.cron import check_cron, check_zone, next_run_ms
-from httpqueue.schedule import MAX_DUE_MS, Cron, format_instant, format_local, parse_instant_ms
+from httpqueue.timers.cron import check_cron, check_zone, next_run_ms
+from httpqueue.timers.schedule import MAX_DUE_MS, Cron, format_instant, format_local, parse_instant_ms
 
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS

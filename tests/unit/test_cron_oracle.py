@@ -7,8 +7,8 @@ from croniter import croniter  # type: ignore[import-untyped]  # it has no annot
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from httpqueue.cron import check_cron, next_run_ms
-from httpqueue.schedule import Cron, local_ms
+from httpqueue.timers.cron import check_cron, next_run_ms
+from httpqueue.timers.schedule import Cron, local_ms
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from httpqueue import metrics
-from httpqueue.timer import TRANSITIONS, State
-from tests.processes import REPOSITORY
+from httpqueue.runtime import metrics
+from httpqueue.timers.timer import TRANSITIONS, State
+from tests.support.processes import REPOSITORY
 
 DOCUMENTS = sorted(
     path for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")) if ".venv" not in path.parts
@@ -26,7 +26,7 @@ def test_the_state_diagram_is_the_codes() -> None:
 def test_every_script_is_in_the_architecture() -> None:
     """A transition that is added or renamed is told."""
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for script in (REPOSITORY / "httpqueue" / "lua").glob("*.lua"):
+    for script in (REPOSITORY / "httpqueue" / "storage" / "lua").glob("*.lua"):
         if script.stem != "common":
             assert f"| {script.stem} |" in text
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from httpqueue.explain import WORKER_SILENCE_MS, Code, Explanation, Facts, explain
-from httpqueue.policies import Application, Destination
-from httpqueue.schedule import After
-from httpqueue.spec import Spec
-from httpqueue.timer import Attempt, State, Timer
-from tests.frozen import T0_MS
+from httpqueue.timers.explain import WORKER_SILENCE_MS, Code, Explanation, Facts, explain
+from httpqueue.timers.policies import Application, Destination
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Attempt, State, Timer
+from tests.support.frozen import T0_MS
 
 TIMER = Timer("app", "a", State.SCHEDULED, 0, 0, T0_MS, Spec("http://h/", After(0), ordering_key="k"))
 FACTS = Facts(TIMER, T0_MS, Application(), "h", Destination())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue import keys
+from httpqueue.storage import keys
 
 NAME = st.text(st.sampled_from("abcXYZ019._~-"), min_size=1, max_size=128)
 

@@ -18,7 +18,7 @@ from httpqueue.api.problems import Problems
 from httpqueue.api.queries import ListQuery
 from httpqueue.api.reference import CALLS
 from httpqueue.api.requests import read_timer
-from tests.unit.api_fakes import FakeStore, api, backend
+from tests.support.api_fakes import FakeStore, api, backend
 
 SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
 

@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
-from httpqueue.outage import Outage
+from httpqueue.runtime.outage import Outage
 
 
 @pytest.fixture

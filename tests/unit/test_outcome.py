@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.backoff import RetryPolicy, backoff_ms
-from httpqueue.outcome import Outcome, Verdict, judge, of_fault, of_status
-from httpqueue.webhook import Fault, Response, SendError
+from httpqueue.timers.retry import RetryPolicy, backoff_ms
+from httpqueue.webhooks.message import Fault, Response, SendError
+from httpqueue.webhooks.outcome import Outcome, Verdict, judge, of_fault, of_status
 
 NOW_MS = 1_700_000_000_000
 POLICY = RetryPolicy(max_attempts=3, base_ms=1_000, max_ms=60_000)

@@ -4,8 +4,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.policies import Application, Destination, decode_policy, encode_policy
-from httpqueue.spec import Retention
+from httpqueue.timers.policies import Application, Destination, decode_policy, encode_policy
+from httpqueue.timers.spec import Retention
 
 MS = st.none() | st.integers(0, 2**53)
 APPLICATIONS = st.builds(

@@ -174,12 +174,13 @@ def test_the_package_has_the_version_of_the_newest_change() -> None:
     assert heading[1] == __version__
 
 
-def test_setuptools_is_told_every_package() -> None:
-    """A new subpackage, or a directory of data in one, is in the wheel too."""
+def test_every_folder_of_code_is_a_package() -> None:
+    """Setuptools finds packages by their __init__.py; the scripts are data of the package above them."""
     package = ROOT / "httpqueue"
-    directories = {path.parent for pattern in ("*.py", "*.lua") for path in package.rglob(pattern)}
-    names = {".".join(path.relative_to(ROOT).parts) for path in directories}
-    assert set(project()["tool"]["setuptools"]["packages"]) == names | {"httpqueue.api.static"}
+    missing = [path.parent for path in package.rglob("*.py") if not (path.parent / "__init__.py").exists()]
+    assert missing == []
+    assert project()["tool"]["setuptools"]["package-data"]["httpqueue.storage"] == ["lua/*.lua"]
+    assert {path.parent for path in package.rglob("*.lua")} == {package / "storage/lua"}
 
 
 def test_continuous_integration_runs_the_readme_s_test_command_then_the_rest() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from httpqueue.schedule import (
+from httpqueue.timers.schedule import (
     MAX_DUE_MS,
     format_instant,
     format_local,

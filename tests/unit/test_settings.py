@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from httpqueue.backoff import RetryPolicy
 from httpqueue.errors import SettingsError
-from httpqueue.schedule import MAX_DUE_MS
 from httpqueue.settings import (
     PREFIX,
     LogFormat,
@@ -23,6 +21,8 @@ from httpqueue.settings import (
     parse_duration_ms,
     variables,
 )
+from httpqueue.timers.retry import RetryPolicy
+from httpqueue.timers.schedule import MAX_DUE_MS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 UNSET = "–"  # noqa: RUF001 - the dash of the tables

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from httpqueue.clock import now_ms
-from httpqueue.signing import MAX_BYTES, MIN_BYTES, check_secret, signature
+from httpqueue.webhooks.signing import MAX_BYTES, MIN_BYTES, check_secret, signature
 
 EXAMPLE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.backoff import Retry
 from httpqueue.errors import InvalidTimerError
-from httpqueue.schedule import After, At, Cron, Local
-from httpqueue.spec import FIRE, SKIP, SKIP_GRACE_MS, Callback, Retention, Spec, decode_spec, encode_spec
+from httpqueue.timers.retry import Retry
+from httpqueue.timers.schedule import After, At, Cron, Local
+from httpqueue.timers.spec import (
+    FIRE,
+    SKIP,
+    SKIP_GRACE_MS,
+    Callback,
+    Retention,
+    Spec,
+    decode_spec,
+    encode_spec,
+)
 
 MS = st.integers(-(2**53), 2**53)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

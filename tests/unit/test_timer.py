@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue.errors import InvalidTimerError
-from httpqueue.schedule import After
-from httpqueue.spec import Spec, encode_spec
-from httpqueue.timer import (
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Spec, encode_spec
+from httpqueue.timers.timer import (
     FINISHED,
     STATE_OF_LETTER,
     TRANSITIONS,

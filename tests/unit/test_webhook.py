@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue import __version__
-from httpqueue.schedule import After
-from httpqueue.spec import Spec
-from httpqueue.webhook import OWN_HEADERS, Request, render
+from httpqueue.timers.schedule import After
+from httpqueue.timers.spec import Spec
+from httpqueue.webhooks.message import OWN_HEADERS, Request, render
 
 URL = "http://example.org/hook"
 

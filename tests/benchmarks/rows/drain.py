@@ -7,7 +7,7 @@ from httpqueue.clock import now_ms
 from tests.benchmarks.figures import Figure, LostError, MissingError, Row, at_least
 from tests.benchmarks.lab import Arrivals, Lab, Server, create, part, receiver, relay_all, server
 from tests.benchmarks.rivals import bullmq_drain
-from tests.processes import REPOSITORY, started
+from tests.support.processes import REPOSITORY, started
 
 UNIT: Final = "webhooks/s"
 PAST_MS: Final = 1_000

@@ -4,13 +4,13 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from httpqueue import archive, keys
 from httpqueue.clock import now_ms
-from httpqueue.outcome import Outcome
-from httpqueue.schedule import At
-from httpqueue.spec import Spec
-from httpqueue.timer import DEFAULT_APPLICATION, Attempt
-from httpqueue.transitions import Begun, Finish, NewTimer, WakeUp
+from httpqueue.storage import archive, keys
+from httpqueue.timers.commands import Begun, Finish, NewTimer, WakeUp
+from httpqueue.timers.schedule import At
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, Attempt
+from httpqueue.webhooks.outcome import Outcome
 from tests.benchmarks.figures import Figure, LostError, Row, at_most
 from tests.benchmarks.lab import CREATE_BATCH, Lab, Server, relay_all, server
 

@@ -6,7 +6,7 @@ from typing import Final
 from httpqueue.clock import sleep
 from tests.benchmarks.figures import Figure, LostError, MissingError, Row, at_least
 from tests.benchmarks.lab import Lab, Load, Server, Shot, part, port_of, server, shoot, timer
-from tests.processes import REPOSITORY, started
+from tests.support.processes import REPOSITORY, started
 
 CONNECTIONS: Final = 64
 BATCH: Final = 1_000

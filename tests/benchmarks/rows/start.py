@@ -8,7 +8,7 @@ from typing import Final
 from httpqueue.clock import monotonic_s, sleep
 from tests.benchmarks.figures import Figure, LostError, Row, at_most
 from tests.benchmarks.lab import PATIENCE_S, Lab
-from tests.processes import HTTPQUEUE, started
+from tests.support.processes import HTTPQUEUE, started
 
 POLL_S: Final = 0.005
 

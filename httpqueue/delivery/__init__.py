@@ -1,1 +1,0 @@
-"""How a due timer reaches its destination."""

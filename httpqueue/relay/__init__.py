@@ -1,0 +1,1 @@
+"""The relay process: it fills the queue from the store."""

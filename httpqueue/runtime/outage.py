@@ -1,0 +1,36 @@
+"""A server that is away: said once, waited for with growing pauses, said once when it is back."""
+
+from typing import Final
+
+import structlog
+
+from httpqueue import clock
+from httpqueue.errors import UnavailableError
+from httpqueue.runtime.metrics import UNAVAILABLE
+
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class Outage:
+    """What one part of a process (relay, worker, ...) knows of its server's absence."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._pause_s = 0.0
+
+    async def wait(self, error: UnavailableError) -> None:
+        """A call failed: wait before the next."""
+        UNAVAILABLE.labels(self._part).inc()
+        if not self._pause_s:
+            log.error("redis.away", part=self._part, reason=str(error))
+        self._pause_s = min(self._pause_s * 2 or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        await clock.sleep(self._pause_s)
+
+    def over(self) -> None:
+        """A call went well."""
+        if self._pause_s:
+            log.info("redis.back", part=self._part)
+            self._pause_s = 0.0

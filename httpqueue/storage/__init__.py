@@ -1,0 +1,1 @@
+"""The one owner of Redis: every key, script and connection."""

@@ -1,0 +1,66 @@
+"""The API keys, in the store's server; of a key itself only the hash is kept."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from redis.asyncio import Redis
+
+from httpqueue.clock import now_ms
+from httpqueue.storage import keys
+from httpqueue.storage.connection import connect, redis_errors
+from httpqueue.timers.access import Grant, decode_grant, encode_grant, hash_key, new_key
+
+log = structlog.get_logger()
+
+
+class ApiKeys:
+    """Every method raises UnavailableError when the server is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def create(self, grant: Grant) -> str:
+        """A new key with this grant. It is in the answer and nowhere else."""
+        key = new_key()
+        with redis_errors():
+            stored = encode_grant(grant, now_ms())
+            await self._redis.hset(keys.API_KEYS, hash_key(key), stored)  # type: ignore[misc, arg-type] # redis-py: sync or async, str only
+        return key
+
+    async def list(self) -> list[tuple[Grant, int]]:
+        """(grant, created_ms) of every key, the oldest first; what cannot be read is logged."""
+        stored = await self._stored()
+        rows = [row for row in map(decode_grant, stored.values()) if row is not None]
+        if len(rows) < len(stored):
+            log.warning("api_keys.unreadable", count=len(stored) - len(rows), redis_key=keys.API_KEYS)
+        return sorted(rows, key=lambda row: (row[1], row[0].id))
+
+    async def revoke(self, key_id: str) -> bool:
+        """End the key of this id; False when there is none."""
+        for digest, stored in (await self._stored()).items():
+            row = decode_grant(stored)
+            if row is not None and row[0].id == key_id:
+                with redis_errors():
+                    return bool(await self._redis.hdel(keys.API_KEYS, digest.decode()))  # type: ignore[misc] # redis-py: sync or async
+        return False
+
+    async def load(self) -> dict[str, Grant | None]:
+        """hash_key(key) -> what the key permits; None for one whose grant cannot be read: nothing."""
+        rows = {digest.decode(): decode_grant(stored) for digest, stored in (await self._stored()).items()}
+        return {digest: None if row is None else row[0] for digest, row in rows.items()}
+
+    async def _stored(self) -> dict[bytes, bytes]:
+        with redis_errors():
+            stored: dict[bytes, bytes] = await self._redis.hgetall(keys.API_KEYS)  # type: ignore[misc] # redis-py: sync or async
+        return stored
+
+
+@asynccontextmanager
+async def open_api_keys(url: str) -> AsyncIterator[ApiKeys]:
+    """The keys on that server, which is not asked anything yet."""
+    redis = connect(url, Redis)
+    try:
+        yield ApiKeys(redis)
+    finally:
+        await redis.aclose()

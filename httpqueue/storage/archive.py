@@ -1,0 +1,129 @@
+"""The archive: a Bloom filter of finished timer ids, as layers of bits in the store's Redis.
+
+pybloom-live sizes a layer and computes the positions; finish.lua sets the bits in the transaction that ends
+the timer. Layers grow fourfold, and their error rates shrink so that the sum stays below the one asked for.
+The filter never decides whether something is accepted or delivered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import log
+from typing import Any, Final
+
+import orjson
+from pybloom_live import BloomFilter
+from redis.asyncio import Redis
+
+from httpqueue.errors import StartError
+from httpqueue.storage import keys
+from httpqueue.storage.connection import redis_errors
+
+FIRST_CAPACITY: Final = 100_000
+GROWTH: Final = 4
+SHRINKING: Final = 0.4
+"""Of the error rate from layer to layer: at 1e-6 the first layer then takes 29.9 bits an id."""
+MARGIN: Final = 0.95
+"""pybloom rounds the number of slices up and their size to it, which costs a little of the error rate."""
+MAX_BITS: Final = 2**32 - 2**16
+"""In a layer: Redis addresses 2**32 bits of a string, and pybloom rounds up a bit in each slice."""
+
+_GOLDEN_MEMBER: Final = "default:golden"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One Bloom filter of the archive: `slices` slices of `slice_bits` bits, one bit an id in each."""
+
+    number: int
+    capacity: int
+    slice_bits: int
+    hashes: Any
+    """str -> one position in each slice."""
+
+    @property
+    def key(self) -> str:
+        """Where its bits are."""
+        return f"{keys.ARCHIVE_PREFIX}{self.number}"
+
+    def positions(self, member: str) -> list[int]:
+        """The bits that stand for the member. Hand over str: pybloom hashes bytes differently."""
+        return [index * self.slice_bits + position for index, position in enumerate(self.hashes(member))]
+
+
+@lru_cache(maxsize=64)
+def layer(number: int, error_rate: float) -> Layer:
+    """Layer n of an archive: the error rates of all layers, however many, add up to less than error_rate."""
+    layer_error_rate = MARGIN * error_rate * (1 - SHRINKING) * SHRINKING**number
+    bits_an_id = -log(layer_error_rate) / log(2) ** 2
+    capacity = min(FIRST_CAPACITY * GROWTH**number, int(MAX_BITS / bits_an_id))
+    bloom = BloomFilter(capacity, layer_error_rate)
+    return Layer(number, capacity, bloom.bits_per_slice, bloom.make_hashes)
+
+
+class Archive:
+    """Knows which layer is being filled, and asks all of them."""
+
+    def __init__(self, redis: Redis, *, error_rate: float) -> None:
+        self._redis = redis
+        self._error_rate = error_rate
+        self._current = 0
+
+    async def open(self) -> None:
+        """Check that the stored bits were made with the same parameters; raises StartError when not."""
+        golden = layer(0, self._error_rate).positions(_GOLDEN_MEMBER)
+        manifest = orjson.dumps(
+            {
+                "error_rate": self._error_rate,
+                "first_capacity": FIRST_CAPACITY,
+                "growth": GROWTH,
+                "golden": golden,
+            }
+        )
+        with redis_errors():
+            await self._redis.set(keys.ARCHIVE_MANIFEST, manifest, nx=True)
+            stored = await self._redis.get(keys.ARCHIVE_MANIFEST)
+        if stored != manifest:
+            raise StartError(
+                "setting HTTPQUEUE_ARCHIVE_ERROR_RATE: the archive in this Redis has other parameters"
+                f" ({_describe(stored)}); use the same value, or another Redis"
+            )
+        await self._learn_layers()
+
+    def current(self) -> Layer:
+        """The layer that takes finished ids now."""
+        return layer(self._current, self._error_rate)
+
+    def note_count(self, number: int, count: int) -> None:
+        """Told how many ids a layer holds: a full one hands over to the next."""
+        if number == self._current and count >= self.current().capacity:
+            self._current += 1
+
+    async def contains(self, member: str) -> bool:
+        """Whether the id finished once; wrong for an unknown id at most as often as error_rate says."""
+        await self._learn_layers()
+        layers = [layer(number, self._error_rate) for number in range(self._current + 1)]
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for each in layers:
+                pipeline.execute_command("BITFIELD_RO", each.key, *_get_bits(each.positions(member)))
+            answers = await pipeline.execute()
+        return any(all(bits) for bits in answers)
+
+    async def _learn_layers(self) -> None:
+        with redis_errors():
+            counts = await self._redis.hgetall(keys.ARCHIVE_COUNTS)  # type: ignore[misc] # redis-py: sync or async
+        for number, count in sorted((int(number), int(count)) for number, count in counts.items()):
+            self._current = max(self._current, number)
+            self.note_count(number, count)
+
+
+def _get_bits(positions: Sequence[int]) -> list[Any]:
+    return [word for position in positions for word in ("GET", "u1", position)]
+
+
+def _describe(manifest: bytes | None) -> str:
+    try:
+        return f"error rate {orjson.loads(manifest or b'')['error_rate']}"
+    except (ValueError, TypeError, KeyError):
+        return "unreadable"

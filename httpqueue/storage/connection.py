@@ -1,0 +1,110 @@
+"""How httpqueue talks to Redis: one way to connect, to run a script, and to say that a server is away."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Final, TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from httpqueue.errors import UnavailableError
+
+SOCKET_TIMEOUT_S: Final = 5
+"""No answer for this long: the server is away. Blocking reads must ask for less."""
+
+_COMMON: Final = files("httpqueue.storage").joinpath("lua", "common.lua").read_text(encoding="utf-8")
+
+
+class _PromptWrites(AbstractConnection):
+    """A connection whose writes can be cancelled and cost no task.
+
+    redis-py puts each write into asyncio.wait_for, which makes a task a command; before Python 3.12 it also
+    swallows a cancellation that comes at the wrong moment (cpython issue 86296): a stopped part would run on.
+    """
+
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call] # redis-py
+        elif check_health:
+            await self.check_health()  # type: ignore[no-untyped-call] # redis-py
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command([command] if isinstance(command, bytes) else command)
+        except TimeoutError as error:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("Timeout writing to socket") from error
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"Error while writing to socket: {error}") from error
+        except BaseException:  # what was written so far cannot be taken back
+            await self.disconnect(nowait=True)
+            raise
+
+
+class _PromptTcp(_PromptWrites, Connection):
+    pass
+
+
+class _PromptTls(_PromptWrites, SSLConnection):
+    pass
+
+
+class _PromptUnix(_PromptWrites, UnixDomainSocketConnection):
+    pass
+
+
+_PROMPT: Final = {
+    Connection: _PromptTcp,
+    SSLConnection: _PromptTls,
+    UnixDomainSocketConnection: _PromptUnix,
+}
+
+RedisT = TypeVar("RedisT", bound=Redis)
+
+
+def connect(url: str, redis_class: type[RedisT]) -> RedisT:
+    """A client with its pool for redis://, rediss:// or unix://; connects when it is first used."""
+    tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    client: RedisT = redis_class.from_url(
+        url,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=2,
+        health_check_interval=15,
+        **tcp_only,
+    )
+    pool = client.connection_pool
+    pool.connection_class = _PROMPT[pool.connection_class]
+    return client
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Foreign errors at the edge: whatever the server or the way to it does wrong is UnavailableError."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise UnavailableError(f"{type(error).__name__}: {error}") from error
+
+
+class Script:
+    """One file of lua/, run by its hash; the server is taught it when it does not know it."""
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        text = files("httpqueue.storage").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self._script = redis.register_script(_COMMON + text)
+
+    async def __call__(self, keys: Sequence[str], *args: Any) -> Any:
+        """Returns what the file's header says; raises UnavailableError."""
+        with redis_errors():
+            return await self._script(keys=keys, args=args)

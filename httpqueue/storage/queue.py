@@ -1,0 +1,153 @@
+"""The queue: a list of wake-ups in arq's own format, which can be rebuilt from the store at any time.
+
+A stock arq worker that knows the job function can drain it, and what stock arq enqueues is claimed here.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+import msgpack
+import orjson
+from arq.connections import ArqRedis
+from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
+
+from httpqueue.clock import StoreNow, server_time
+from httpqueue.storage import keys
+from httpqueue.storage.connection import Script, connect, redis_errors
+from httpqueue.timers.commands import WakeUp
+
+JOB_FUNCTION: Final = "deliver"
+JOB_DEFINITION: Final = serialize_job(JOB_FUNCTION, (), {}, None, 0, serializer=orjson.dumps)
+"""The same for every wake-up: its id says all there is to say."""
+
+FORGET_WORKER_MS: Final = 7 * 24 * 3_600_000
+
+_LISTEN_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Due wake-ups that are now ours, and how long the queue has nothing more (None: it is empty)."""
+
+    wake_ups: list[WakeUp]
+    unreadable: list[str]
+    wait_ms: int | None
+
+
+class Queue:
+    """Every method raises UnavailableError when the server is away."""
+
+    def __init__(self, redis: ArqRedis, *, now: StoreNow = server_time) -> None:
+        self.redis = redis
+        self._now = now
+        self._put, self._claim = Script(redis, "put"), Script(redis, "claim")
+
+    async def put(self, wake_ups: Sequence[WakeUp]) -> int:
+        """Place wake-ups, or move those already there; returns how many were not there before."""
+        batch = [(wake_up.id, wake_up.due_ms) for wake_up in wake_ups]
+        added: int = await self._put(
+            (keys.QUEUE,),
+            keys.JOB_PREFIX,
+            JOB_DEFINITION,
+            keys.WAKE_CHANNEL,
+            msgpack.packb(batch, use_bin_type=False),
+        )
+        return added
+
+    async def claim(self, limit: int) -> Claim:
+        """Pop at most limit due wake-ups, the earliest first."""
+        now_ms = self._now()
+        wait_ms, claimed = await self._claim(
+            (keys.QUEUE,), "" if now_ms is None else now_ms, keys.JOB_PREFIX, limit, JOB_DEFINITION
+        )
+        wake_ups, unreadable = [], []
+        for job_id, definition in zip(claimed[::2], claimed[1::2], strict=True):
+            wake_up = read_job(job_id, definition)
+            if wake_up is None:
+                unreadable.append(repr(job_id))
+            else:
+                wake_ups.append(wake_up)
+        return Claim(wake_ups, unreadable, None if wait_ms < 0 else wait_ms)
+
+    async def epoch(self) -> str:
+        """The queue's identity: another one than before means that it lost its data."""
+        with redis_errors():
+            await self.redis.set(keys.EPOCH, uuid4().hex, nx=True)
+            epoch = await self.redis.get(keys.EPOCH)
+        return epoch.decode() if epoch else ""
+
+    async def wake(self) -> None:
+        """Have workers look for due wake-ups now."""
+        with redis_errors():
+            await self.redis.publish(keys.WAKE_CHANNEL, b"")
+
+    async def note_worker(self, name: str) -> None:
+        """Say that this worker is alive."""
+        with redis_errors():
+            seconds, microseconds = await self.redis.time()
+            now_ms = seconds * 1000 + microseconds // 1000
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.zadd(keys.WORKERS, {name: now_ms})
+            pipeline.zremrangebyscore(keys.WORKERS, "-inf", now_ms - FORGET_WORKER_MS)
+            await pipeline.execute()
+
+    async def worker_silence_ms(self) -> int | None:
+        """How long ago a worker was seen last; None: never, or too long ago."""
+        with redis_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.zrange(keys.WORKERS, -1, -1, withscores=True)
+            pipeline.time()
+            last, (seconds, microseconds) = await pipeline.execute()
+        return max(0, seconds * 1000 + microseconds // 1000 - round(last[0][1])) if last else None
+
+    async def listen(self, on_wake: Callable[[], None]) -> None:
+        """Call on_wake whenever a wake-up became the earliest; returns only by cancellation or error."""
+        with redis_errors():
+            async with self.redis.pubsub() as channel:
+                await channel.subscribe(keys.WAKE_CHANNEL)
+                while True:
+                    if await channel.get_message(timeout=_LISTEN_S):
+                        on_wake()
+
+    async def ping(self) -> None:
+        """Raises UnavailableError with the reason."""
+        with redis_errors():
+            await self.redis.ping()
+
+
+def read_job(job_id: bytes, definition: bytes) -> WakeUp | None:
+    """An arq job -> its wake-up, by its id or by its only argument; None when it is neither."""
+    named = _read_id(job_id)
+    if named is not None or not definition:
+        return named
+    try:
+        function, args, _, _, _ = deserialize_job_raw(definition, deserializer=orjson.loads)
+    except DeserializationError:
+        return None
+    if function != JOB_FUNCTION or len(args) != 1 or not isinstance(args[0], str):
+        return None
+    return _read_id(args[0].encode())
+
+
+def _read_id(raw: bytes) -> WakeUp | None:
+    try:
+        parsed = keys.parse_wake_up_id(raw.decode())
+    except UnicodeDecodeError:
+        return None
+    return WakeUp(*parsed) if parsed else None
+
+
+@asynccontextmanager
+async def open_queue(url: str, *, now: StoreNow = server_time) -> AsyncIterator[Queue]:
+    """The queue on that server, which is not asked anything yet; arq's part of it knows no pickle."""
+    redis = connect(url, ArqRedis)
+    redis.job_serializer = orjson.dumps
+    redis.job_deserializer = orjson.loads
+    redis.default_queue_name = keys.QUEUE
+    try:
+        yield Queue(redis, now=now)
+    finally:
+        await redis.aclose()

@@ -1,0 +1,1 @@
+"""What is sent for a timer, and what an answer means."""

@@ -1,0 +1,11 @@
+"""Which Sender the settings ask for."""
+
+from httpqueue.settings import SenderKind
+from httpqueue.webhooks.client.httpx_sender import HttpxSender
+from httpqueue.webhooks.client.pyreqwest_sender import PyreqwestSender
+from httpqueue.webhooks.client.sender import Sender
+
+
+def create_sender(kind: SenderKind) -> Sender:
+    """A new Sender; the caller closes it."""
+    return HttpxSender() if kind is SenderKind.HTTPX else PyreqwestSender()

@@ -1,0 +1,110 @@
+"""One call of a webhook: what is sent for a timer, what can come back. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import orjson
+
+from httpqueue import __version__
+from httpqueue.timers.spec import Spec
+from httpqueue.webhooks.signing import signature
+
+USER_AGENT: Final = f"httpqueue/{__version__}"
+OWN_HEADERS: Final = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature", "httpqueue-attempt"})
+"""Headers that httpqueue speaks for itself; a timer may not set them."""
+ID_PLACEHOLDER: Final = "{id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call, ready to be sent as it is."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the receiver answered; a redirect is an answer like any other."""
+
+    status: int
+    retry_after: str | None = None
+    excerpt: bytes = b""
+    """The beginning of the body, as sent: nothing is decompressed."""
+
+
+class Fault(StrEnum):
+    """Why there is no response."""
+
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    DNS = "dns"
+    TLS = "tls"
+    INVALID_REQUEST = "invalid_request"
+    LOST_WORKER = "lost_worker"
+    PAST_DUE = "past_due"
+
+
+NOT_CALLED: Final = frozenset({Fault.INVALID_REQUEST, Fault.LOST_WORKER, Fault.PAST_DUE})
+"""Faults of which the host knows nothing."""
+
+
+class SendError(Exception):
+    """There was no whole response: fault says why; the message is for people and holds no payload."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+
+
+def render(
+    spec: Spec, *, timer_id: str, generation: int, attempt: int, started_ms: int, append_timer_id: bool
+) -> Request:
+    """The call for this attempt; webhook-* as in the Standard Webhooks spec, one id for all retries."""
+    body, content_type = _body(spec)
+    headers = dict(spec.headers)
+    names = {name.lower() for name in headers}
+    if content_type is not None and "content-type" not in names:
+        headers["content-type"] = content_type
+    if "user-agent" not in names:
+        headers["user-agent"] = USER_AGENT
+    headers["webhook-id"] = f"{timer_id}:{generation}"
+    headers["webhook-timestamp"] = str(started_ms // 1000)
+    headers["httpqueue-attempt"] = str(attempt)
+    url = spec.url.replace(ID_PLACEHOLDER, timer_id)
+    if append_timer_id:
+        url = _append_to_path(url, timer_id)
+    return Request(spec.method, url, tuple(headers.items()), body)
+
+
+def sign(request: Request, secrets: Sequence[str]) -> Request:
+    """The request with its webhook-signature; as it is when there are no secrets."""
+    if not secrets:
+        return request
+    headers = dict(request.headers)
+    value = signature(
+        secrets,
+        webhook_id=headers["webhook-id"],
+        timestamp_s=int(headers["webhook-timestamp"]),
+        body=request.body,
+    )
+    return replace(request, headers=(*request.headers, ("webhook-signature", value)))
+
+
+def _body(spec: Spec) -> tuple[bytes, str | None]:
+    if spec.body is None:
+        return b"", None
+    if isinstance(spec.body, str):
+        return spec.body.encode(), None
+    return orjson.dumps(spec.body), "application/json"
+
+
+def _append_to_path(url: str, timer_id: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(timer_id, safe='~')}"))

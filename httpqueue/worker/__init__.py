@@ -1,0 +1,1 @@
+"""The worker process: it calls the webhooks of due timers."""

@@ -1,0 +1,76 @@
+"""The callback of a finished timer: itself a timer, which has no callback. Pure."""
+
+from typing import Any, Final
+
+from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.retry import Retry
+from httpqueue.timers.schedule import After, At, Cron, Local, Schedule, format_instant, local_ms
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Attempt, State
+from httpqueue.webhooks.message import ID_PLACEHOLDER
+
+MARK: Final = "~callback-"
+"""Between the id of a timer and what tells its ends apart: an id may be used again when its timer is gone."""
+
+
+def callback_of(
+    spec: Spec,
+    attempt: Attempt,
+    state: State,
+    *,
+    member: str,
+    retry: Retry,
+    timeout_ms: int,
+) -> NewTimer | None:
+    """The timer that tells of the end, due at once; None when nobody wants to hear of it."""
+    callback = spec.callback
+    application, _, timer_id = member.partition(":")
+    if callback is None or state.value not in callback.on:
+        return None
+    return NewTimer(
+        application,
+        f"{timer_id}{MARK}{attempt.generation}-{attempt.started_ms}",
+        Spec(
+            url=callback.url.replace(ID_PLACEHOLDER, timer_id),
+            schedule=After(0),
+            headers=callback.headers,
+            body=finished_timer(spec, attempt, state, application=application, timer_id=timer_id),
+            retry=retry,
+            timeout_ms=timeout_ms,
+        ),
+    )
+
+
+def finished_timer(
+    spec: Spec, attempt: Attempt, state: State, *, application: str, timer_id: str
+) -> dict[str, Any]:
+    """What a callback is sent, in the shape of schedule-rs."""
+    request = {"url": spec.url, "method": spec.method, "headers": spec.headers, "body": spec.body}
+    told: dict[str, Any] = {
+        "id": timer_id,
+        "application": application,
+        "request": request,
+        **describe(spec.schedule, attempt.due_ms),
+        "status": state.value,
+        "executed_at": format_instant(attempt.started_ms),
+        "attempts": attempt.number,
+        "lateness_ms": attempt.lateness_ms,
+        "last_status": attempt.status,
+    }
+    if attempt.error is not None:
+        told["last_error"] = attempt.error
+    if spec.labels:
+        told["labels"] = spec.labels
+    return told
+
+
+def describe(schedule: Schedule, due_ms: int) -> dict[str, Any]:
+    """A schedule in the words of schedule-rs: `schedule` for cron, `schedule_at` for everything else."""
+    match schedule:
+        case Cron(expression, zone):
+            return {"schedule": expression, "timezone": zone}
+        case Local(local, zone):
+            return {"schedule_at": format_instant(local_ms(local, zone)), "timezone": zone}
+        case At(fire_at_ms):
+            return {"schedule_at": format_instant(fire_at_ms)}
+    return {"schedule_at": format_instant(due_ms)}

@@ -1,0 +1,121 @@
+"""The API in memory: no server, no Redis; what it asks of the store is counted and kept."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import httpx
+from redis.asyncio import Redis
+from starlette.types import ASGIApp
+
+from httpqueue import clock
+from httpqueue.api.app import Backend, create_app
+from httpqueue.api.operations import Readiness
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Created, Creation, Found, NewTimer
+from httpqueue.timers.schedule import After, At
+from httpqueue.timers.timer import State, Timer
+
+VALID: dict[str, Any] = {"url": "https://example.com/hook", "seconds": 30}
+
+
+class FakeStore:
+    """Keeps new timers in a dict; the record of a timer can be replaced through `timers`."""
+
+    def __init__(self) -> None:
+        self.timers: dict[str, Timer] = {}
+        self.archived: set[str] = set()
+        self.now_ms = clock.now_ms()
+        self.batches: list[int] = []
+
+    async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
+        """As lua/create.lua does."""
+        self.batches.append(len(timers))
+        return [self._create(timer) for timer in timers]
+
+    def _create(self, new: NewTimer) -> Created:
+        existing = self.timers.get(new.id)
+        if existing is not None:
+            same = existing.spec == new.spec
+            return Created(Creation.EXISTS if same else Creation.CONFLICT, existing.due_ms)
+        schedule = new.spec.schedule
+        match schedule:
+            case After(delay_ms):
+                due_ms = self.now_ms + delay_ms
+            case At(fire_at_ms):
+                due_ms = fire_at_ms
+            case _:
+                assert new.first_due_ms is not None
+                due_ms = new.first_due_ms
+        self.timers[new.id] = Timer(
+            application=new.application,
+            id=new.id,
+            state=State.SCHEDULED,
+            generation=0,
+            attempts=0,
+            due_ms=due_ms,
+            spec=new.spec,
+        )
+        return Created(Creation.CREATED, due_ms)
+
+    async def get(self, application: str, timer_id: str) -> Found | None:
+        """The record, if there is one."""
+        timer = self.timers.get(timer_id)
+        if timer is None or timer.application != application:
+            return None
+        return Found(timer, self.now_ms)
+
+    async def is_archived(self, application: str, timer_id: str) -> bool:
+        """Whether the test said so."""
+        return application == "default" and timer_id in self.archived
+
+    def only(self) -> Timer:
+        """The one timer that is stored."""
+        (timer,) = self.timers.values()
+        return timer
+
+
+async def ready() -> None:
+    """Everything works."""
+
+
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
+    """A client that calls the app directly; an exception that leaves the app fails the test."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+
+
+def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
+    """That store, and nothing else: whatever asks Redis itself fails the test."""
+    redis = Redis(port=1)
+    return Backend(
+        store=cast(Store, store),
+        survey=Survey(redis),
+        registry=Registry(redis),
+        readiness=readiness,
+        worker_silence_ms=worker_silence_ms,
+        retention_ms=3_600_000,
+    )
+
+
+async def worker_silence_ms() -> int | None:
+    """A worker was seen just now."""
+    return 0
+
+
+def api(store: FakeStore) -> httpx.AsyncClient:
+    """A client of the API over that store."""
+    return client_of(create_app(backend(store)))
+
+
+def fields_of(response: httpx.Response) -> list[str]:
+    """The faulty fields that a problem names, after a check of its shape (RFC 9457)."""
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == response.status_code
+    assert problem["type"] == "about:blank"
+    assert problem["title"]
+    assert problem["detail"]
+    errors = problem.get("errors", [])
+    assert all(error.keys() == {"field", "detail"} and error["detail"] for error in errors)
+    return [error["field"] for error in errors]

@@ -1,0 +1,98 @@
+"""The API over a real Valkey, in the test's own time; timers are brought into each state without a worker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+from redis.asyncio import Redis
+
+from httpqueue.api.app import Backend, create_app
+from httpqueue.storage.registry import Registry
+from httpqueue.storage.survey import Survey
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.webhooks.outcome import Outcome
+from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, finish_of
+
+HOOK: Final = "http://receiver/"
+OUTCOMES: Final = {State.DONE: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
+
+
+@dataclass
+class Lab:
+    """A client of the API, and what is behind it."""
+
+    redis: Redis
+    store: Store
+    time: FrozenTime
+    worker_silence_ms: int | None = 0
+
+    def __post_init__(self) -> None:
+        app = create_app(
+            Backend(
+                store=self.store,
+                survey=Survey(self.redis, now=self.time),
+                registry=Registry(self.redis),
+                readiness=self.store.ping,
+                worker_silence_ms=self.silence_ms,
+                retention_ms=HOUR_MS,
+                now_ms=self.time,
+                advance=self.advance,
+            )
+        )
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+
+    async def silence_ms(self) -> int | None:
+        """How long no worker was seen, as the test says."""
+        return self.worker_silence_ms
+
+    async def advance(self, target_of: Callable[[int], int]) -> None:
+        """Time passes; nothing fires."""
+        self.time.now_ms = target_of(self.time.now_ms)
+
+    async def post(self, timer_id: str, **members: Any) -> dict[str, Any]:
+        """A timer, due at once unless it says when; returns what is answered to it."""
+        when = {} if {"fire_at", "cron", "seconds", "minutes"} & members.keys() else {"seconds": 0}
+        response = await self.client.post("/timers", json={"id": timer_id, "url": HOOK, **when, **members})
+        assert response.status_code in {200, 201}, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def get(self, timer_id: str, **query: str) -> dict[str, Any]:
+        """What GET shows."""
+        response = await self.client.get(f"/timers/{timer_id}", params=query)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def etag(self, timer_id: str) -> str:
+        """The timer's ETag."""
+        return (await self.client.get(f"/timers/{timer_id}")).headers["etag"]
+
+    async def begin(
+        self, timer_id: str, *, generation: int = 0, application: str = DEFAULT_APPLICATION
+    ) -> Begun:
+        """An attempt of a timer that is due."""
+        wake = WakeUp(f"{application}:{timer_id}", generation)
+        [begun] = await self.store.begin([wake], lease_ms=LEASE_MS)
+        assert isinstance(begun, Begun), begun
+        return begun
+
+    async def end(self, begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> None:
+        """How it ended."""
+        assert await self.store.finish([finish_of(begun, outcome, ms)]) == [True]
+
+    async def bring(self, timer_id: str, state: State, **members: Any) -> None:
+        """A new timer in that state."""
+        await self.post(timer_id, **members)
+        if state is State.CANCELLED:
+            assert (await self.client.delete(f"/timers/{timer_id}")).status_code == 200
+        elif state is not State.SCHEDULED:
+            begun = await self.begin(timer_id, application=members.get("application", DEFAULT_APPLICATION))
+            if state is State.ARCHIVED:
+                await self.end(begun, Outcome.DELIVERED, ms=1)
+                self.time.advance(2)
+            elif state is not State.RUNNING:
+                await self.end(begun, OUTCOMES[state])

@@ -1,0 +1,59 @@
+"""Timers that wait for their host or application: how tests fill and read lines."""
+
+from collections.abc import Iterable
+
+from redis.asyncio import Redis
+
+from httpqueue.storage import keys
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, Refusal, Refused
+from tests.support.frozen import LEASE_MS, new_timer, wake_up
+
+HOST = "receiver"
+
+
+async def create(store: Store, names: Iterable[str]) -> None:
+    """Timers to HOST, each due a millisecond before the next, the last one now."""
+    names = list(names)
+    await store.create([new_timer(name, number - len(names) + 1) for number, name in enumerate(names)])
+
+
+async def begin(store: Store, names: Iterable[str], **room: int) -> dict[str, Begun | Refused]:
+    """The answer to each wake-up."""
+    names = list(names)
+    answers = await store.begin([wake_up(name) for name in names], lease_ms=LEASE_MS, room=room)
+    return dict(zip(names, answers, strict=True))
+
+
+def begun(answers: dict[str, Begun | Refused]) -> list[Begun]:
+    """Those that began."""
+    return [answer for answer in answers.values() if isinstance(answer, Begun)]
+
+
+def refusals(answers: dict[str, Begun | Refused]) -> dict[str, Refusal | None]:
+    """Why the others did not; None for those that did."""
+    return {name: answer.refusal if isinstance(answer, Refused) else None for name, answer in answers.items()}
+
+
+async def woken(store: Store) -> list[str]:
+    """Of whom the relay was told since the last call."""
+    entries, _ = await store.read_outbox("relay", limit=5_000, block_ms=1)
+    if entries:
+        await store.acknowledge(entries)
+    return [entry.wake_up.member.partition(":")[2] for entry in entries if entry.wake_up]
+
+
+async def waiting(redis: Redis) -> list[str]:
+    """Everybody who waits, by due time."""
+    return [member.decode().partition(":")[2] for member in await redis.zrange(keys.WAITING, 0, -1)]
+
+
+async def no_line_is_left(redis: Redis) -> bool:
+    """Nobody waits anywhere."""
+    kinds = (keys.WAITING, keys.LINE_PREFIX, keys.SLOTS_PREFIX)
+    return not [key for key in await redis.keys() if key.decode().startswith(kinds)]
+
+
+def waits_ms(answers: dict[str, Begun | Refused], now_ms: int) -> list[int]:
+    """How long each has to wait; 0 for those that began."""
+    return [answer.until_ms - now_ms if isinstance(answer, Refused) else 0 for answer in answers.values()]

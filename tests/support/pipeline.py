@@ -1,0 +1,126 @@
+"""The whole pipeline in a test's event loop: store, relay and worker on the test's Valkey."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from httpqueue.relay.relay import Relay
+from httpqueue.settings import SenderKind
+from httpqueue.storage import keys
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Created, Finish, NewTimer
+from httpqueue.timers.retry import RetryPolicy
+from httpqueue.timers.schedule import After, Schedule
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import DEFAULT_APPLICATION, State, Timer
+from httpqueue.webhooks.client.factory import create_sender
+from httpqueue.worker.attempts import AttemptPolicy, Attempts
+from httpqueue.worker.worker import BatchWorker
+from tests.support.receiver import Received
+
+AT_ONCE = After(0)
+QUICK = AttemptPolicy(retry=RetryPolicy(max_attempts=4, base_ms=20, max_ms=1_000), timeout_ms=5_000)
+
+
+@dataclass
+class Pipeline:
+    """Its parts, and what tests do with them again and again."""
+
+    store: Store
+    queue: Queue
+    relay: Relay
+    worker: BatchWorker
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def schedule(self, timer_id: str, url: str, schedule: Schedule = AT_ONCE, **spec: Any) -> Created:
+        """Store one timer."""
+        timer = NewTimer(DEFAULT_APPLICATION, timer_id, Spec(url, schedule, **spec))
+        [created] = await self.store.create([timer])
+        return created
+
+    async def until(self, timer_id: str, *states: State) -> Timer:
+        """The timer as soon as it is in one of these states."""
+        return await self.until_that(timer_id, lambda timer: timer.state in states)
+
+    async def until_that(self, timer_id: str, condition: Callable[[Timer], bool]) -> Timer:
+        """The timer as soon as that holds of it: asked again whenever attempts were finished."""
+        async with asyncio.timeout(30):
+            while True:
+                self.finished.clear()
+                found = await self.store.get(DEFAULT_APPLICATION, timer_id)
+                if found and condition(found.timer):
+                    return found.timer
+                await self.finished.wait()
+
+    async def until_all_finished(self, *, but: int = 0) -> None:
+        """Until nothing is scheduled or running any more but so many."""
+        async with asyncio.timeout(60):
+            while True:
+                self.finished.clear()
+                if await self.store.redis.zcard(keys.DUE) == but:
+                    return
+                await self.finished.wait()
+
+
+def assert_growing(waits_ms: Sequence[int], requests: Sequence[Received]) -> None:
+    """Each wait between attempts is longer than the one before, and the receiver was left alone that long.
+
+    The gaps themselves are not compared: they hold what the machine adds, which has no order.
+    """
+    assert len(waits_ms) == len(requests) - 1
+    assert list(waits_ms) == sorted(set(waits_ms))
+    for wait_ms, earlier, later in zip(waits_ms, requests, requests[1:], strict=False):
+        assert later.arrived_ms - earlier.arrived_ms >= wait_ms - 1  # both are whole ms
+
+
+def tell_finished(store: Store, event: asyncio.Event) -> None:
+    """Set the event after each finish of this store."""
+    finish = store.finish
+
+    async def finish_and_tell(attempts: Sequence[Finish]) -> list[bool]:
+        try:
+            return await finish(attempts)
+        finally:
+            event.set()
+
+    store.finish = finish_and_tell  # type: ignore[method-assign] # a test signal
+
+
+@asynccontextmanager
+async def running(
+    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+) -> AsyncIterator[Pipeline]:
+    """Relay and worker at work."""
+    await store.check(allow_unsafe=False)
+    relay = Relay(store=store, queue=queue, horizon_ms=600_000, batch_size=500)
+    finished = asyncio.Event()
+    tell_finished(store, finished)
+    relaying = asyncio.create_task(relay.run())
+    async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
+        try:
+            yield Pipeline(store, queue, relay, worker, finished)
+        finally:
+            relaying.cancel()
+            with suppress(asyncio.CancelledError):
+                await relaying
+
+
+@asynccontextmanager
+async def working(
+    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+) -> AsyncIterator[BatchWorker]:
+    """A worker at work, which closes the queue when it ends."""
+    sender = create_sender(SenderKind.PYREQWEST)
+    attempts = Attempts(store=store, sender=sender, policy=policy)
+    worker = BatchWorker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
+    task = asyncio.create_task(worker.async_run())
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        with suppress(asyncio.CancelledError):
+            await task
+        await sender.close()

@@ -13,8 +13,9 @@ from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run.run import run
 from httpqueue.runtime import logs
 from httpqueue.settings import Mode, Settings, load
-from httpqueue.storage.api_keys import ApiKeys, open_api_keys
+from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import serving
+from httpqueue.storage.storage import open_api_keys
 from httpqueue.timers.access import Grant, Scope, new_id
 from httpqueue.timers.schedule import format_instant
 

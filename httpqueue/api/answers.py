@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from httpqueue.api import parsing
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.timers.commands import Answer, Changed
+from httpqueue.timers.commands import Changed, ChangeResult
 from httpqueue.timers.timer import State
 
 ANSWER_WITHIN_S: Final = 5
@@ -71,10 +71,10 @@ def precondition_failed() -> ProblemError:
 
 def check_changed(changed: Changed) -> None:
     """Raises the problem of a change that was refused; GONE is for the caller to look into."""
-    match changed.answer:
-        case Answer.OTHER_VERSION:
+    match changed.result:
+        case ChangeResult.OTHER_VERSION:
             raise precondition_failed()
-        case Answer.OTHER_STATE if changed.state is not None:
+        case ChangeResult.OTHER_STATE if changed.state is not None:
             raise state_conflict(changed.state)
 
 

@@ -15,8 +15,8 @@ from httpqueue.api.operations import Readiness
 from httpqueue.api.problems import Problems
 from httpqueue.api.tenants import Applications, Destinations
 from httpqueue.api.timers import NowMs, Timers, WorkerSilence
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
 
 
@@ -25,8 +25,8 @@ class Backend:
     """What the API works on; retention_ms is that of a cancelled timer, advance that of a virtual clock."""
 
     store: Store
-    survey: Survey
-    registry: Registry
+    lookup: Lookup
+    policies: Policies
     readiness: Readiness
     worker_silence_ms: WorkerSilence
     retention_ms: int
@@ -40,16 +40,16 @@ def create_app(
     """Timers, operations and documentation, for whoever the keys let in; keys None: for everybody."""
     timers = Timers(
         store=backend.store,
-        survey=backend.survey,
+        lookup=backend.lookup,
         worker_silence_ms=backend.worker_silence_ms,
         now_ms=backend.now_ms,
         retention_ms=backend.retention_ms,
     )
     routes = [
-        *Lists(store=backend.store, survey=backend.survey).routes(),
+        *Lists(store=backend.store, lookup=backend.lookup).routes(),
         *timers.routes(),
-        *Applications(backend.registry).routes(),
-        *Destinations(backend.registry).routes(),
+        *Applications(backend.policies).routes(),
+        *Destinations(backend.policies).routes(),
         *(clock_routes(backend.now_ms, backend.advance) if backend.advance else ()),
         *operations.routes(backend.readiness),
         *openapi.routes(),

@@ -19,7 +19,7 @@ from httpqueue import clock
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.errors import UnavailableError
 from httpqueue.timers.access import Grant, RateLimit, Scope, hash_key, permits
-from httpqueue.timers.timer import DEFAULT_APPLICATION
+from httpqueue.timers.names import DEFAULT_APPLICATION
 
 GRANT: Final = "httpqueue.grant"
 """Where a request's Grant is in its ASGI scope; None while there is no key at all."""

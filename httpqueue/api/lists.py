@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,9 +17,10 @@ from httpqueue.api.queries import LISTED, check_query, decode_cursor, encode_cur
 from httpqueue.api.rendering import timer_summary
 from httpqueue.api.requests import read
 from httpqueue.api.rules import check_host
-from httpqueue.storage.survey import Survey, Window
+from httpqueue.storage.lookup import Lookup, Window
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Answer, Change, Listed, Place
+from httpqueue.timers.commands import Change, ChangeResult, Position, TimerPage
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 20_000
@@ -35,9 +35,9 @@ Matches = Callable[[Timer], bool]
 class Lists:
     """GET /timers and POST /timers/replay."""
 
-    def __init__(self, *, store: Store, survey: Survey) -> None:
+    def __init__(self, *, store: Store, lookup: Lookup) -> None:
         self._store = store
-        self._survey = survey
+        self._lookup = lookup
 
     def routes(self) -> list[Route]:
         """What is served here."""
@@ -77,11 +77,11 @@ class Lists:
             to_ms=wish.due_to,
         )
         matches = _matcher([wish.label] if wish.label else [], host)
-        replayed, timers, place = 0, [], None
+        replayed, timers, position = 0, [], None
         async with answers.in_time():
             async for page in self._pages(window, matches, wish.limit):
                 timers += page.timers
-                place = page.next
+                position = page.next
         if not wish.dry_run:
             replayed = await self._replay(timers)
         return answers.json_response(
@@ -89,53 +89,53 @@ class Lists:
                 "dry_run": wish.dry_run,
                 "matched": len(timers),
                 "replayed": replayed,
-                "ids": [timer.id for timer in timers],
-                "complete": place is None,
+                "ids": [timer.name.id for timer in timers],
+                "complete": position is None,
             }
         )
 
     async def _replay(self, timers: list[Timer]) -> int:
         wishes = [
             Change(
-                timer.application,
-                timer.id,
+                timer.name,
                 frozenset({State.FAILED}),
                 version=timer.version,
-                due_ms=0,
-                from_now=True,
+                due=Delay(0),
             )
             for timer in timers
         ]
         count = 0
         for first in range(0, len(wishes), REPLAYED_AT_ONCE):
             changed = await self._store.change(wishes[first : first + REPLAYED_AT_ONCE])
-            count += sum(each.answer is Answer.CHANGED for each in changed)
+            count += sum(each.result is ChangeResult.CHANGED for each in changed)
         return count
 
-    async def _pages(self, window: Window, matches: Matches, limit: int) -> AsyncIterator[Listed]:
-        place: Place | None = None
+    async def _pages(self, window: Window, matches: Matches, limit: int) -> AsyncIterator[TimerPage]:
+        position: Position | None = None
         while limit:
-            page = await self._page(window, matches, place, min(limit, LOOK))
+            page = await self._page(window, matches, position, min(limit, LOOK))
             yield page
             limit -= len(page.timers)
-            place = page.next
-            if place is None:
+            position = page.next
+            if position is None:
                 return
 
-    async def _page(self, window: Window, matches: Matches, place: Place | None, limit: int) -> Listed:
-        """At most limit timers; fewer, with a next place, when MAX_LOOK were looked at."""
+    async def _page(
+        self, window: Window, matches: Matches, position: Position | None, limit: int
+    ) -> TimerPage:
+        """At most limit timers; fewer, with a next position, when MAX_LOOK were looked at."""
         found: list[Timer] = []
         for n in range(MAX_LOOK // LOOK):
             # at first no more than may well be enough
-            listed = await self._survey.list(window, place, look_at=LOOK if n else max(limit, FIRST_LOOK))
+            listed = await self._lookup.list(window, position, look_at=LOOK if n else max(limit, FIRST_LOOK))
             for timer in filter(matches, listed.timers):
                 if len(found) == limit:
-                    return replace(listed, timers=found, next=_place(found[-1]))
+                    return replace(listed, timers=found, next=_position(found[-1]))
                 found.append(timer)
-            place = listed.next
-            if place is None or len(found) == limit:
+            position = listed.next
+            if position is None or len(found) == limit:
                 break
-        return replace(listed, timers=found, next=place)
+        return replace(listed, timers=found, next=position)
 
 
 def _application(request: Request, given: str | None) -> str | None:
@@ -148,15 +148,10 @@ def _matcher(labels: list[str], host: str | None) -> Matches:
 
     def matches(timer: Timer) -> bool:
         return all(timer.spec.labels.get(name) == value for name, value in wanted) and (
-            host is None or _host_of(timer.spec.url) == host
+            host is None or timer.spec.host == host
         )
 
     return matches
-
-
-def _host_of(url: str) -> str:
-    authority = urlsplit(url).netloc.lower()
-    return authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
 
 
 def _host(text: str) -> str:
@@ -167,5 +162,5 @@ def _host(text: str) -> str:
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors) from None
 
 
-def _place(timer: Timer) -> Place:
-    return Place(timer.due_ms, f"{timer.application}:{timer.id}")
+def _position(timer: Timer) -> Position:
+    return Position(timer.due_ms, timer.name)

@@ -16,7 +16,8 @@ from httpqueue.api.auth import application_of
 from httpqueue.api.models import EXAMPLE_INSTANT, ApplicationName, Instant
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.requests import read
-from httpqueue.timers.commands import Place
+from httpqueue.timers.commands import Position
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State
 
 DEFAULT_LIMIT: Final = 100
@@ -131,20 +132,20 @@ def if_match(request: Request) -> frozenset[str] | None:
     return frozenset(tag[2] for tag in tags if tag and tag[2] and not tag[1])  # a weak tag never matches
 
 
-def encode_cursor(place: Place) -> str:
+def encode_cursor(position: Position) -> str:
     """An opaque text for next_cursor."""
-    return base64.urlsafe_b64encode(f"{place.due_ms}:{place.member}".encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(f"{position.due_ms}:{position.name}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(text: str | None) -> Place | None:
+def decode_cursor(text: str | None) -> Position | None:
     """The inverse of encode_cursor; raises ProblemError (422)."""
     if text is None:
         return None
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-        due_ms, colon, member = raw.partition(":")
-        if colon and member.count(":") == 1 and len(due_ms) < 18:  # noqa: PLR2004 - an int that Redis takes
-            return Place(int(due_ms), member)
+        due_ms, application, timer_id = raw.split(":")
+        if application and timer_id and len(due_ms) < 18:  # noqa: PLR2004 - an int that Redis takes
+            return Position(int(due_ms), TimerName(application, timer_id))
     except (ValueError, binascii.Error):
         pass
     errors = [FieldError("cursor", "must be a next_cursor as it was given")]

@@ -1,16 +1,17 @@
 """Timers, applications and destinations -> the members of their answers, whose models are in views.py."""
 
-from dataclasses import asdict
 from typing import Any
 
-from httpqueue.storage.registry import Host, Tenant
-from httpqueue.timers.policies import Application
-from httpqueue.timers.retry import Retry
+from msgspec.structs import asdict
+
+from httpqueue.storage.policies import Application, Destination
+from httpqueue.timers.policies import ApplicationPolicy
+from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MS_PER_S,
-    After,
-    At,
     Cron,
+    Delay,
+    Instant,
     Local,
     format_instant,
     format_local,
@@ -44,10 +45,10 @@ def content_of(spec: Spec) -> dict[str, Any]:
 def schedule_of(spec: Spec) -> dict[str, Any]:
     """A spec's schedule in the words of a request."""
     match spec.schedule:
-        case After(delay_ms):
+        case Delay(delay_ms):
             return {"seconds": delay_ms / MS_PER_S}
-        case At(fire_at_ms):
-            return {"fire_at": format_instant(fire_at_ms)}
+        case Instant(at_ms):
+            return {"fire_at": format_instant(at_ms)}
         case Local(local, zone):
             return {"fire_at": local, "timezone": zone}
         case Cron(expression, zone):
@@ -64,8 +65,8 @@ def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
     attempt, schedule = timer.last_attempt, schedule_of(timer.spec)
     zone = schedule.get("timezone")
     return {
-        "id": timer.id,
-        "application": timer.application,
+        "id": timer.name.id,
+        "application": timer.name.application,
         "status": timer.state,
         "time_left": time_left_s(timer.due_ms, now_ms) if timer.state is State.SCHEDULED else 0,
         "due": format_instant(timer.due_ms),
@@ -76,7 +77,7 @@ def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
         "last_status": attempt.status if attempt else None,
         "last_error": attempt.error if attempt else None,
         "executed_at": format_instant(attempt.started_ms) if attempt else None,
-        "delay_ms": timer.spec.schedule.delay_ms if isinstance(timer.spec.schedule, After) else None,
+        "delay_ms": timer.spec.schedule.delay_ms if isinstance(timer.spec.schedule, Delay) else None,
         "fire_at": schedule.get("fire_at"),
         "cron": schedule.get("cron"),
         "timezone": zone,
@@ -99,26 +100,26 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def application_view(tenant: Tenant) -> dict[str, Any]:
+def application_view(application: Application) -> dict[str, Any]:
     """The members of an ApplicationView; secrets are only counted."""
-    policy: Application = tenant.policy
+    policy: ApplicationPolicy = application.policy
     return {
-        "application": tenant.name,
+        "application": application.name,
         "paused": policy.paused,
-        "counts": {state.value: count for state, count in tenant.counts.items()},
+        "counts": {state.value: count for state, count in application.counts.items()},
         "retention": _retention(policy.retention),
         "secrets": len(policy.secrets),
     }
 
 
-def destination_view(host: Host) -> dict[str, Any]:
+def destination_view(destination: Destination) -> dict[str, Any]:
     """The members of a DestinationView."""
-    health = host.health
+    health = destination.health
     return {
-        "host": host.name,
-        **asdict(host.policy),
-        "waiting": host.waiting,
-        "calls": host.calls,
+        "host": destination.host,
+        **asdict(destination.policy),
+        "waiting": destination.waiting,
+        "calls": destination.calls,
         "health": None
         if health is None
         else {
@@ -129,7 +130,7 @@ def destination_view(host: Host) -> dict[str, Any]:
     }
 
 
-def _retry(retry: Retry) -> dict[str, Any]:
+def _retry(retry: RetryOptions) -> dict[str, Any]:
     if retry.delays_ms is not None:
         return {"delays": [ms / MS_PER_S for ms in retry.delays_ms]}
     given = {

@@ -22,20 +22,20 @@ from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.rendering import content_of, schedule_of
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.cron import next_run_ms
-from httpqueue.timers.retry import Retry
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MAX_DUE_MS,
     MS_PER_S,
-    After,
-    At,
     Cron,
+    Delay,
+    Instant,
     Local,
     Schedule,
     has_offset,
     local_ms,
 )
 from httpqueue.timers.spec import Callback, Retention, Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 ApplicationOf = Callable[[str | None], str]
@@ -90,14 +90,8 @@ def read_timer(
 ) -> NewTimer:
     """A request's members -> timer; raises ProblemError (422, 403)."""
     request = read(TimerRequest, members, _schedule_errors(members))
-    spec, due_ms = _spec(request, now_ms)
-    return NewTimer(
-        application=application_of(request.application),
-        id=request.id or secrets.token_urlsafe(_ID_BYTES),
-        spec=spec,
-        if_exists=request.if_exists,
-        first_due_ms=due_ms,
-    )
+    name = TimerName(application_of(request.application), request.id or secrets.token_urlsafe(_ID_BYTES))
+    return NewTimer(name, _spec(request, now_ms), request.if_exists)
 
 
 def read_batch(
@@ -113,15 +107,15 @@ def read_batch(
     return [_read_item(item, now_ms, application_of) for item in items]
 
 
-def read_content(members: dict[str, Any], *, now_ms: int) -> tuple[Spec, int | None]:
-    """The members of a PUT -> spec, and the first due time of a wall-clock or recurring timer."""
+def read_content(members: dict[str, Any], *, now_ms: int) -> Spec:
+    """The members of a PUT -> spec; raises ProblemError (422)."""
     return _spec(read(TimerContent, members, _schedule_errors(members)), now_ms)
 
 
-def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, int | None, bool]:
+def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, bool]:
     """A merge patch (RFC 7396) on a spec in the words of a request.
 
-    Returns what read_content does, and whether the patch says when it is due; raises ProblemError (422).
+    Returns the new spec, and whether the patch says when the timer is due; raises ProblemError (422).
     """
     says_when = any(patch.get(name) is not None for name in _SCHEDULE if name != "timezone")
     schedule = schedule_of(spec)
@@ -130,8 +124,8 @@ def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, in
     members = _merged({**content_of(spec), **schedule}, patch)
     if len(orjson.dumps(members)) > MAX_BODY_BYTES:  # many patches must not do what no post may
         raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "must not make the timer larger than 1 MiB")
-    changed, due_ms = read_content(members, now_ms=now_ms)
-    return changed, due_ms, says_when or changed.schedule != spec.schedule
+    changed = read_content(members, now_ms=now_ms)
+    return changed, says_when or changed.schedule != spec.schedule
 
 
 def _is_local(members: dict[str, Any]) -> bool:
@@ -176,11 +170,10 @@ def _schedule_errors(members: dict[str, Any]) -> list[FieldError]:
     return []
 
 
-def _spec(request: TimerContent, now_ms: int) -> tuple[Spec, int | None]:
-    schedule, due_ms = _schedule(request, now_ms)
-    spec = Spec(
+def _spec(request: TimerContent, now_ms: int) -> Spec:
+    return Spec(
         url=request.url,
-        schedule=schedule,
+        schedule=_schedule(request, now_ms),
         method=request.method,
         headers=request.headers or {},
         body=request.body,
@@ -192,30 +185,28 @@ def _spec(request: TimerContent, now_ms: int) -> tuple[Spec, int | None]:
         past_due=request.past_due,
         retention=retention_of(request.retention),
     )
-    return spec, due_ms
 
 
-def _schedule(request: TimerContent, now_ms: int) -> tuple[Schedule, int | None]:
+def _schedule(request: TimerContent, now_ms: int) -> Schedule:
+    """The schedule, checked for the end of the calendar; when it is due is for the store's clock to say."""
     zone = request.timezone
     if request.cron is not None:
         cron = Cron(request.cron, zone or "UTC")
-        due_ms = next_run_ms(cron, now_ms)
-        if due_ms is None:
+        if next_run_ms(cron, now_ms) is None:
             raise _fault("cron", "must run before the year 10000")
-        return cron, due_ms
+        return cron
     match request.fire_at:
         case str(local):
             if zone is None:
                 raise _fault("fire_at", "must be RFC 3339 with an offset, or come with a timezone")
-            due_ms = local_ms(local, zone)
-            if due_ms > MAX_DUE_MS:
+            if local_ms(local, zone) > MAX_DUE_MS:
                 raise _fault("fire_at", "must not be beyond the year 9999")
-            return Local(local, zone), max(due_ms, 1)
-        case int(fire_at_ms):
+            return Local(local, zone)
+        case int(at_ms):
             if zone is not None:
                 raise _fault("timezone", "belongs to a fire_at without an offset: remove one of them")
-            return At(fire_at_ms), None
-    return _delay(request, now_ms), None
+            return Instant(at_ms)
+    return _delay(request, now_ms)
 
 
 def _delay(request: TimerContent, now_ms: int) -> Schedule:
@@ -225,10 +216,10 @@ def _delay(request: TimerContent, now_ms: int) -> Schedule:
         detail = "must not lead beyond the year 9999"
         errors = [FieldError(unit, detail) for unit, amount in given.items() if amount]
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
-    return After(round(delay_ms))
+    return Delay(round(delay_ms))
 
 
-def retry_of(request: RetryRequest | None) -> Retry | None:
+def retry_of(request: RetryRequest | None) -> RetryOptions | None:
     """Seconds -> ms; raises ProblemError (422)."""
     if request is None:
         return None
@@ -238,11 +229,13 @@ def retry_of(request: RetryRequest | None) -> Retry | None:
     if request.delays is not None:
         if others:
             raise _fault("retry.delays", f"stands for itself: remove it, or {', '.join(others)}")
-        return Retry(delays_ms=tuple(round(seconds * MS_PER_S) for seconds in request.delays))
+        return RetryOptions(delays_ms=tuple(round(seconds * MS_PER_S) for seconds in request.delays))
     if request.base is not None and request.max is not None and request.base > request.max:
         raise _fault("retry.max", "must not be less than base")
     return (
-        Retry(request.max_attempts, _ms(request.base), _ms(request.max), request.jitter) if others else None
+        RetryOptions(request.max_attempts, _ms(request.base), _ms(request.max), request.jitter)
+        if others
+        else None
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pyreqwest.http import Url
 
+from httpqueue.timers.names import normal_host
 from httpqueue.webhooks.message import ID_PLACEHOLDER, OWN_HEADERS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -106,7 +107,7 @@ def check_label_filter(text: str) -> str:
 
 
 def check_host(text: str) -> str:
-    """A host in small letters, as destinations are named, or ValueError."""
+    """A host in the one form that destinations are compared in (names.normal_host), or ValueError."""
     host = text.lower()
     authority = _AUTHORITY.fullmatch(host)
     if (
@@ -116,7 +117,7 @@ def check_host(text: str) -> str:
         or not _is_host(host, f"http://{host}/")
     ):
         raise ValueError("must be a host without scheme, port and path, such as example.com")
-    return host
+    return normal_host(host)
 
 
 def check_method(text: str) -> str:

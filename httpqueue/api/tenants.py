@@ -1,9 +1,9 @@
 """Applications and destinations: who uses httpqueue, whom it calls, and how both are held back."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from http import HTTPStatus
 
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,15 +15,15 @@ from httpqueue.api.problems import FieldError, faulty_fields
 from httpqueue.api.queries import check_query
 from httpqueue.api.rendering import application_view, destination_view
 from httpqueue.api.requests import read, retention_of
-from httpqueue.storage.registry import Registry, Tenant
-from httpqueue.timers.policies import Application, Destination
+from httpqueue.storage.policies import Application, Policies
+from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 
 
 class Applications:
     """/applications and what is below it."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
 
     def routes(self) -> list[Route]:
         """What is served here."""
@@ -40,11 +40,11 @@ class Applications:
         """Those that the caller may see."""
         check_query(request.scope)
         async with answers.in_time():
-            tenants = await self._registry.tenants()
+            applications = await self._policies.applications()
         if not sees_all(request.scope):
             own = application_of(request.scope, None)
-            tenants = [tenant for tenant in tenants if tenant.name == own]
-        return answers.json_response({"applications": [application_view(tenant) for tenant in tenants]})
+            applications = [each for each in applications if each.name == own]
+        return answers.json_response({"applications": [application_view(each) for each in applications]})
 
     async def get(self, request: Request) -> Response:
         """One, known or not."""
@@ -57,7 +57,7 @@ class Applications:
         retention = retention_of(wish.retention)
         return await self._update(
             name,
-            lambda policy: Application(
+            lambda policy: ApplicationPolicy(
                 paused=policy.paused,
                 retention_done_ms=retention.done_ms if retention else None,
                 retention_failed_ms=retention.failed_ms if retention else None,
@@ -75,22 +75,24 @@ class Applications:
         await answers.read_nothing(request)
         return await self._update(_application(request), lambda policy: replace(policy, paused=False))
 
-    async def _update(self, name: str, change: Callable[[Application], Application]) -> Response:
+    async def _update(self, name: str, change: Callable[[ApplicationPolicy], ApplicationPolicy]) -> Response:
         async with answers.in_time():
-            await self._registry.update_application(name, change)
+            await self._policies.update_application(name, change)
         return await self._view(name)
 
     async def _view(self, name: str) -> Response:
         async with answers.in_time():
-            tenants = {tenant.name: tenant for tenant in await self._registry.tenants()}
-        return answers.json_response(application_view(tenants.get(name, Tenant(name, Application()))))
+            applications = {each.name: each for each in await self._policies.applications()}
+        return answers.json_response(
+            application_view(applications.get(name, Application(name, ApplicationPolicy())))
+        )
 
 
 class Destinations:
     """/destinations and what is below it."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
 
     def routes(self) -> list[Route]:
         """What is served here."""
@@ -106,7 +108,7 @@ class Destinations:
         """Every one that was called or is set up."""
         check_query(request.scope)
         async with answers.in_time():
-            hosts = await self._registry.hosts()
+            hosts = await self._policies.destinations()
         return answers.json_response({"destinations": [destination_view(host) for host in hosts]})
 
     async def get(self, request: Request) -> Response:
@@ -117,20 +119,20 @@ class Destinations:
         """Other limits; who waits tries again under them."""
         name = _host(request)
         wish = read(DestinationRequest, await answers.read_members(request))
-        return await self._set(name, Destination(wish.paused, wish.rate, wish.concurrency))
+        return await self._set(name, DestinationPolicy(wish.paused, wish.rate, wish.concurrency))
 
     async def delete(self, request: Request) -> Response:
         """No limits any more."""
-        return await self._set(_host(request), Destination())
+        return await self._set(_host(request), DestinationPolicy())
 
-    async def _set(self, name: str, policy: Destination) -> Response:
+    async def _set(self, name: str, policy: DestinationPolicy) -> Response:
         async with answers.in_time():
-            await self._registry.set_destination(name, policy)
+            await self._policies.set_destination(name, policy)
         return await self._view(name)
 
     async def _view(self, name: str) -> Response:
         async with answers.in_time():
-            host = await self._registry.host(name)
+            host = await self._policies.destination(name)
         return answers.json_response(destination_view(host))
 
 

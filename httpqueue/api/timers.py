@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,13 +26,13 @@ from httpqueue.api.requests import callback_of, patched, read, read_batch, read_
 from httpqueue.api.rules import is_known_id
 from httpqueue.runtime.batch import Batcher
 from httpqueue.runtime.metrics import TIMERS_CREATED
-from httpqueue.storage.survey import Survey
+from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Answer, Change, Changed, Created, Creation, Found, NewTimer
+from httpqueue.timers.commands import Change, Changed, ChangeResult, Created, Creation, Found, NewTimer
 from httpqueue.timers.explain import explain
-from httpqueue.timers.schedule import After, At, format_instant
-from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State, Timer
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay, format_instant
+from httpqueue.timers.timer import State, Timer
 
 MAX_COMMIT: Final = 500
 """Timers of single POSTs that share one commit."""
@@ -65,13 +66,13 @@ class PostTimer:
         async with asyncio.timeout(answers.ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
         _check_created(created)
-        body = orjson.dumps({"id": timer.id, "due": format_instant(created.due_ms)})
+        body = orjson.dumps({"id": timer.name.id, "due": format_instant(created.due_ms)})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         status = 200
         if created.creation is Creation.CREATED:
             TIMERS_CREATED.inc()
             status = 201
-            headers.append((b"location", _path(timer.application, timer.id).encode()))
+            headers.append((b"location", _path(timer.name).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -83,13 +84,13 @@ class Timers:
         self,
         *,
         store: Store,
-        survey: Survey,
+        lookup: Lookup,
         worker_silence_ms: WorkerSilence,
         now_ms: NowMs = clock.now_ms,
         retention_ms: int,
     ) -> None:
         self._store = store
-        self._survey = survey
+        self._lookup = lookup
         self._worker_silence_ms = worker_silence_ms
         self._now_ms = now_ms
         self._retention_ms = retention_ms
@@ -129,32 +130,32 @@ class Timers:
 
     async def get(self, request: Request) -> Response:
         """The timer, or what the archive remembers of it, or 404."""
-        application, timer_id = _address(request)
+        name = _name(request)
         async with answers.in_time():
-            found = await self._store.get(application, timer_id)
+            found = await self._store.get(name)
             if found is not None:
                 view = timer_view(found.timer, found.now_ms)
                 return answers.json_response(view, headers=answers.etag(found.timer.version))
-            if await self._store.is_archived(application, timer_id):
+            if await self._store.is_archived(name):
                 return answers.json_response(
-                    {"id": timer_id, "status": State.ARCHIVED, "time_left": 0, "archived": True}
+                    {"id": name.id, "status": State.ARCHIVED, "time_left": 0, "archived": True}
                 )
         raise answers.not_found()
 
     async def attempts(self, request: Request) -> Response:
         """The last attempts."""
         async with answers.in_time():
-            found = await self._find(*_address(request))
+            found = await self._find(_name(request))
         return answers.json_response({"attempts": [attempt_view(each) for each in found.timer.log]})
 
     async def explain(self, request: Request) -> Response:
         """Why it has not fired yet."""
-        application, timer_id = _address(request)
+        name = _name(request)
         async with answers.in_time():
-            await self._find(application, timer_id)  # whose retention is over, or whose record is damaged
-            facts = await self._survey.facts(application, timer_id)
+            await self._find(name)  # whose retention is over, or whose record is damaged
+            facts = await self._lookup.facts(name)
             if facts is None:
-                raise await self._missing(application, timer_id)
+                raise await self._missing(name)
             explanation = explain(facts, worker_silence_ms=await self._worker_silence_ms())
         return answers.json_response(
             {
@@ -166,144 +167,132 @@ class Timers:
 
     async def put(self, request: Request) -> Response:
         """Other content under the same id."""
-        application, timer_id = _address(request)
+        name = _name(request)
         members = await answers.read_members(request)
-        for name, own in (("id", timer_id), ("application", application)):
-            if members.pop(name, None) not in (None, own):
-                errors = [FieldError(name, f"must be {own}, as in the path, or left out")]
+        for field, own in (("id", name.id), ("application", name.application)):
+            if members.pop(field, None) not in (None, own):
+                errors = [FieldError(field, f"must be {own}, as in the path, or left out")]
                 raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
-        spec, due_ms = read_content(members, now_ms=self._now_ms())
-        change = _rescheduled(Change(application, timer_id, CHANGEABLE, spec=spec), spec, due_ms)
+        spec = read_content(members, now_ms=self._now_ms())
+        change = Change(name, CHANGEABLE, spec=spec, due=spec.schedule)
         return await self._answer_change(request, change)
 
     async def patch(self, request: Request) -> Response:
         """A merge patch (RFC 7396) of what GET shows; it is due as before unless the patch says when."""
-        application, timer_id = _address(request)
+        name = _name(request)
         patch = await answers.read_members(request)
 
         def patched_change(timer: Timer) -> Change:
-            spec, due_ms, reschedules = patched(timer.spec, patch, now_ms=self._now_ms())
-            change = Change(application, timer_id, CHANGEABLE, spec=spec)
-            return _rescheduled(change, spec, due_ms) if reschedules else change
+            spec, reschedules = patched(timer.spec, patch, now_ms=self._now_ms())
+            return Change(name, CHANGEABLE, spec=spec, due=spec.schedule if reschedules else None)
 
         return await self._edit(request, patched_change)
 
     async def put_callback(self, request: Request) -> Response:
         """Another callback, and nothing else."""
-        application, timer_id = _address(request)
+        name = _name(request)
         wanted = read(CallbackChange, await answers.read_members(request)).callback
 
         def change(timer: Timer) -> Change:
-            spec = replace(timer.spec, callback=callback_of(wanted, timer.spec.url))
-            return Change(application, timer_id, CHANGEABLE, spec=spec)
+            spec = structs.replace(timer.spec, callback=callback_of(wanted, timer.spec.url))
+            return Change(name, CHANGEABLE, spec=spec)
 
         return await self._edit(request, change)
 
     async def fire(self, request: Request) -> Response:
         """Due now."""
-        application, timer_id = _address(request)
+        name = _name(request)
         await answers.read_nothing(request)
-        change = Change(application, timer_id, CHANGEABLE, due_ms=0, from_now=True)
+        change = Change(name, CHANGEABLE, due=Delay(0))
         return await self._answer_change(request, change)
 
     async def replay(self, request: Request) -> Response:
         """A failed timer once more."""
-        application, timer_id = _address(request)
+        name = _name(request)
         await answers.read_nothing(request)
-        change = Change(application, timer_id, REPLAYABLE, due_ms=0, from_now=True)
+        change = Change(name, REPLAYABLE, due=Delay(0))
         return await self._answer_change(request, change)
 
     async def delete(self, request: Request) -> Response:
         """Cancel it before it is sent, or delete it when it has failed."""
-        application, timer_id = _address(request)
+        name = _name(request)
         wanted = if_match(request)
         async with answers.in_time():
-            version = None if wanted is None else await self._matching_version(application, timer_id, wanted)
-            cancelled = await self._store.cancel(
-                application, timer_id, version=version, ms=self._retention_ms
-            )
-            if cancelled.answer is Answer.GONE:
-                raise await self._missing(application, timer_id)
-        if cancelled.answer is not Answer.OTHER_STATE or cancelled.state is not State.CANCELLED:
+            version = None if wanted is None else await self._matching_version(name, wanted)
+            cancelled = await self._store.cancel(name, version=version, retention_ms=self._retention_ms)
+            if cancelled.result is ChangeResult.GONE:
+                raise await self._missing(name)
+        if cancelled.result is not ChangeResult.OTHER_STATE or cancelled.state is not State.CANCELLED:
             answers.check_changed(cancelled)
         status = "deleted" if cancelled.state is State.FAILED else State.CANCELLED.value
-        return answers.json_response({"id": timer_id, "status": status, "due": None})
+        return answers.json_response({"id": name.id, "status": status, "due": None})
 
     async def _edit(self, request: Request, change: Callable[[Timer], Change]) -> Response:
         """Read, change, and write only if nobody else did meanwhile; else once more."""
-        application, timer_id = _address(request)
+        name = _name(request)
         wanted = if_match(request)
         async with answers.in_time():
             while True:
-                timer = (await self._find(application, timer_id)).timer
+                timer = (await self._find(name)).timer
                 if timer.state not in CHANGEABLE:
                     raise answers.state_conflict(timer.state)
                 if wanted is not None and timer.version not in wanted:
                     raise answers.precondition_failed()
                 wish = replace(change(timer), version=timer.version)
                 [changed] = await self._store.change([wish])
-                if changed.answer is not Answer.OTHER_VERSION:
+                if changed.result is not ChangeResult.OTHER_VERSION:
                     return await self._answer(wish, changed)
 
     async def _answer_change(self, request: Request, change: Change) -> Response:
         wanted = if_match(request)
         async with answers.in_time():
             if wanted is not None:
-                version = await self._matching_version(change.application, change.id, wanted)
+                version = await self._matching_version(change.name, wanted)
                 change = replace(change, version=version)
             [changed] = await self._store.change([change])
             return await self._answer(change, changed)
 
     async def _answer(self, change: Change, changed: Changed) -> Response:
-        if changed.answer is Answer.GONE:
-            raise await self._missing(change.application, change.id)
+        if changed.result is ChangeResult.GONE:
+            raise await self._missing(change.name)
         answers.check_changed(changed)
         return answers.json_response(
-            {"id": change.id, "status": State.SCHEDULED, "due": format_instant(changed.due_ms)},
+            {"id": change.name.id, "status": State.SCHEDULED, "due": format_instant(changed.due_ms)},
             headers=answers.etag(f"{changed.generation}.0.{State.SCHEDULED.letter}"),
         )
 
-    async def _matching_version(self, application: str, timer_id: str, wanted: frozenset[str]) -> str:
+    async def _matching_version(self, name: TimerName, wanted: frozenset[str]) -> str:
         """The version that it has, if it is one of those; the script then insists on it."""
         if len(wanted) == 1:
             return next(iter(wanted))
-        timer = (await self._find(application, timer_id)).timer
+        timer = (await self._find(name)).timer
         return timer.version if timer.version in wanted else NO_VERSION
 
-    async def _find(self, application: str, timer_id: str) -> Found:
-        found = await self._store.get(application, timer_id)
+    async def _find(self, name: TimerName) -> Found:
+        found = await self._store.get(name)
         if found is None:
-            raise await self._missing(application, timer_id)
+            raise await self._missing(name)
         return found
 
-    async def _missing(self, application: str, timer_id: str) -> ProblemError:
-        await self._store.get(application, timer_id)  # raises InvalidTimerError for a damaged record
-        if await self._store.is_archived(application, timer_id):
+    async def _missing(self, name: TimerName) -> ProblemError:
+        await self._store.get(name)  # raises InvalidTimerError for a damaged record
+        if await self._store.is_archived(name):
             return answers.state_conflict(State.ARCHIVED)
         return answers.not_found()
 
 
-def _address(request: Request) -> tuple[str, str]:
-    """(application, id); raises ProblemError (404, 403, 422)."""
+def _name(request: Request) -> TimerName:
+    """The timer that the path names; raises ProblemError (404, 403, 422)."""
     timer_id: str = request.path_params["timer_id"]
     application = application_in_query(request)
     if not is_known_id(timer_id):
         raise answers.not_found()
-    return application, timer_id
+    return TimerName(application, timer_id)
 
 
-def _path(application: str, timer_id: str) -> str:
-    path = f"/timers/{timer_id}"
-    return path if application == DEFAULT_APPLICATION else f"{path}?application={application}"
-
-
-def _rescheduled(change: Change, spec: Spec, due_ms: int | None) -> Change:
-    match spec.schedule:
-        case After(delay_ms):
-            return replace(change, due_ms=delay_ms, from_now=True)
-        case At(fire_at_ms):
-            return replace(change, due_ms=fire_at_ms)
-    return replace(change, due_ms=due_ms)
+def _path(name: TimerName) -> str:
+    path = f"/timers/{name.id}"
+    return path if name.application == DEFAULT_APPLICATION else f"{path}?application={name.application}"
 
 
 def _check_created(created: Created) -> None:
@@ -319,4 +308,4 @@ def _result(timer: NewTimer, created: Created) -> dict[str, Any]:
     except ProblemError as problem:
         return problem_content(problem)
     status = HTTPStatus.CREATED if created.creation is Creation.CREATED else HTTPStatus.OK
-    return {"status": status.value, "id": timer.id, "due": format_instant(created.due_ms)}
+    return {"status": status.value, "id": timer.name.id, "due": format_instant(created.due_ms)}

@@ -20,10 +20,10 @@ from httpqueue import clock
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.metrics import OUTBOX_UNREADABLE, WAKE_UPS_PUT
 from httpqueue.runtime.outage import Outage
-from httpqueue.storage import keys
+from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Cursor, OutboxEntry, WakeUp
+from httpqueue.timers.commands import OutboxEntry, Position, WakeUp
 
 SWEEP_S: Final = 2.0
 """Pause between two rounds of promote and heal."""
@@ -39,16 +39,19 @@ log = structlog.get_logger()
 class Relay:
     """One relay; its passes (drain, adopt, promote, heal) can be called singly."""
 
-    def __init__(self, *, store: Store, queue: Queue, horizon_ms: int, batch_size: int) -> None:
+    def __init__(
+        self, *, store: Store, outbox: Outbox, queue: Queue, horizon_ms: int, batch_size: int
+    ) -> None:
         self._store = store
+        self._outbox = outbox
         self._queue = queue
         self._horizon_ms = horizon_ms
         self._batch_size = batch_size
         self._consumer = uuid4().hex
         self._unfinished: tuple[list[OutboxEntry], int] = [], 0
         self._epoch = ""
-        self._promoted = Cursor()
-        self._healed = Cursor()
+        self._promoted = Position()
+        self._healed = Position()
 
     async def run(self) -> None:
         """Drain and sweep until cancelled; servers that go away are waited for."""
@@ -58,12 +61,12 @@ class Relay:
                 passes.create_task(_for_ever(self.sweep, "relay.sweep", pause_s=SWEEP_S))
         finally:
             with suppress(UnavailableError):
-                await self._store.leave_outbox(self._consumer)
+                await self._outbox.leave(self._consumer)
 
     async def drain(self, *, block_ms: int = BLOCK_MS) -> int:
         """Act on new outbox entries; returns how many. What fails is done again by the next call."""
         if not self._unfinished[0]:
-            self._unfinished = await self._store.read_outbox(
+            self._unfinished = await self._outbox.read(
                 self._consumer, limit=self._batch_size, block_ms=block_ms
             )
         count = await self._act_on(*self._unfinished)
@@ -80,7 +83,7 @@ class Relay:
     async def adopt(self) -> int:
         """Act on outbox entries that a dead relay left; returns how many there were."""
         return await self._act_on(
-            *await self._store.adopt_outbox(self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size)
+            *await self._outbox.adopt(self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size)
         )
 
     async def promote(self) -> int:
@@ -91,7 +94,7 @@ class Relay:
         epoch = await self._queue.epoch()
         if epoch != self._epoch:
             log.info("relay.refill", epoch=epoch)
-            self._epoch, self._promoted = epoch, Cursor()
+            self._epoch, self._promoted = epoch, Position()
         count = 0
         while True:
             page = await self._store.upcoming(
@@ -100,14 +103,14 @@ class Relay:
             await self._put(page.wake_ups + page.waiting, by="promote")
             count += len(page.wake_ups)
             if page.next is None:
-                self._promoted = Cursor(from_ms=page.now_ms + self._horizon_ms)
+                self._promoted = Position(due_ms=page.now_ms + self._horizon_ms)
                 return count
             self._promoted = page.next
 
     async def heal(self) -> int:
         """Put a page of the overdue again, the next page each call; returns how many had no wake-up."""
         page = await self._store.upcoming(self._healed, ahead_ms=-GRACE_MS, limit=self._batch_size)
-        self._healed = page.next or Cursor()
+        self._healed = page.next or Position()
         healed = await self._put(page.wake_ups, by="heal")
         await self._put(page.waiting, by="wait")
         if healed:
@@ -130,8 +133,8 @@ class Relay:
         unreadable = sum(entry.wake_up is None for entry in entries)
         if unreadable:
             OUTBOX_UNREADABLE.inc(unreadable)
-            log.error("relay.unreadable", count=unreadable, kept_in=keys.OUTBOX_DEAD)
-        await self._store.acknowledge(entries)
+            log.error("relay.unreadable", count=unreadable)
+        await self._outbox.acknowledge(entries)
         return len(entries)
 
     async def _put(self, wake_ups: Sequence[WakeUp], *, by: str) -> int:

@@ -33,13 +33,11 @@ from httpqueue.run.virtual import VirtualClock
 from httpqueue.runtime import logs
 from httpqueue.runtime.outage import Outage
 from httpqueue.settings import Mode, Settings, variable
-from httpqueue.storage.api_keys import open_api_keys
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
-from httpqueue.storage.timers import Store, open_store
-from httpqueue.worker.worker import BatchWorker, open_attempts
+from httpqueue.storage.storage import Storage, open_storage
+from httpqueue.worker.engine import Worker
+from httpqueue.worker.wiring import open_attempts
 
 BACKLOG: Final = 2_048
 MAX_FILES: Final = 65_536
@@ -85,24 +83,27 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
     try:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as parts:
             now = VirtualClock() if settings.virtual_clock else server_time
-            store = await stack.enter_async_context(
-                open_store(store_url, archive_error_rate=settings.archive_error_rate, now=now)
+            storage = await stack.enter_async_context(
+                open_storage(store_url, archive_error_rate=settings.archive_error_rate, now=now)
             )
             queue = await stack.enter_async_context(open_queue(queue_url, now=now))
-            api_keys = await stack.enter_async_context(open_api_keys(store_url))
-            keys = KeyRing(api_keys.load, fixed_key=_secret(settings))
+            keys = KeyRing(storage.api_keys.load, fixed_key=_secret(settings))
 
             relay = Relay(
-                store=store, queue=queue, horizon_ms=settings.horizon_ms, batch_size=settings.relay_batch_size
+                store=storage.store,
+                outbox=storage.outbox,
+                queue=queue,
+                horizon_ms=settings.horizon_ms,
+                batch_size=settings.relay_batch_size,
             )
 
             async def readiness() -> None:
-                await store.ping()
+                await storage.ping()
                 await queue.ping()
 
             if mode in {Mode.ALL, Mode.API}:
                 listener = stack.enter_context(_listener(settings, "port"))
-                backend = _backend(store, queue, settings, readiness)
+                backend = _backend(storage, queue, settings, readiness)
                 if isinstance(now, VirtualClock):
                     backend = _with_clock(backend, now, relay, queue)
                 app = create_app(backend, keys=keys, rate_limit_per_s=settings.rate_limit)
@@ -110,24 +111,24 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
             if settings.metrics_port is not None:
                 listener = stack.enter_context(_listener(settings, "metrics_port"))
                 parts.create_task(_http(create_ops_app(readiness=readiness), listener, stop))
-            await _run_until(stop, _check(store, keys, settings))
+            await _run_until(stop, _check(storage, keys, settings))
             if stop.is_set():
                 return
             if mode in {Mode.ALL, Mode.RELAY}:
                 parts.create_task(_run_until(stop, relay.run()))
             if mode in {Mode.ALL, Mode.WORKER}:
-                parts.create_task(_worker(store, open_queue(queue_url, now=now), settings, stop))
+                parts.create_task(_worker(storage, open_queue(queue_url, now=now), settings, stop))
             log.info("run.ready", mode=mode.value)
     except* StartError as errors:
         raise errors.exceptions[0] from None
 
 
-async def _check(store: Store, keys: KeyRing, settings: Settings) -> None:
+async def _check(storage: Storage, keys: KeyRing, settings: Settings) -> None:
     """Ask the store's server whether it may keep timers, and who may make some, as soon as it is there."""
     outage = Outage("start")
     while True:
         try:
-            await store.check(allow_unsafe=settings.allow_unsafe_redis)
+            await storage.check(allow_unsafe=settings.allow_unsafe_redis)
             await _warn_if_open_to_all(keys, settings)
         except UnavailableError as error:
             await outage.wait(error)
@@ -171,11 +172,11 @@ async def _http(
     await _run_until(stop, server.serve(sockets=[listener]), server.stop)
 
 
-def _backend(store: Store, queue: Queue, settings: Settings, readiness: Readiness) -> Backend:
+def _backend(storage: Storage, queue: Queue, settings: Settings, readiness: Readiness) -> Backend:
     return Backend(
-        store=store,
-        survey=Survey(store.redis, now=store.now),
-        registry=Registry(store.redis),
+        store=storage.store,
+        lookup=storage.lookup,
+        policies=storage.policies,
         readiness=readiness,
         worker_silence_ms=queue.worker_silence_ms,
         retention_ms=settings.retention_done_ms,
@@ -183,21 +184,21 @@ def _backend(store: Store, queue: Queue, settings: Settings, readiness: Readines
 
 
 def _with_clock(backend: Backend, now: VirtualClock, relay: Relay, queue: Queue) -> Backend:
-    advance = partial(now.advance, survey=backend.survey, relay=relay, queue=queue)
+    advance = partial(now.advance, lookup=backend.lookup, relay=relay, queue=queue)
     return replace(backend, now_ms=now, advance=advance)
 
 
 async def _worker(
-    store: Store, own_queue: AbstractAsyncContextManager[Queue], settings: Settings, stop: asyncio.Event
+    storage: Storage, own_queue: AbstractAsyncContextManager[Queue], settings: Settings, stop: asyncio.Event
 ) -> None:
-    async with open_attempts(settings, store) as attempts, own_queue as queue:
-        worker = BatchWorker(
+    async with open_attempts(settings, storage.store) as attempts, own_queue as queue:
+        worker = Worker(
             attempts=attempts,
             queue=queue,
             concurrency=settings.concurrency,
             grace_s=settings.shutdown_grace_ms / 1000,
         )
-        await _run_until(stop, worker.async_run(), worker.stop)
+        await _run_until(stop, worker.run(), worker.stop)
 
 
 async def _run_until(

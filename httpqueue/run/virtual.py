@@ -6,8 +6,8 @@ from typing import Final
 
 from httpqueue import clock
 from httpqueue.relay.relay import Relay
+from httpqueue.storage.lookup import Lookup, Pulse
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.survey import Pulse, Survey
 
 LOOK_S: Final = 0.002
 """How often it is asked whether all is settled."""
@@ -25,7 +25,7 @@ class VirtualClock:
         return self._now_ms
 
     async def advance(
-        self, target_of: Callable[[int], int], *, survey: Survey, relay: Relay, queue: Queue
+        self, target_of: Callable[[int], int], *, lookup: Lookup, relay: Relay, queue: Queue
     ) -> None:
         """Go from now to target_of(now), and stop wherever something is due on the way until it is settled.
 
@@ -34,16 +34,16 @@ class VirtualClock:
         async with self._one_at_a_time:
             target_ms = target_of(self._now_ms)
             while True:
-                next_ms = (await self._settled(survey, relay, queue)).next_ms
+                next_ms = (await self._settled(lookup, relay, queue)).next_ms
                 if next_ms is None or next_ms > target_ms:
                     break
                 self._now_ms = next_ms
             self._now_ms = max(self._now_ms, target_ms)
             await relay.forget()
 
-    async def _settled(self, survey: Survey, relay: Relay, queue: Queue) -> Pulse:
+    async def _settled(self, lookup: Lookup, relay: Relay, queue: Queue) -> Pulse:
         await relay.promote()
         await queue.wake()
-        while not (pulse := await survey.pulse()).is_settled:
+        while not (pulse := await lookup.pulse()).is_settled:
             await clock.sleep(LOOK_S)
         return pulse

@@ -1,14 +1,11 @@
 """The API keys, in the store's server; of a key itself only the hash is kept."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import structlog
 from redis.asyncio import Redis
 
 from httpqueue.clock import now_ms
-from httpqueue.storage import keys
-from httpqueue.storage.connection import connect, redis_errors
+from httpqueue.storage.connection import redis_errors
+from httpqueue.storage.keys import API_KEYS
 from httpqueue.timers.access import Grant, decode_grant, encode_grant, hash_key, new_key
 
 log = structlog.get_logger()
@@ -25,7 +22,7 @@ class ApiKeys:
         key = new_key()
         with redis_errors():
             stored = encode_grant(grant, now_ms())
-            await self._redis.hset(keys.API_KEYS, hash_key(key), stored)  # type: ignore[misc, arg-type] # redis-py: sync or async, str only
+            await self._redis.hset(API_KEYS, hash_key(key), stored)  # type: ignore[misc, arg-type] # redis-py: sync or async, str only
         return key
 
     async def list(self) -> list[tuple[Grant, int]]:
@@ -33,7 +30,7 @@ class ApiKeys:
         stored = await self._stored()
         rows = [row for row in map(decode_grant, stored.values()) if row is not None]
         if len(rows) < len(stored):
-            log.warning("api_keys.unreadable", count=len(stored) - len(rows), redis_key=keys.API_KEYS)
+            log.warning("api_keys.unreadable", count=len(stored) - len(rows), redis_key=API_KEYS)
         return sorted(rows, key=lambda row: (row[1], row[0].id))
 
     async def revoke(self, key_id: str) -> bool:
@@ -42,7 +39,7 @@ class ApiKeys:
             row = decode_grant(stored)
             if row is not None and row[0].id == key_id:
                 with redis_errors():
-                    return bool(await self._redis.hdel(keys.API_KEYS, digest.decode()))  # type: ignore[misc] # redis-py: sync or async
+                    return bool(await self._redis.hdel(API_KEYS, digest.decode()))  # type: ignore[misc] # redis-py: sync or async
         return False
 
     async def load(self) -> dict[str, Grant | None]:
@@ -52,15 +49,5 @@ class ApiKeys:
 
     async def _stored(self) -> dict[bytes, bytes]:
         with redis_errors():
-            stored: dict[bytes, bytes] = await self._redis.hgetall(keys.API_KEYS)  # type: ignore[misc] # redis-py: sync or async
+            stored: dict[bytes, bytes] = await self._redis.hgetall(API_KEYS)  # type: ignore[misc] # redis-py: sync or async
         return stored
-
-
-@asynccontextmanager
-async def open_api_keys(url: str) -> AsyncIterator[ApiKeys]:
-    """The keys on that server, which is not asked anything yet."""
-    redis = connect(url, Redis)
-    try:
-        yield ApiKeys(redis)
-    finally:
-        await redis.aclose()

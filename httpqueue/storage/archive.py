@@ -16,8 +16,8 @@ from pybloom_live import BloomFilter
 from redis.asyncio import Redis
 
 from httpqueue.errors import StartError
-from httpqueue.storage import keys
 from httpqueue.storage.connection import redis_errors
+from httpqueue.storage.keys import ARCHIVE_MANIFEST, store_keys
 
 FIRST_CAPACITY: Final = 100_000
 GROWTH: Final = 4
@@ -41,11 +41,6 @@ class Layer:
     hashes: Any
     """str -> one position in each slice."""
 
-    @property
-    def key(self) -> str:
-        """Where its bits are."""
-        return f"{keys.ARCHIVE_PREFIX}{self.number}"
-
     def positions(self, member: str) -> list[int]:
         """The bits that stand for the member. Hand over str: pybloom hashes bytes differently."""
         return [index * self.slice_bits + position for index, position in enumerate(self.hashes(member))]
@@ -66,6 +61,7 @@ class Archive:
 
     def __init__(self, redis: Redis, *, error_rate: float) -> None:
         self._redis = redis
+        self._keys = store_keys()
         self._error_rate = error_rate
         self._current = 0
 
@@ -81,8 +77,8 @@ class Archive:
             }
         )
         with redis_errors():
-            await self._redis.set(keys.ARCHIVE_MANIFEST, manifest, nx=True)
-            stored = await self._redis.get(keys.ARCHIVE_MANIFEST)
+            await self._redis.set(ARCHIVE_MANIFEST, manifest, nx=True)
+            stored = await self._redis.get(ARCHIVE_MANIFEST)
         if stored != manifest:
             raise StartError(
                 "setting HTTPQUEUE_ARCHIVE_ERROR_RATE: the archive in this Redis has other parameters"
@@ -106,13 +102,17 @@ class Archive:
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             for each in layers:
-                pipeline.execute_command("BITFIELD_RO", each.key, *_get_bits(each.positions(member)))
+                pipeline.execute_command(
+                    "BITFIELD_RO",
+                    f"{self._keys.archive_layers}{each.number}",
+                    *_get_bits(each.positions(member)),
+                )
             answers = await pipeline.execute()
         return any(all(bits) for bits in answers)
 
     async def _learn_layers(self) -> None:
         with redis_errors():
-            counts = await self._redis.hgetall(keys.ARCHIVE_COUNTS)  # type: ignore[misc] # redis-py: sync or async
+            counts = await self._redis.hgetall(self._keys.archive_counts)  # type: ignore[misc] # redis-py: sync or async
         for number, count in sorted((int(number), int(count)) for number, count in counts.items()):
             self._current = max(self._current, number)
             self.note_count(number, count)

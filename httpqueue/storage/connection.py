@@ -1,10 +1,9 @@
-"""How httpqueue talks to Redis: one way to connect, to run a script, and to say that a server is away."""
+"""How httpqueue reaches Redis: one way to connect, and one error when a server is away."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -16,8 +15,6 @@ from httpqueue.errors import UnavailableError
 
 SOCKET_TIMEOUT_S: Final = 5
 """No answer for this long: the server is away. Blocking reads must ask for less."""
-
-_COMMON: Final = files("httpqueue.storage").joinpath("lua", "common.lua").read_text(encoding="utf-8")
 
 
 class _PromptWrites(AbstractConnection):
@@ -95,16 +92,3 @@ def redis_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
-
-
-class Script:
-    """One file of lua/, run by its hash; the server is taught it when it does not know it."""
-
-    def __init__(self, redis: Redis, name: str) -> None:
-        text = files("httpqueue.storage").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-        self._script = redis.register_script(_COMMON + text)
-
-    async def __call__(self, keys: Sequence[str], *args: Any) -> Any:
-        """Returns what the file's header says; raises UnavailableError."""
-        with redis_errors():
-            return await self._script(keys=keys, args=args)

@@ -1,64 +1,112 @@
 """Every Redis key, on one page.
 
 A timer's keys carry its partition's hash tag, so that every transition stays in one slot of a Redis Cluster.
-There is one partition so far.
+There is one partition so far. Scripts name the keys that they touch in their headers (see scripts.py).
 """
 
 import re
+from dataclasses import dataclass
+from typing import Final
 
-PARTITION = "{0}"
-
-# --- on the store server ---
-RECORD_PREFIX = f"hq:{PARTITION}:timer:"  # + app:id  string: the record, see lua/common.lua
-DUE = f"hq:{PARTITION}:due"  # zset: app:id -> due ms of every unfinished timer
-RUNNING = f"hq:{PARTITION}:running"  # zset: app:id -> lease end of every running timer
-FINISHED = f"hq:{PARTITION}:finished"  # zset: app:id -> due ms of every finished timer that has a record
-RETENTION = f"hq:{PARTITION}:retention"  # zset: app:id -> ms at which a finished timer's record goes
-OUTBOX = f"hq:{PARTITION}:outbox"  # stream: changes the relay has still to act on
-OUTBOX_DEAD = f"hq:{PARTITION}:outbox:dead"  # stream: outbox entries nobody could read
-SET_ASIDE = f"hq:{PARTITION}:set-aside"  # zset: app:id -> ms at which its unreadable record was met
-ARCHIVE_PREFIX = f"hq:{PARTITION}:archive:"  # + n  string: bits of the Bloom filter's layer n
-ARCHIVE_COUNTS = f"hq:{PARTITION}:archive"  # hash: layer n -> ids in it
-COUNTS = f"hq:{PARTITION}:counts"  # hash: app:state letter -> timers
-APPLICATIONS = f"hq:{PARTITION}:applications"  # hash: application -> JSON: paused, retention, secrets
-DESTINATIONS = f"hq:{PARTITION}:destinations"  # hash: host -> JSON: paused, rate per second, concurrency
-LANE_PREFIX = (
-    f"hq:{PARTITION}:lane:"  # + app:ordering key  zset: app:id -> due ms, -inf for the one whose turn it is
-)
-LINE_PREFIX = f"hq:{PARTITION}:line:"  # + host:<host> or application:<app>  zset: app:id -> due ms
-WAITING = f"hq:{PARTITION}:waiting"  # zset: app:id -> ms of the slot it waits for, AT_LAST in a line
-CALLS_PREFIX = f"hq:{PARTITION}:calls:"  # + host  zset: app:id -> lease end; hosts with a concurrency limit
-RATE_PREFIX = f"hq:{PARTITION}:rate:"  # + host  string: ms at which its next call may start
-SLOTS_PREFIX = f"hq:{PARTITION}:slots:"  # + host  zset: app:id -> ms at which its call may start
-HEALTH = f"hq:{PARTITION}:health"  # hash: host -> MessagePack: what its last calls gave
-API_KEYS = "hq:api-keys"  # hash: sha256 of the key -> JSON
-ARCHIVE_MANIFEST = "hq:archive"  # string: the filter's parameters, written once
-
-# --- on the queue server (arq's format) ---
-QUEUE = f"arq:queue:{PARTITION}"  # zset: wake-up id -> due ms
-JOB_PREFIX = "arq:job:"  # + wake-up id  string: arq's job definition
-WAKE_CHANNEL = f"hq:{PARTITION}:wake"  # pub/sub: a wake-up became the earliest
-WORKERS = f"hq:{PARTITION}:workers"  # zset: worker -> ms at which it was last seen
-EPOCH = "hq:epoch"  # string: the queue's identity; gone or changed means that it lost its data
-
-OUTBOX_GROUP = "relay"
-
-_GENERATION = re.compile(r"0|[1-9][0-9]{0,15}")  # as wake_up_id writes it, within what Lua counts exactly
+from httpqueue.timers.commands import WakeUp
+from httpqueue.timers.names import TimerName
 
 
-def member(application: str, timer_id: str) -> str:
-    """A timer's name in the due index, the outbox and its record's key; neither part has a colon."""
-    return f"{application}:{timer_id}"
+@dataclass(frozen=True, slots=True)
+class StoreKeys:
+    """A partition's keys on the store's server. `member` is application:id, a timer's name in all of them."""
+
+    records: str  # + member  string: the record, see lua/common.lua
+    due: str  # zset: member -> due ms of every unfinished timer
+    running: str  # zset: member -> lease end of every running timer
+    finished: str  # zset: member -> due ms of every finished timer that has a record
+    retention: str  # zset: member -> ms at which a finished timer's record goes
+    outbox: str  # stream: changes the relay has still to act on
+    outbox_dead: str  # stream: outbox entries nobody could read
+    set_aside: str  # zset: member -> ms at which its unreadable record was met
+    archive_layers: str  # + n  string: bits of the Bloom filter's layer n
+    archive_counts: str  # hash: layer n -> ids in it
+    counts: str  # hash: application:state letter -> timers
+    applications: str  # hash: application -> JSON: its ApplicationPolicy
+    destinations: str  # hash: host -> JSON: its DestinationPolicy
+    lanes: str  # + application:ordering key  zset: member -> due ms, -inf for the one whose turn it is
+    lines: str  # + host:<host> or application:<application>  zset: member -> due ms
+    waiting: str  # zset: member -> its reserved start, ms, or LATER for one that waits in a line
+    permits: str  # + host  zset: member -> lease end; for hosts with a concurrency limit
+    starts: str  # + host  zset: member -> its reserved start, ms; for hosts with a rate
+    next_start: str  # + host  string: ms at which the next call may start; for hosts with a rate
+    health: str  # hash: host -> MessagePack: what its last calls gave
 
 
-def wake_up_id(member: str, generation: int) -> str:
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """A partition's keys on the queue's server, in arq's format."""
+
+    queue: str  # zset: wake-up id -> due ms
+    jobs: str  # + wake-up id  string: arq's job definition
+    wake: str  # pub/sub channel: a wake-up became the earliest
+    workers: str  # zset: worker -> ms at which it was last seen
+
+
+API_KEYS: Final = "hq:api-keys"  # store, hash: sha256 of an API key -> JSON: its grant
+ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the filter's parameters, written once
+EPOCH: Final = "hq:epoch"  # queue, string: the queue's identity; gone or changed means that it lost its data
+OUTBOX_GROUP: Final = "relay"  # the consumer group of every outbox
+
+_PREFIXES: Final = {
+    "records": "timer:",
+    "outbox_dead": "outbox:dead",
+    "set_aside": "set-aside",
+    "archive_layers": "archive:",
+    "archive_counts": "archive",
+    "lanes": "lane:",
+    "lines": "line:",
+    "permits": "permits:",
+    "starts": "starts:",
+    "next_start": "next-start:",
+}
+"""Keys that are not written as their field is called."""
+
+_GENERATION: Final = re.compile(
+    r"0|[1-9][0-9]{0,15}"
+)  # as wake_up_id writes it, within what Lua counts exactly
+
+
+def store_keys(partition: int = 0) -> StoreKeys:
+    """The keys of a partition on the store's server."""
+    return StoreKeys(
+        **{name: f"hq:{{{partition}}}:{_PREFIXES.get(name, name)}" for name in StoreKeys.__dataclass_fields__}
+    )
+
+
+def queue_keys(partition: int = 0) -> QueueKeys:
+    """The keys of a partition on the queue's server."""
+    tag = f"{{{partition}}}"
+    return QueueKeys(
+        queue=f"arq:queue:{tag}", jobs="arq:job:", wake=f"hq:{tag}:wake", workers=f"hq:{tag}:workers"
+    )
+
+
+def member_of(name: TimerName) -> str:
+    """A timer's name in the indices, the outbox and its record's key; neither part has a colon."""
+    return f"{name.application}:{name.id}"
+
+
+def name_of(member: bytes) -> TimerName:
+    """The inverse of member_of; raises ValueError for anything else."""
+    application, timer_id = member.decode().split(":")
+    return TimerName(application, timer_id)
+
+
+def wake_up_id(wake_up: WakeUp) -> str:
     """The queue's entry for (timer, generation)."""
-    return f"{member}:{generation}"
+    return f"{member_of(wake_up.name)}:{wake_up.generation}"
 
 
-def parse_wake_up_id(wake_up_id: str) -> tuple[str, int] | None:
-    """(member, generation), or None for an entry that is not ours."""
+def parse_wake_up_id(wake_up_id: str) -> WakeUp | None:
+    """The inverse of wake_up_id; None for an entry that is not ours."""
     member, _, generation = wake_up_id.rpartition(":")
-    if member.count(":") != 1 or not _GENERATION.fullmatch(generation):
+    application, colon, timer_id = member.partition(":")
+    if not colon or ":" in timer_id or not _GENERATION.fullmatch(generation):
         return None
-    return member, int(generation)
+    return WakeUp(TimerName(application, timer_id), int(generation))

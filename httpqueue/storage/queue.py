@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-import msgpack
 import orjson
 from arq.connections import ArqRedis
 from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
 
 from httpqueue.clock import StoreNow, server_time
-from httpqueue.storage import keys
-from httpqueue.storage.connection import Script, connect, redis_errors
+from httpqueue.storage.connection import connect, redis_errors
+from httpqueue.storage.keys import EPOCH, parse_wake_up_id, queue_keys, wake_up_id
+from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import WakeUp
 
 JOB_FUNCTION: Final = "deliver"
@@ -43,26 +43,20 @@ class Queue:
     def __init__(self, redis: ArqRedis, *, now: StoreNow = server_time) -> None:
         self.redis = redis
         self._now = now
-        self._put, self._claim = Script(redis, "put"), Script(redis, "claim")
+        self._keys = queue_keys()
+        self._put, self._claim = (Script(redis, name, self._keys) for name in ("put", "claim"))
 
     async def put(self, wake_ups: Sequence[WakeUp]) -> int:
         """Place wake-ups, or move those already there; returns how many were not there before."""
-        batch = [(wake_up.id, wake_up.due_ms) for wake_up in wake_ups]
         added: int = await self._put(
-            (keys.QUEUE,),
-            keys.JOB_PREFIX,
-            JOB_DEFINITION,
-            keys.WAKE_CHANNEL,
-            msgpack.packb(batch, use_bin_type=False),
+            JOB_DEFINITION, pack([(wake_up_id(wake_up), wake_up.due_ms) for wake_up in wake_ups])
         )
         return added
 
     async def claim(self, limit: int) -> Claim:
         """Pop at most limit due wake-ups, the earliest first."""
         now_ms = self._now()
-        wait_ms, claimed = await self._claim(
-            (keys.QUEUE,), "" if now_ms is None else now_ms, keys.JOB_PREFIX, limit, JOB_DEFINITION
-        )
+        wait_ms, claimed = await self._claim("" if now_ms is None else now_ms, limit, JOB_DEFINITION)
         wake_ups, unreadable = [], []
         for job_id, definition in zip(claimed[::2], claimed[1::2], strict=True):
             wake_up = read_job(job_id, definition)
@@ -75,14 +69,14 @@ class Queue:
     async def epoch(self) -> str:
         """The queue's identity: another one than before means that it lost its data."""
         with redis_errors():
-            await self.redis.set(keys.EPOCH, uuid4().hex, nx=True)
-            epoch = await self.redis.get(keys.EPOCH)
+            await self.redis.set(EPOCH, uuid4().hex, nx=True)
+            epoch = await self.redis.get(EPOCH)
         return epoch.decode() if epoch else ""
 
     async def wake(self) -> None:
         """Have workers look for due wake-ups now."""
         with redis_errors():
-            await self.redis.publish(keys.WAKE_CHANNEL, b"")
+            await self.redis.publish(self._keys.wake, b"")
 
     async def note_worker(self, name: str) -> None:
         """Say that this worker is alive."""
@@ -90,15 +84,15 @@ class Queue:
             seconds, microseconds = await self.redis.time()
             now_ms = seconds * 1000 + microseconds // 1000
             pipeline = self.redis.pipeline(transaction=False)
-            pipeline.zadd(keys.WORKERS, {name: now_ms})
-            pipeline.zremrangebyscore(keys.WORKERS, "-inf", now_ms - FORGET_WORKER_MS)
+            pipeline.zadd(self._keys.workers, {name: now_ms})
+            pipeline.zremrangebyscore(self._keys.workers, "-inf", now_ms - FORGET_WORKER_MS)
             await pipeline.execute()
 
     async def worker_silence_ms(self) -> int | None:
         """How long ago a worker was seen last; None: never, or too long ago."""
         with redis_errors():
             pipeline = self.redis.pipeline(transaction=False)
-            pipeline.zrange(keys.WORKERS, -1, -1, withscores=True)
+            pipeline.zrange(self._keys.workers, -1, -1, withscores=True)
             pipeline.time()
             last, (seconds, microseconds) = await pipeline.execute()
         return max(0, seconds * 1000 + microseconds // 1000 - round(last[0][1])) if last else None
@@ -107,7 +101,7 @@ class Queue:
         """Call on_wake whenever a wake-up became the earliest; returns only by cancellation or error."""
         with redis_errors():
             async with self.redis.pubsub() as channel:
-                await channel.subscribe(keys.WAKE_CHANNEL)
+                await channel.subscribe(self._keys.wake)
                 while True:
                     if await channel.get_message(timeout=_LISTEN_S):
                         on_wake()
@@ -134,10 +128,9 @@ def read_job(job_id: bytes, definition: bytes) -> WakeUp | None:
 
 def _read_id(raw: bytes) -> WakeUp | None:
     try:
-        parsed = keys.parse_wake_up_id(raw.decode())
+        return parse_wake_up_id(raw.decode())
     except UnicodeDecodeError:
         return None
-    return WakeUp(*parsed) if parsed else None
 
 
 @asynccontextmanager
@@ -146,7 +139,7 @@ async def open_queue(url: str, *, now: StoreNow = server_time) -> AsyncIterator[
     redis = connect(url, ArqRedis)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
-    redis.default_queue_name = keys.QUEUE
+    redis.default_queue_name = queue_keys().queue
     try:
         yield Queue(redis, now=now)
     finally:

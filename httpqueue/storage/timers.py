@@ -1,295 +1,307 @@
-"""Timers: one typed method a transition, many timers a call.
+"""The timers of the store: one typed method a transition, many timers a call.
 
 A call is one Redis script, so after a crash each of its timers is either through or untouched.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import msgpack
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from httpqueue.clock import StoreNow, server_time
-from httpqueue.errors import StartError
-from httpqueue.storage import keys
+from httpqueue.errors import InvalidTimerError
 from httpqueue.storage.archive import Archive
-from httpqueue.storage.connection import Script, connect, redis_errors
-from httpqueue.storage.outbox import Outbox
+from httpqueue.storage.connection import redis_errors
+from httpqueue.storage.keys import StoreKeys, member_of, name_of, store_keys
+from httpqueue.storage.record import (
+    STATE_OF_LETTER,
+    decode_policy,
+    decode_record,
+    decode_spec,
+    encode_attempt,
+    encode_spec,
+)
+from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import (
-    Answer,
     Begun,
     Change,
     Changed,
+    ChangeResult,
     Created,
     Creation,
-    Cursor,
+    End,
     Finish,
+    Finished,
     Found,
     NewTimer,
-    Page,
+    Position,
+    Recur,
     Refusal,
     Refused,
+    Retry,
     WakeUp,
+    WakeUpPage,
 )
-from httpqueue.timers.schedule import After, At
-from httpqueue.timers.spec import Spec, encode_spec
-from httpqueue.timers.timer import STATE_OF_LETTER, State, decode_record, encode_attempt
-from httpqueue.webhooks.outcome import Outcome
+from httpqueue.timers.cron import first_due
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.policies import ApplicationPolicy
+from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Timer
 
 LEASE_MARGIN_MS: Final = 10_000
 """A running attempt is believed alive this much longer than it may take."""
 KEPT_ATTEMPTS: Final = 10
 """So many of the last attempts stay in a record."""
-SCRIPT_KEYS: Final = (
-    keys.RECORD_PREFIX,
-    keys.DUE,
-    keys.RUNNING,
-    keys.FINISHED,
-    keys.RETENTION,
-    keys.OUTBOX,
-    keys.COUNTS,
-    keys.APPLICATIONS,
-    keys.DESTINATIONS,
-    keys.LANE_PREFIX,
-    keys.LINE_PREFIX,
-    keys.CALLS_PREFIX,
-    keys.RATE_PREFIX,
-    keys.SLOTS_PREFIX,
-    keys.HEALTH,
-    keys.SET_ASIDE,
-    keys.WAITING,
-)
-"""KEYS of every script of the store, in the order of lua/common.lua."""
 
 log = structlog.get_logger()
 
 
-class Store(Outbox):
+class Store:
     """Every method raises UnavailableError when the server is away; it then did all of a call or nothing."""
 
-    def __init__(self, redis: Redis, *, archive: Archive, now: StoreNow = server_time) -> None:
-        super().__init__(redis, now=now)
+    def __init__(
+        self, redis: Redis, *, archive: Archive, now: StoreNow = server_time, keys: StoreKeys | None = None
+    ) -> None:
+        self._redis = redis
         self._archive = archive
-        self.on_woken: Callable[[WakeUp], None] | None = None
-        """Takes what finish lets start, next in a lane or a line; None: it goes the way of all wake-ups."""
-        self._create, self._begin, self._finish, self._change, self._cancel, self._forget, self._upcoming = (
-            Script(redis, name)
-            for name in ("create", "begin", "finish", "change", "cancel", "forget", "upcoming")
+        self._now = now
+        self._keys = keys or store_keys()
+        self._create, self._begin, self._finish, self._change, self._cancel, self._forget = (
+            Script(redis, name, self._keys)
+            for name in ("create", "begin", "finish", "change", "cancel", "forget")
+        )
+        self._upcoming, self._set_aside = (
+            Script(redis, name, self._keys) for name in ("upcoming", "set_aside")
         )
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
         """Store new timers; the answers stand in their order."""
+        now_ms = await self._now_for(timer.spec.schedule for timer in timers)
         batch = [
             (
-                timer.member,
+                member_of(timer.name),
                 encode_spec(timer.spec),
-                *_due(timer),
-                timer.spec.timeout_ms or 0,
-                timer.spec.ordering_key or "",
+                *_packed_due(first_due(timer.spec.schedule, now_ms)),
+                *_head_of(timer.spec),
                 timer.if_exists.value,
             )
             for timer in timers
         ]
-        answers = await self._create(SCRIPT_KEYS, self._script_now(), _pack(batch))
+        answers = await self._create(self._script_now(), pack(batch))
         return [Created(Creation(creation.decode()), due_ms) for creation, due_ms in answers]
 
     async def begin(
-        self,
-        wake_ups: Sequence[WakeUp],
-        *,
-        lease_ms: int,
-        room: dict[str, int] | None = None,
+        self, wake_ups: Sequence[WakeUp], *, lease_ms: int, room: dict[str, int] | None = None
     ) -> list[Begun | Refused]:
         """Start an attempt for each wake-up whose timer is due; the answers stand in their order.
 
         A timer with a timeout of its own is leased for that and LEASE_MARGIN_MS. room: by host, how many
         calls the worker can still make, where that is not any number.
         """
-        answers, applications = await self._begin(
-            SCRIPT_KEYS,
+        answers, policies = await self._begin(
             self._script_now(),
             lease_ms,
             LEASE_MARGIN_MS,
-            _pack(room or {}),
-            _pack([(wake_up.member, wake_up.generation) for wake_up in wake_ups]),
+            pack(room or {}),
+            pack([(member_of(wake_up.name), wake_up.generation) for wake_up in wake_ups]),
         )
-        settings = dict(zip(applications[::2], applications[1::2], strict=True))
-        return [_begun(wake_up, answer, settings) for wake_up, answer in zip(wake_ups, answers, strict=True)]
-
-    async def finish(self, attempts: Sequence[Finish]) -> list[bool]:
-        """Say how attempts ended; False for one that was no longer the timer's own."""
-        layer = self._archive.current()
-        batch = [
-            (
-                finish.wake_up.member,
-                finish.wake_up.generation,
-                finish.attempt,
-                finish.outcome.value,
-                finish.ms,
-                encode_attempt(finish.last_attempt),
-                []
-                if finish.outcome is Outcome.RETRY or finish.next_due_ms
-                else layer.positions(finish.wake_up.member),
-                finish.next_due_ms or 0,
-                _result(finish),
-                _callback(finish.callback),
-            )
-            for finish in attempts
+        policy_of = {
+            application.decode(): decode_policy(ApplicationPolicy, policy)
+            for application, policy in zip(policies[::2], policies[1::2], strict=True)
+        }
+        decoded = [_begun(*pair, policy_of) for pair in zip(wake_ups, answers, strict=True)]
+        damaged = [
+            member_of(answer.wake_up.name)
+            for answer, raw in zip(decoded, answers, strict=True)
+            if isinstance(answer, Refused) and raw[0] == b"begun"
         ]
-        answers, count, woken = await self._finish(
-            (*SCRIPT_KEYS, layer.key, keys.ARCHIVE_COUNTS),
+        if damaged:
+            await self._set_aside(self._script_now(), pack(damaged))
+        return decoded
+
+    async def finish(self, attempts: Sequence[Finish], *, take_unblocked: bool = False) -> Finished:
+        """Say how attempts ended.
+
+        take_unblocked: the caller starts the timers that these ends let start; otherwise the relay hears of
+        them, and the answer names none.
+        """
+        layer = self._archive.current()
+        answers, count, unblocked = await self._finish(
             self._script_now(),
             layer.number,
             KEPT_ATTEMPTS,
-            _pack(batch),
-            int(self.on_woken is not None),
+            int(take_unblocked),
+            pack(
+                [
+                    (
+                        member_of(finish.wake_up.name),
+                        finish.wake_up.generation,
+                        finish.attempt.number,
+                        *_packed_then(finish.then),
+                        encode_attempt(finish.attempt),
+                        finish.attempt.error is None,
+                        _result(finish),
+                        layer.positions(member_of(finish.wake_up.name))
+                        if isinstance(finish.then, End)
+                        else (),
+                        _packed_callback(finish.then),
+                    )
+                    for finish in attempts
+                ]
+            ),
         )
         self._archive.note_count(layer.number, count)
-        if self.on_woken is not None:
-            for member, generation in zip(woken[::2], woken[1::2], strict=True):
-                self.on_woken(WakeUp(member.decode(), generation))
-        return [bool(answer) for answer in answers]
+        return Finished(
+            counted=[bool(answer) for answer in answers],
+            unblocked=[
+                WakeUp(name_of(member), generation)
+                for member, generation in zip(unblocked[::2], unblocked[1::2], strict=True)
+            ],
+        )
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
         """Give timers other content or another due time; the answers stand in their order."""
+        now_ms = await self._now_for(change.due for change in changes if change.due is not None)
         batch = [
             (
-                change.member,
+                member_of(change.name),
                 "".join(state.letter for state in change.states),
                 change.version or "",
                 "" if change.spec is None else encode_spec(change.spec),
-                change.spec.timeout_ms or 0 if change.spec else 0,
-                change.spec.ordering_key or "" if change.spec else "",
-                False if change.due_ms is None else change.due_ms,
-                change.from_now,
+                *((0, "", "") if change.spec is None else _head_of(change.spec)),
+                *((False, False) if change.due is None else _packed_due(first_due(change.due, now_ms))),
             )
             for change in changes
         ]
-        answers = await self._change(SCRIPT_KEYS, self._script_now(), _pack(batch))
+        answers = await self._change(self._script_now(), pack(batch))
         return [_changed(answer) for answer in answers]
 
-    async def cancel(self, application: str, timer_id: str, *, version: str | None, ms: int) -> Changed:
-        """End a scheduled timer, whose record stays for ms; or delete a failed one."""
-        layer = self._archive.current()
-        member = keys.member(application, timer_id)
+    async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
+        """End a scheduled timer, whose record stays for retention_ms; or delete a failed one."""
+        layer, member = self._archive.current(), member_of(name)
         answer, count = await self._cancel(
-            (*SCRIPT_KEYS, layer.key, keys.ARCHIVE_COUNTS),
             self._script_now(),
             member,
             version or "",
-            ms,
+            retention_ms,
             layer.number,
-            _pack(layer.positions(member)),
+            pack(layer.positions(member)),
         )
         self._archive.note_count(layer.number, count)
         return _changed(answer)
 
-    async def get(self, application: str, timer_id: str) -> Found | None:
-        """The timer, or None when there is no record of it (then ask is_archived)."""
-        member = keys.member(application, timer_id)
+    async def get(self, name: TimerName) -> Found | None:
+        """The timer, or None when there is no record of it (then ask is_archived).
+
+        Raises InvalidTimerError when its record is damaged.
+        """
+        member = member_of(name)
         with redis_errors():
-            pipeline = self.redis.pipeline(transaction=False)
-            pipeline.get(keys.RECORD_PREFIX + member)
-            pipeline.zscore(keys.RETENTION, member)
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.get(self._keys.records + member)
+            pipeline.zscore(self._keys.retention, member)
             pipeline.time()
             record, kept_until_ms, time = await pipeline.execute()
-        now_ms = self._now_ms(time)
+        now_ms = time_ms(time, self._now)
         if record is None or (kept_until_ms is not None and kept_until_ms <= now_ms):
             return None
-        return Found(decode_record(application, timer_id, record), now_ms)
+        return Found(decode_record(name, record), now_ms)
 
-    async def is_archived(self, application: str, timer_id: str) -> bool:
+    async def is_archived(self, name: TimerName) -> bool:
         """Whether a timer of that name finished once."""
-        return await self._archive.contains(keys.member(application, timer_id))
+        return await self._archive.contains(member_of(name))
 
-    async def upcoming(self, cursor: Cursor, *, ahead_ms: int, limit: int) -> Page:
+    async def upcoming(self, position: Position, *, ahead_ms: int, limit: int) -> WakeUpPage:
         """The wake-ups of timers due up to ahead_ms from now, of at most limit timers."""
-        now_ms, member, due_ms, found = await self._upcoming(
-            SCRIPT_KEYS, self._script_now(), cursor.from_ms, ahead_ms, cursor.after, limit
+        now_ms, last, last_due_ms, found = await self._upcoming(
+            self._script_now(),
+            position.due_ms,
+            ahead_ms,
+            "" if position.name is None else member_of(position.name),
+            limit,
         )
         wake_ups: list[WakeUp] = []
         waiting: list[WakeUp] = []
-        for name, generation, due, waits in zip(*(found[n::4] for n in range(4)), strict=True):
-            (waiting if waits else wake_ups).append(WakeUp(name.decode(), generation, due))
-        return Page(wake_ups, Cursor(due_ms, member.decode()) if member else None, now_ms, waiting)
+        for member, generation, due_ms, waits in zip(*(found[n::4] for n in range(4)), strict=True):
+            (waiting if waits else wake_ups).append(WakeUp(name_of(member), generation, due_ms))
+        return WakeUpPage(wake_ups, Position(last_due_ms, name_of(last)) if last else None, now_ms, waiting)
 
     async def forget(self, *, limit: int) -> int:
         """Drop the records of finished timers whose retention is over; returns how many."""
-        count: int = await self._forget(SCRIPT_KEYS, self._script_now(), limit)
+        count: int = await self._forget(self._script_now(), limit)
         return count
 
-    async def check(self, *, allow_unsafe: bool) -> None:
-        """Whether this server may keep timers; raises StartError when not, and logs what is doubtful."""
+    async def _now_for(self, schedules: Iterable[Schedule]) -> int:
+        """The store's time, which only a cron needs: it costs a round trip."""
+        if not any(isinstance(schedule, Cron) for schedule in schedules):
+            return 0
         with redis_errors():
-            memory = await self.redis.info("memory")
-            persistence = await self.redis.info("persistence")
-            snapshots = await self._snapshots()
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction" and not allow_unsafe:
-            raise StartError(
-                f"Redis may evict timers (maxmemory-policy {policy}): set it to noeviction, "
-                "or HTTPQUEUE_ALLOW_UNSAFE_REDIS=true"
-            )
-        if not persistence.get("aof_enabled") and not snapshots:
-            log.warning("store.not_persistent", remedy="set appendonly yes in Redis")
-        await self._archive.open()
-
-    async def ping(self) -> None:
-        """Raises UnavailableError with the reason."""
-        with redis_errors():
-            await self.redis.ping()
+            return time_ms(await self._redis.time(), self._now)
 
     def _script_now(self) -> int | str:
-        now_ms = self.now()
+        now_ms = self._now()
         return "" if now_ms is None else now_ms
 
-    async def _snapshots(self) -> bool:
-        """Whether the server saves snapshots; one whose CONFIG is forbidden is believed to."""
-        try:
-            return bool((await self.redis.config_get("save")).get("save", "?"))
-        except ResponseError:
-            return True
+
+def time_ms(time: tuple[int, int], now: StoreNow) -> int:
+    """The answer to TIME in ms, unless the clock seam says another time."""
+    seconds, microseconds = time
+    now_ms = now()
+    return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
 
 
-def _pack(batch: Any) -> bytes:
-    """For cmsgpack, which knows no bin type."""
-    packed: bytes = msgpack.packb(batch, use_bin_type=False)
-    return packed
+def readable(member: bytes, record: bytes) -> Timer | None:
+    """A record that cannot be read is no timer; begin sets it aside."""
+    try:
+        return decode_record(name_of(member), record)
+    except InvalidTimerError:
+        return None
 
 
-def _due(timer: NewTimer) -> tuple[int, bool]:
+def _head_of(spec: Spec) -> tuple[int, str, str]:
+    """What a record's head holds of a spec: timeout in ms, ordering key, host."""
+    return spec.timeout_ms or 0, spec.ordering_key or "", spec.host
+
+
+def _packed_due(due: Due) -> tuple[int, bool]:
     """Ms, and whether they count from the store's now."""
-    match timer.spec.schedule:
-        case After(delay_ms):
-            return delay_ms, True
-        case At(fire_at_ms):
-            return fire_at_ms, False
-    if timer.first_due_ms is None:
-        raise TypeError("a wall-clock or recurring timer needs its first due time")
-    return timer.first_due_ms, False
+    return (due.delay_ms, True) if isinstance(due, Delay) else (due.at_ms, False)
+
+
+def _packed_then(then: Retry | Recur | End) -> tuple[str, int]:
+    match then:
+        case Retry(delay_ms):
+            return "retry", delay_ms
+        case Recur(next_due_ms):
+            return "recur", next_due_ms
+    return then.state.value, then.retention_ms
 
 
 def _result(finish: Finish) -> str:
     """What the host gave: a status or an error; nothing when it was not called."""
-    attempt = finish.last_attempt
+    attempt = finish.attempt
     return (attempt.error or str(attempt.status)) if finish.was_called else ""
 
 
-def _callback(callback: NewTimer | None) -> tuple[Any, ...]:
+def _packed_callback(then: Retry | Recur | End) -> tuple[Any, ...]:
+    callback = None if isinstance(then, Retry) else then.callback
     if callback is None:
         return ()
-    spec: Spec = callback.spec
-    return callback.member, encode_spec(spec), spec.timeout_ms or 0
+    timeout_ms, _, host = _head_of(callback.spec)
+    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host
 
 
-def _begun(wake_up: WakeUp, answer: list[Any], settings: dict[bytes, bytes]) -> Begun | Refused:
+def _begun(wake_up: WakeUp, answer: list[Any], policy_of: dict[str, ApplicationPolicy]) -> Begun | Refused:
     match answer:
-        case [b"begun", attempt, due_ms, now_ms, spec, host]:
-            application = settings.get(wake_up.member.partition(":")[0].encode(), b"") if settings else b""
-            return Begun(wake_up, attempt, due_ms, now_ms, spec, host, application)
+        case [b"begun", attempt, due_ms, now_ms, raw_spec, host]:
+            try:
+                spec = decode_spec(raw_spec)
+            except InvalidTimerError:
+                return Refused(wake_up, Refusal.UNREADABLE)
+            policy = policy_of.get(wake_up.name.application, _NO_POLICY)
+            return Begun(wake_up, attempt, due_ms, now_ms, spec, host.decode(), policy)
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
         case [b"waiting", until_ms]:
@@ -302,25 +314,12 @@ def _begun(wake_up: WakeUp, answer: list[Any], settings: dict[bytes, bytes]) -> 
 def _changed(answer: list[Any]) -> Changed:
     match answer:
         case [b"changed", letter, due_ms, generation]:
-            return Changed(Answer.CHANGED, _state(letter), due_ms, generation)
+            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, generation)
         case [b"gone"]:
-            return Changed(Answer.GONE)
+            return Changed(ChangeResult.GONE)
         case [b"state" | b"version" as reason, letter]:
-            return Changed(Answer(reason.decode()), _state(letter))
+            return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
     raise TypeError(f"the script answered {answer!r}")
 
 
-def _state(letter: bytes) -> State:
-    return STATE_OF_LETTER[letter]
-
-
-@asynccontextmanager
-async def open_store(
-    url: str, *, archive_error_rate: float, now: StoreNow = server_time
-) -> AsyncIterator[Store]:
-    """A store on that server, which is not asked anything yet."""
-    redis = connect(url, Redis)
-    try:
-        yield Store(redis, archive=Archive(redis, error_rate=archive_error_rate), now=now)
-    finally:
-        await redis.aclose()
+_NO_POLICY: Final = ApplicationPolicy()

@@ -1,16 +1,13 @@
-"""What processes and store say to each other: the transitions of a timer, as values. Pure."""
+"""What processes and storage say to each other: the transitions of a timer, as values. Pure."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
-from httpqueue.storage import keys
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.policies import ApplicationPolicy
+from httpqueue.timers.schedule import Schedule
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State, Timer
-from httpqueue.webhooks.outcome import Outcome
-
-MAX_INT: Final = 2**53
-"""Lua counts in doubles: what is greater is not exact there, and was not written by us."""
 
 
 class IfExists(StrEnum):
@@ -27,17 +24,9 @@ class IfExists(StrEnum):
 class NewTimer:
     """A timer to be stored."""
 
-    application: str
-    id: str
+    name: TimerName
     spec: Spec
     if_exists: IfExists = IfExists.CONFLICT
-    first_due_ms: int | None = None
-    """Of a wall-clock or recurring timer; the schedules of others say it themselves."""
-
-    @property
-    def member(self) -> str:
-        """Its name in the store."""
-        return keys.member(self.application, self.id)
 
 
 class Creation(StrEnum):
@@ -63,23 +52,16 @@ class Created:
 class Change:
     """A wish to change a timer that is in one of `states`, and has this version if one is given."""
 
-    application: str
-    id: str
+    name: TimerName
     states: frozenset[State]
     version: str | None = None
     spec: Spec | None = None
     """None keeps it."""
-    due_ms: int | None = None
-    """None keeps it."""
-    from_now: bool = False
-
-    @property
-    def member(self) -> str:
-        """Its name in the store."""
-        return keys.member(self.application, self.id)
+    due: Schedule | None = None
+    """None keeps the due time."""
 
 
-class Answer(StrEnum):
+class ChangeResult(StrEnum):
     """What became of a wish to change or cancel a timer."""
 
     CHANGED = "changed"
@@ -92,7 +74,7 @@ class Answer(StrEnum):
 class Changed:
     """The answer to a Change or a cancel; state is the timer's own before it (None when it is gone)."""
 
-    answer: Answer
+    result: ChangeResult
     state: State | None = None
     due_ms: int = 0
     generation: int = 0
@@ -108,37 +90,27 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """(timer, generation) and when to wake it; member is app:id."""
+    """(timer, generation) and when to wake it, in ms since the epoch."""
 
-    member: str
+    name: TimerName
     generation: int
     due_ms: int = 0
-
-    @property
-    def id(self) -> str:
-        """The queue's name for it."""
-        return keys.wake_up_id(self.member, self.generation)
-
-    @property
-    def is_possible(self) -> bool:
-        """Whether its figures can be ours; others would break the batch they are in."""
-        return 0 <= self.generation <= MAX_INT and abs(self.due_ms) <= MAX_INT
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt that is ours until the lease ends."""
+    """An attempt that is ours until its lease ends."""
 
     wake_up: WakeUp
     attempt: int
+    """Its number, from 1."""
     due_ms: int
     started_ms: int
-    spec: bytes
-    """As stored: spec.decode_spec reads it."""
-    host: bytes = b""
-    """Of the URL, in small letters."""
-    application: bytes = b""
-    """The application's settings as stored, empty when it has none."""
+    """By the store's clock."""
+    spec: Spec
+    host: str
+    policy: ApplicationPolicy = ApplicationPolicy()
+    """Of its application."""
 
 
 class Refusal(StrEnum):
@@ -169,20 +141,51 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """The timer is tried again after this delay."""
+
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recur:
+    """The run of a recurring timer ended; the next one is due at this instant."""
+
+    next_due_ms: int
+    callback: NewTimer | None = None
+    """The timer that tells of the end, stored in the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The timer ended, DONE or FAILED; its record is kept for retention_ms (0: not at all)."""
+
+    state: State
+    retention_ms: int
+    callback: NewTimer | None = None
+    """The timer that tells of the end, stored in the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
-    """How an attempt ended. ms: delay to the next attempt for RETRY, else retention of the record."""
+    """How an attempt ended, and what becomes of its timer."""
 
     wake_up: WakeUp
-    attempt: int
-    outcome: Outcome
-    ms: int
-    last_attempt: Attempt
-    next_due_ms: int | None = None
-    """When a recurring timer runs again; it then goes on instead of ending."""
-    callback: NewTimer | None = None
-    """Stored together with the end."""
+    attempt: Attempt
+    then: Retry | Recur | End
     was_called: bool = True
-    """Whether its host was: otherwise the end says nothing of the host."""
+    """Whether the webhook was called: otherwise the end says nothing about its host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer to some Finishes: which of them counted, and which timers may start now because of them.
+
+    An attempt that no longer belongs to its worker does not count.
+    """
+
+    counted: list[bool]
+    unblocked: list[WakeUp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,38 +198,30 @@ class OutboxEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
-    """A place in the due index: after this member, due at from_ms."""
+class Position:
+    """A place in an index of timers: behind this name, due at due_ms; without a name, before all of them."""
 
-    from_ms: int = 0
-    after: str = ""
+    due_ms: int = 0
+    name: TimerName | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class WakeUpPage:
     """Part of the due index, in its order; next is None when the end was reached at now_ms.
 
-    waiting: who waited for host or application and may try again.
+    waiting: timers that waited for host or application and may try again.
     """
 
     wake_ups: list[WakeUp]
-    next: Cursor | None
+    next: Position | None
     now_ms: int
     waiting: list[WakeUp] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place in the list of all timers: after this member, due at due_ms."""
-
-    due_ms: int
-    member: str
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
+class TimerPage:
     """Some timers in the order of their due times; next is None when there are no more."""
 
     timers: list[Timer]
-    next: Place | None
+    next: Position | None
     now_ms: int

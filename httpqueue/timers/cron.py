@@ -16,7 +16,12 @@ from httpqueue.timers.schedule import (
     MAX_DUE_MS,
     MS_PER_S,
     Cron,
+    Delay,
+    Due,
+    Instant,
+    Schedule,
     first_change_s,
+    local_ms,
     offset_s,
     wall_to_instant_ms,
     zone_of,
@@ -79,6 +84,20 @@ def check_cron(expression: str) -> str:
             "must match a day that exists: this one would never run, as on 30 February"
         ) from None
     return normalised
+
+
+def first_due(schedule: Schedule, now_ms: int) -> Due:
+    """When a new timer is due; now_ms is the store's time, which only a cron needs.
+
+    A cron that does not run again before the calendar ends is due at its end.
+    """
+    match schedule:
+        case Delay() | Instant():
+            return schedule
+        case Cron():
+            run_ms = next_run_ms(schedule, now_ms)
+            return Instant(MAX_DUE_MS if run_ms is None else run_ms)
+    return Instant(max(local_ms(schedule.local, schedule.zone), 1))
 
 
 def next_run_ms(cron: Cron, after_ms: int) -> int | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from httpqueue.timers.policies import Application, Destination
+from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State, Timer
 
@@ -34,12 +34,12 @@ class Facts:
 
     timer: Timer
     now_ms: int
-    application: Application
+    application: ApplicationPolicy
     host: str
-    destination: Destination
+    destination: DestinationPolicy
     blocked_by: str | None = None
     """The id of the timer whose turn it is in the lane."""
-    slot_ms: int | None = None
+    reserved_start_ms: int | None = None
     """When the host's rate lets it start."""
     lease_end_ms: int | None = None
     is_in_line: bool = False
@@ -64,7 +64,9 @@ def explain(facts: Facts, *, worker_silence_ms: int | None) -> Explanation:
         return _of_future(facts, due)
     if facts.application.paused:
         return Explanation(
-            Code.PAUSED, f"application {timer.application} is paused", {"application": timer.application}
+            Code.PAUSED,
+            f"application {timer.name.application} is paused",
+            {"application": timer.name.application},
         )
     if facts.destination.paused:
         return Explanation(Code.PAUSED, f"destination {facts.host} is paused", {"host": facts.host})
@@ -111,8 +113,8 @@ def _of_queue(facts: Facts) -> Explanation | None:
     if facts.blocked_by is not None:
         reason = f"blocked by timer {facts.blocked_by}, which comes before it under ordering key {lane}"
         return Explanation(Code.BLOCKED, reason, {"ordering_key": lane, "blocked_by": facts.blocked_by})
-    if facts.slot_ms is not None and facts.slot_ms > facts.now_ms:
-        turn = format_instant(facts.slot_ms)
+    if facts.reserved_start_ms is not None and facts.reserved_start_ms > facts.now_ms:
+        turn = format_instant(facts.reserved_start_ms)
         rate = f"{facts.destination.rate:g} calls a second"
         reason = f"waiting in the line of {host}, which takes {rate}, until {turn}"
         return Explanation(Code.WAITING, reason, {"host": host, "until": turn})

@@ -5,6 +5,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from msgspec import Struct
+
 _MAX_EXPONENT: Final = 62  # beyond it every ceiling is max_ms, and a float would overflow
 
 
@@ -20,8 +22,7 @@ class RetryPolicy:
     """The wait after each attempt, if given: one attempt more than waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class RetryOptions(Struct, frozen=True, omit_defaults=True):
     """What a timer says of its retries; None leaves it to the settings."""
 
     max_attempts: int | None = None

@@ -5,10 +5,11 @@ A wall time is a local date and time without its zone. As a number it is counted
 """
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
+
+from msgspec import Struct
 
 MS_PER_S = 1000
 MAX_DUE_MS = 253_402_300_799_999
@@ -22,22 +23,19 @@ _DATE_LENGTH = len("2030-01-01")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class After:
-    """Due this long after the store accepted the timer."""
+class Delay(Struct, frozen=True, array_like=True, tag="d"):
+    """Due so long after the store accepted the timer."""
 
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class Instant(Struct, frozen=True, array_like=True, tag="i"):
     """Due at this instant, in ms since the epoch; one in the past is due at once."""
 
-    fire_at_ms: int
+    at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(Struct, frozen=True, array_like=True, tag="l"):
     """Due when the clocks of a zone show this time; both are kept as the client meant them."""
 
     local: str
@@ -46,8 +44,7 @@ class Local:
     """IANA name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cron:
+class Cron(Struct, frozen=True, array_like=True, tag="c"):
     """Due again and again, by the clocks of a zone."""
 
     expression: str
@@ -56,7 +53,10 @@ class Cron:
     """IANA name."""
 
 
-Schedule = After | At | Local | Cron
+Due = Delay | Instant
+"""When a timer is due, for the store: it alone knows what time it is, so a delay stays a delay until then."""
+Schedule = Due | Local | Cron
+"""When a timer is due, as its client says it. Stored as a JSON array: ["d", 60000]."""
 
 
 def parse_instant_ms(text: str) -> int:

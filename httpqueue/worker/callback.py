@@ -3,8 +3,9 @@
 from typing import Any, Final
 
 from httpqueue.timers.commands import NewTimer
-from httpqueue.timers.retry import Retry
-from httpqueue.timers.schedule import After, At, Cron, Local, Schedule, format_instant, local_ms
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.retry import RetryOptions
+from httpqueue.timers.schedule import Cron, Delay, Instant, Local, Schedule, format_instant, local_ms
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.message import ID_PLACEHOLDER
@@ -14,41 +15,37 @@ MARK: Final = "~callback-"
 
 
 def callback_of(
+    name: TimerName,
     spec: Spec,
     attempt: Attempt,
     state: State,
     *,
-    member: str,
-    retry: Retry,
+    retry: RetryOptions,
     timeout_ms: int,
 ) -> NewTimer | None:
-    """The timer that tells of the end, due at once; None when nobody wants to hear of it."""
+    """The timer that tells of the end of `name`, due at once; None when nobody wants to hear of it."""
     callback = spec.callback
-    application, _, timer_id = member.partition(":")
     if callback is None or state.value not in callback.on:
         return None
     return NewTimer(
-        application,
-        f"{timer_id}{MARK}{attempt.generation}-{attempt.started_ms}",
+        TimerName(name.application, f"{name.id}{MARK}{attempt.generation}-{attempt.started_ms}"),
         Spec(
-            url=callback.url.replace(ID_PLACEHOLDER, timer_id),
-            schedule=After(0),
+            url=callback.url.replace(ID_PLACEHOLDER, name.id),
+            schedule=Delay(0),
             headers=callback.headers,
-            body=finished_timer(spec, attempt, state, application=application, timer_id=timer_id),
+            body=finished_timer(name, spec, attempt, state),
             retry=retry,
             timeout_ms=timeout_ms,
         ),
     )
 
 
-def finished_timer(
-    spec: Spec, attempt: Attempt, state: State, *, application: str, timer_id: str
-) -> dict[str, Any]:
+def finished_timer(name: TimerName, spec: Spec, attempt: Attempt, state: State) -> dict[str, Any]:
     """What a callback is sent, in the shape of schedule-rs."""
     request = {"url": spec.url, "method": spec.method, "headers": spec.headers, "body": spec.body}
     told: dict[str, Any] = {
-        "id": timer_id,
-        "application": application,
+        "id": name.id,
+        "application": name.application,
         "request": request,
         **describe(spec.schedule, attempt.due_ms),
         "status": state.value,
@@ -71,6 +68,6 @@ def describe(schedule: Schedule, due_ms: int) -> dict[str, Any]:
             return {"schedule": expression, "timezone": zone}
         case Local(local, zone):
             return {"schedule_at": format_instant(local_ms(local, zone)), "timezone": zone}
-        case At(fire_at_ms):
-            return {"schedule_at": format_instant(fire_at_ms)}
+        case Instant(at_ms):
+            return {"schedule_at": format_instant(at_ms)}
     return {"schedule_at": format_instant(due_ms)}

@@ -21,15 +21,15 @@ class Calls:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._by_host: dict[bytes, dict[str, float]] = {}
+        self._by_host: dict[str, dict[str, float]] = {}
         self._count = 0
 
-    def begin(self, host: bytes, name: str) -> None:
+    def begin(self, host: str, name: str) -> None:
         """A call to that host has started."""
         self._by_host.setdefault(host, {})[name] = clock.monotonic_s()
         self._count += 1
 
-    def end(self, host: bytes, name: str) -> None:
+    def end(self, host: str, name: str) -> None:
         """It has ended."""
         calls = self._by_host[host]
         del calls[name]
@@ -49,9 +49,9 @@ class Calls:
 
     def room(self) -> dict[str, int]:
         """How many calls each slow host may still get."""
-        return {host.decode(): self._slots - len(self._by_host[host]) for host in self._slow_hosts()}
+        return {host: self._slots - len(self._by_host[host]) for host in self._slow_hosts()}
 
-    def _slow_hosts(self) -> list[bytes]:
+    def _slow_hosts(self) -> list[str]:
         since_s = clock.monotonic_s() - SLOW_S
         return [
             host

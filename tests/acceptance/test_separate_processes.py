@@ -70,7 +70,7 @@ async def test_parts_by_their_other_names(
 ) -> None:
     """`httpqueue api`, the ancestor's APP_MODE=relay and =workers, or a stock arq as the worker."""
     shared = {"redis_url": valkey_server.url}
-    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.worker.WorkerSettings")
+    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.engine.WorkerSettings")
     async with (
         Receiver() as receiver,
         started(*HTTPQUEUE, "api", cwd=tmp_path, **shared) as api,
@@ -97,7 +97,7 @@ async def test_two_servers(tmp_path: Path) -> None:
 
 
 async def test_redis_away_and_back(tmp_path: Path) -> None:
-    """503 with Retry-After within 6 s, every process lives on, and afterwards all timers fire."""
+    """503 with Retry-Delay within 6 s, every process lives on, and afterwards all timers fire."""
     server = EmbeddedValkey(tmp_path / "data")
     server.start()
     try:

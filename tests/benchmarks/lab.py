@@ -16,15 +16,15 @@ import orjson
 from redis.asyncio import Redis
 
 from httpqueue.clock import monotonic_s, sleep
-from httpqueue.storage import keys
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.timers import Store, open_store
 from httpqueue.timers.commands import Creation, NewTimer
-from httpqueue.timers.schedule import At
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION
 from tests.benchmarks.control import Remote, remote
 from tests.benchmarks.figures import LostError
+from tests.support.keys import QUEUE, STORE
 from tests.support.processes import HTTPQUEUE, Process, started
 
 CREATE_BATCH: Final = 1_000
@@ -60,7 +60,7 @@ class Server:
 
     async def pending(self) -> int:
         """How many timers are not finished."""
-        return int(await self.redis.zcard(keys.DUE))
+        return int(await self.redis.zcard(STORE.due))
 
     async def used_memory(self) -> int:
         """Bytes that the server holds for its data."""
@@ -203,7 +203,9 @@ async def create(on: Server, urls: Iterable[str], *, due_ms: int, prefix: str = 
         batch.clear()
 
     for number, url in enumerate(urls):
-        batch.append(NewTimer(DEFAULT_APPLICATION, f"{prefix}{number}", Spec(url, At(due_ms))))
+        batch.append(
+            NewTimer(TimerName(DEFAULT_APPLICATION, f"{prefix}{number}"), Spec(url, Instant(due_ms)))
+        )
         if len(batch) == CREATE_BATCH:
             await flush()
     if batch:
@@ -214,11 +216,11 @@ async def relay_all(on: Server, *, queued: int | None = None) -> None:
     """Run a relay until it has acted on the whole outbox (and queued so many wake-ups), then stop it."""
     async with part("relay", on) as relay:
         before, since_s = (-1, -1), monotonic_s()
-        while (left := await on.redis.xlen(keys.OUTBOX)) or queued not in {
+        while (left := await on.redis.xlen(STORE.outbox)) or queued not in {
             None,
-            await on.redis.zcard(keys.QUEUE),
+            await on.redis.zcard(QUEUE.queue),
         }:
-            state = left, await on.redis.zcard(keys.QUEUE)
+            state = left, await on.redis.zcard(QUEUE.queue)
             if state != before:
                 before, since_s = state, monotonic_s()
             elif monotonic_s() - since_s > PATIENCE_S:

@@ -6,13 +6,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.api_lab import HOOK, Lab
 from tests.support.frozen import T0_MS, FrozenTime
+from tests.support.keys import STORE
 
 OTHER = "http://receiver/other"
 TELL = "http://receiver/tell"
@@ -66,7 +66,7 @@ async def test_a_timer_that_never_was(lab: Lab, name: str) -> None:
     for timer_id in ("a", "a:b"):
         for headers in ({}, {"if-match": '"0.0.s"'}, {"if-match": '"0.0.s", "1.0.s"'}, {"if-match": "*"}):
             assert (await call(lab, name, timer_id, **headers)).status_code == 404
-    assert not await lab.redis.keys(f"{keys.RECORD_PREFIX}*")
+    assert not await lab.redis.keys(f"{STORE.records}*")
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -3,15 +3,16 @@
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Refused, WakeUp
 from httpqueue.timers.explain import WORKER_SILENCE_MS, Code
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.api_lab import HOOK, Lab
 from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime
+from tests.support.keys import STORE
 
 SPECLESS = b"\xa1s\x00\x00\x00\x00\xa0\xa2{}"
 """A record that scripts can read, of a spec that says nothing."""
@@ -90,7 +91,7 @@ async def test_explain_a_timer_in_a_line(lab: Lab) -> None:
     for timer_id in ("c", "d"):
         await lab.post(timer_id, url="http://busy/")
     await lab.begin("c")
-    [refused] = await lab.store.begin([WakeUp("default:d", 0)], lease_ms=LEASE_MS)
+    [refused] = await lab.store.begin([WakeUp(TimerName("default", "d"), 0)], lease_ms=LEASE_MS)
     assert isinstance(refused, Refused)
     code, reason = await explain(lab, "d")
     assert (code, "takes 1 calls at once" in reason) == (Code.WAITING, True)
@@ -118,7 +119,7 @@ async def test_a_damaged_record_is_said_to_be_one(lab: Lab, record: bytes) -> No
     """410 for whatever is asked of the timer, which is left as it is; the list goes on without it."""
     for timer_id in ("a", "b"):
         await lab.post(timer_id)
-    key = f"{keys.RECORD_PREFIX}default:a"
+    key = f"{STORE.records}default:a"
     await lab.redis.set(key, record)
     for method, below in (
         *(("GET", ""), ("GET", "/attempts"), ("GET", "/explain")),
@@ -140,7 +141,7 @@ async def test_a_damaged_record_is_said_to_be_one(lab: Lab, record: bytes) -> No
 async def test_a_damaged_record_is_not_changed(lab: Lab, method: str, below: str) -> None:
     """410, not a 404: its id is taken."""
     await lab.post("a")
-    await lab.redis.set(f"{keys.RECORD_PREFIX}default:a", b"garbage")
+    await lab.redis.set(f"{STORE.records}default:a", b"garbage")
     content = {"url": HOOK, "seconds": 1}
     response = await lab.client.request(method, f"/timers/a{below}", json=None if below else content)
     assert response.status_code == 410
@@ -186,7 +187,7 @@ async def test_an_application_is_paused_and_resumed(lab: Lab) -> None:
     for _ in range(2):
         assert (await lab.client.post(f"{path}/pause")).json()["paused"]
     assert (await lab.client.put(path, json={"retention": {"done": 1}})).json()["paused"]
-    [refused] = await lab.store.begin([WakeUp("default:a", 0)], lease_ms=LEASE_MS)
+    [refused] = await lab.store.begin([WakeUp(TimerName("default", "a"), 0)], lease_ms=LEASE_MS)
     assert isinstance(refused, Refused)
     for _ in range(2):
         shown = (await lab.client.post(f"{path}/resume", json={})).json()
@@ -227,7 +228,7 @@ async def test_a_paused_destination_takes_nothing(lab: Lab) -> None:
     """Its timers are counted as waiting, and go on when it does."""
     await lab.post("a")
     await lab.client.put("/destinations/receiver", json={"paused": True})
-    [refused] = await lab.store.begin([WakeUp("default:a", 0)], lease_ms=LEASE_MS)
+    [refused] = await lab.store.begin([WakeUp(TimerName("default", "a"), 0)], lease_ms=LEASE_MS)
     assert isinstance(refused, Refused)
     assert (await lab.client.get("/destinations/receiver")).json()["waiting"] == 1
     await lab.client.put("/destinations/receiver", json={"paused": False})

@@ -12,6 +12,7 @@ from httpqueue.storage import archive, keys
 from httpqueue.storage.archive import Archive, layer
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Finish
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import Attempt
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import LEASE_MS, new_timer, wake_up
@@ -44,12 +45,12 @@ async def finish(store: Store, first: int, last: int, *, batch_size: int = 100) 
             for each in begun
             if isinstance(each, Begun)
         ]
-        assert await store.finish(ends) == [True] * len(numbers)
+        assert (await store.finish(ends)).counted == [True] * len(numbers)
 
 
 async def counts(redis: Redis) -> dict[int, int]:
     """Ids in each layer."""
-    found = await redis.hgetall(keys.ARCHIVE_COUNTS)  # type: ignore[misc] # redis-py: sync or async
+    found = await redis.hgetall(STORE.archive_counts)  # type: ignore[misc] # redis-py: sync or async
     return {int(number): int(count) for number, count in found.items()}
 
 
@@ -106,7 +107,7 @@ async def test_every_finished_id_is_found_in_whatever_layer(small_layers: None, 
     await finish(store, 0, 2_000)
     assert await counts(redis) == {0: 100, 1: 400, 2: 1_500}
     for number in range(2_000):
-        assert await store.is_archived("default", f"t{number}")
+        assert await store.is_archived(TimerName("default", f"t{number}"))
 
 
 async def test_false_positives_stay_below_the_error_rate(small_layers: None, redis: Redis) -> None:

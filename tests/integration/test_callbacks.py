@@ -10,9 +10,10 @@ from httpqueue.errors import UnavailableError
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change, Finish, NewTimer
-from httpqueue.timers.schedule import After, At, format_instant
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay, Instant, format_instant
 from httpqueue.timers.spec import Callback, Retention, Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.timer import State
 from tests.support.pipeline import QUICK, running
 from tests.support.receiver import Received, Receiver, Reply, hang, reset
 
@@ -73,7 +74,7 @@ async def test_a_delivered_timer_is_told_in_the_shape_of_schedule_rs(store: Stor
 
 
 async def test_a_failed_timer_is_told_with_its_error(store: Store, queue: Queue) -> None:
-    """After its last attempt, once."""
+    """Delay its last attempt, once."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         receiver.answer(Reply(503), Reply(503), Reply(404), path="/a")
         await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
@@ -111,7 +112,7 @@ async def test_a_timer_that_was_not_sent_is_told_as_failed(store: Store, queue: 
     """Too late by its own past_due."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await pipeline.schedule(
-            "a", f"{receiver.url}/a", At(1), past_due="skip", callback=Callback(f"{receiver.url}/told")
+            "a", f"{receiver.url}/a", Instant(1), past_due="skip", callback=Callback(f"{receiver.url}/told")
         )
         [told] = await receiver.wait_for(1, path="/told")
         await pipeline.until_all_finished()
@@ -147,7 +148,7 @@ async def test_it_gives_up_after_the_last_wait_and_has_no_callback_itself(store:
         assert failed.spec.callback is None
         assert failed.attempts == 4
         assert len(receiver.requests) == 5
-        replay = Change(DEFAULT_APPLICATION, failed.id, frozenset({State.FAILED}), due_ms=0, from_now=True)
+        replay = Change(TimerName(DEFAULT_APPLICATION, failed.id), frozenset({State.FAILED}), due=Delay(0))
         await store.change([replay])
         await pipeline.until(failed.id, State.DONE)
 
@@ -165,7 +166,7 @@ async def test_no_callback_is_lost_when_the_worker_dies_after_finish(store: Stor
         async with running(store, queue) as pipeline:
             pipeline.relay.drain = _nothing  # type: ignore[method-assign, assignment] # nor is the relay alive
             await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
-            found = await store.get(DEFAULT_APPLICATION, "a")
+            found = await store.get(TimerName(DEFAULT_APPLICATION, "a"))
             assert found
             await pipeline.until("a", State.DONE)
         assert ended == [True]
@@ -200,11 +201,11 @@ async def test_a_finish_that_is_refused_tells_nobody(store: Store, queue: Queue)
 
 async def test_each_life_of_an_id_is_told(store: Store, queue: Queue) -> None:
     """An id is used again when its record is gone; the callback of its first life still has one."""
-    spec = Spec("", After(0), retention=Retention(done_ms=0))
+    spec = Spec("", Delay(0), retention=Retention(done_ms=0))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         for life in range(2):
             mine = replace(spec, url=f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
-            await store.create([NewTimer(DEFAULT_APPLICATION, "a", mine)])
+            await store.create([NewTimer(TimerName(DEFAULT_APPLICATION, "a"), mine)])
             told = await receiver.wait_for(life + 1, path="/told")
             await pipeline.until_all_finished()
     assert len({request.header("webhook-id") for request in told}) == 2
@@ -217,7 +218,7 @@ async def test_a_replayed_timer_is_told_again(store: Store, queue: Queue) -> Non
         await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
         await receiver.wait_for(1, path="/told")
         await pipeline.until_all_finished()
-        replay = Change(DEFAULT_APPLICATION, "a", frozenset({State.FAILED}), due_ms=0, from_now=True)
+        replay = Change(TimerName(DEFAULT_APPLICATION, "a"), frozenset({State.FAILED}), due=Delay(0))
         await store.change([replay])
         told = await receiver.wait_for(2, path="/told")
         await pipeline.until_all_finished()

@@ -6,16 +6,17 @@ from dataclasses import replace
 from prometheus_client import REGISTRY
 
 from httpqueue.clock import now_ms, sleep
-from httpqueue.storage import keys
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.registry import Registry
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.policies import Destination
-from httpqueue.timers.schedule import After, At
+from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.timer import State
 from tests.support.frozen import HOUR_MS
+from tests.support.keys import STORE
 from tests.support.pipeline import QUICK, running
 from tests.support.receiver import Received, Receiver, Reply, Writer
 
@@ -32,7 +33,8 @@ async def create(store: Store, url: str, count: int, due_ms: int | None = None) 
     """Timers h0, h1, … to that URL, the first due first."""
     first_ms = now_ms() if due_ms is None else due_ms
     timers = [
-        NewTimer(DEFAULT_APPLICATION, f"h{n}", Spec(url, At(first_ms + n // 100))) for n in range(count)
+        NewTimer(TimerName(DEFAULT_APPLICATION, f"h{n}"), Spec(url, Instant(first_ms + n // 100)))
+        for n in range(count)
     ]
     await store.create(timers)
 
@@ -40,7 +42,7 @@ async def create(store: Store, url: str, count: int, due_ms: int | None = None) 
 async def until_waiting(store: Store, count: int) -> None:
     """Until so many wait for their host or application."""
     async with asyncio.timeout(30):
-        while await store.redis.zcard(keys.WAITING) < count:
+        while await store.redis.zcard(STORE.waiting) < count:
             await sleep(0.001)
 
 
@@ -74,7 +76,7 @@ class Gate:
 
 async def test_a_rate_spaces_the_calls(store: Store, queue: Queue) -> None:
     """50 a second: every call starts 20 ms after the one before or later; waiting is no attempt."""
-    await Registry(store.redis).set_destination(HOST, Destination(rate=50))
+    await Policies(store.redis).set_destination(HOST, Destination(rate=50))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, receiver.url, 30)
         await pipeline.until_all_finished()
@@ -92,14 +94,14 @@ async def test_a_rate_spaces_the_calls(store: Store, queue: Queue) -> None:
 
 async def test_a_rate_that_is_lifted_lets_all_go(store: Store, queue: Queue) -> None:
     """Those that wait for an hour-long turn do not keep it."""
-    registry = Registry(store.redis)
-    await registry.set_destination(HOST, Destination(rate=1 / 3600))
+    policies = Policies(store.redis)
+    await policies.set_destination(HOST, Destination(rate=1 / 3600))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, receiver.url, 10)
         await receiver.wait_for(1)
         await pipeline.schedule("free", other_host(receiver))
         await pipeline.until("free", State.DONE)
-        await registry.set_destination(HOST, Destination())
+        await policies.set_destination(HOST, Destination())
         await pipeline.until_all_finished()
     assert len(receiver.requests) == 11
 
@@ -109,7 +111,7 @@ async def test_a_rate_that_is_lifted_lets_all_go(store: Store, queue: Queue) -> 
 
 async def test_a_concurrency_limit_holds_across_a_worker_with_many_slots(store: Store, queue: Queue) -> None:
     """Three at once, never more; all are delivered, one attempt each."""
-    await Registry(store.redis).set_destination(HOST, Destination(concurrency=3))
+    await Policies(store.redis).set_destination(HOST, Destination(concurrency=3))
     gate = Gate()
     async with Receiver() as receiver, running(store, queue) as pipeline:
         receiver.answer(gate)
@@ -132,15 +134,15 @@ async def test_a_paused_destination_gets_nothing_and_everything_when_it_resumes(
     store: Store, queue: Queue
 ) -> None:
     """What became due meanwhile is sent then; other hosts notice nothing."""
-    registry = Registry(store.redis)
-    await registry.set_destination(HOST, Destination(paused=True))
+    policies = Policies(store.redis)
+    await policies.set_destination(HOST, Destination(paused=True))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, f"{receiver.url}/h", 50)
         await pipeline.schedule("free", f"{other_host(receiver)}/free")
         await pipeline.until("free", State.DONE)
         await until_waiting(store, 50)
         assert [request.path for request in receiver.requests] == ["/free"]
-        await registry.set_destination(HOST, Destination())
+        await policies.set_destination(HOST, Destination())
         await pipeline.until_all_finished()
         assert {(await pipeline.until(f"h{n}", State.DONE)).attempts for n in range(50)} == {1}
     assert len(receiver.requests) == 51
@@ -148,26 +150,26 @@ async def test_a_paused_destination_gets_nothing_and_everything_when_it_resumes(
 
 async def test_a_paused_application_loses_nothing(store: Store, queue: Queue) -> None:
     """2,000 that became due are sent when it resumes, what is due later stays, other applications go on."""
-    registry = Registry(store.redis)
-    await registry.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=True))
+    policies = Policies(store.redis)
+    await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=True))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, f"{receiver.url}/h", 2_000)
-        await pipeline.schedule("later", f"{receiver.url}/later", After(HOUR_MS))
-        await store.create([NewTimer("other", "free", Spec(f"{receiver.url}/free", After(0)))])
+        await pipeline.schedule("later", f"{receiver.url}/later", Delay(HOUR_MS))
+        await store.create([NewTimer(TimerName("other", "free"), Spec(f"{receiver.url}/free", Delay(0)))])
         await receiver.wait_for(1, path="/free")
         await until_waiting(store, 2_000)
         assert len(receiver.requests) == 1
-        await registry.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=False))
+        await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=False))
         await receiver.wait_for(2_001)
         await pipeline.until_all_finished(but=1)
-        assert not await store.redis.exists(keys.WAITING)
+        assert not await store.redis.exists(STORE.waiting)
     assert len(receiver.requests) == 2_001
     assert len({request.header("webhook-id") for request in receiver.requests}) == 2_001
 
 
 async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Store, queue: Queue) -> None:
     """A call that has begun is not taken back; its next attempt is made after the pause."""
-    registry, gate = Registry(store.redis), Gate()
+    policies, gate = Policies(store.redis), Gate()
 
     async def later_503(request: Received, writer: Writer) -> None:
         await gate.opened.wait()
@@ -178,12 +180,12 @@ async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Sto
         receiver.answer(later_503, Reply(200))
         await pipeline.schedule("a", receiver.url)
         await receiver.wait_for(1)
-        await registry.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=True))
+        await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=True))
         gate.opened.set()
         await pipeline.until_that("a", lambda timer: len(timer.log) == 1)
         await until_waiting(store, 1)
         assert len(receiver.requests) == 1
-        await registry.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=False))
+        await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=False))
         assert (await pipeline.until("a", State.DONE)).attempts == 2
 
 
@@ -204,14 +206,14 @@ async def test_a_hanging_host_does_not_delay_another(store: Store, queue: Queue)
             # well before the hanging calls give up their slots, however slow this machine is
             assert timer.last_attempt.lateness_ms < QUICK.timeout_ms - 1_000
         assert gate.most == 10
-        waiting = await store.get(DEFAULT_APPLICATION, "h400")
+        waiting = await store.get(TimerName(DEFAULT_APPLICATION, "h400"))
         assert waiting is not None
         assert (waiting.timer.state, waiting.timer.attempts) == (State.SCHEDULED, 0)
         gate.opened.set()
         await pipeline.until_all_finished()
         assert {(await pipeline.until(f"h{n}", State.DONE)).attempts for n in range(500)} == {1}
     assert len(receiver.requests) == 503
-    assert not await store.redis.exists(keys.WAITING)
+    assert not await store.redis.exists(STORE.waiting)
 
 
 async def test_a_dead_host_whose_calls_time_out_does_not_delay_another(store: Store, queue: Queue) -> None:
@@ -237,7 +239,7 @@ async def test_a_fast_host_never_waits_in_a_line(store: Store, queue: Queue) -> 
         due_ms = now_ms() + 300
         for first in range(0, 5_000, 500):
             timers = [
-                NewTimer(DEFAULT_APPLICATION, f"h{n}", Spec(receiver.url, At(due_ms)))
+                NewTimer(TimerName(DEFAULT_APPLICATION, f"h{n}"), Spec(receiver.url, Instant(due_ms)))
                 for n in range(first, first + 500)
             ]
             await store.create(timers)

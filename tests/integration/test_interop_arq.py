@@ -1,4 +1,4 @@
-"""The queue keeps arq's format: a stock arq worker drains it, BatchWorker runs stock jobs."""
+"""The queue keeps arq's format: a stock arq worker drains it, Worker runs stock jobs."""
 
 import asyncio
 import inspect
@@ -12,15 +12,16 @@ from redis.asyncio import Redis
 from httpqueue.errors import SettingsError
 from httpqueue.relay.relay import Relay
 from httpqueue.settings import load
-from httpqueue.storage import keys
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import JOB_FUNCTION, Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
-from httpqueue.timers.schedule import After
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
-from httpqueue.worker.worker import worker_settings
+from httpqueue.worker.engine import worker_settings
+from tests.support.keys import QUEUE, STORE
 from tests.support.pipeline import running
 from tests.support.receiver import Receiver, Reply
 
@@ -34,7 +35,7 @@ async def test_a_stock_arq_worker_drains_our_queue(
     async with Receiver() as receiver:
         await store.check(allow_unsafe=False)
         await store.create(
-            [NewTimer("default", str(n), Spec(f"{receiver.url}/{n}", After(0))) for n in range(TIMERS)]
+            [NewTimer("default", str(n), Spec(f"{receiver.url}/{n}", Delay(0))) for n in range(TIMERS)]
         )
         relay = Relay(store=store, queue=queue, horizon_ms=1_000, batch_size=500)
         assert await relay.drain() == TIMERS
@@ -48,7 +49,7 @@ async def test_a_stock_arq_worker_drains_our_queue(
             found = await store.get("default", str(n))
             assert found is not None
             assert found.timer.state is State.DONE
-    assert await redis.zcard(keys.QUEUE) == 0
+    assert await redis.zcard(QUEUE.queue) == 0
 
 
 async def test_a_stock_arq_worker_leaves_retries_to_the_store(
@@ -58,7 +59,7 @@ async def test_a_stock_arq_worker_leaves_retries_to_the_store(
     async with Receiver() as receiver:
         receiver.answer(Reply(503))
         await store.check(allow_unsafe=False)
-        await store.create([NewTimer("default", "a", Spec(receiver.url, After(0)))])
+        await store.create([NewTimer(TimerName("default", "a"), Spec(receiver.url, Delay(0)))])
         relay = Relay(store=store, queue=queue, horizon_ms=1_000, batch_size=500)
         await relay.drain()
         stock = create_worker(
@@ -66,7 +67,7 @@ async def test_a_stock_arq_worker_leaves_retries_to_the_store(
         )
         await stock.async_run()
         await stock.close()
-        found = await store.get("default", "a")
+        found = await store.get(TimerName("default", "a"))
         assert found is not None
         assert (found.timer.state, found.timer.attempts) == (State.SCHEDULED, 1)
         assert await relay.drain() == 1
@@ -76,8 +77,8 @@ async def test_a_stock_arq_worker_leaves_retries_to_the_store(
 async def test_our_worker_runs_what_stock_arq_enqueued(store: Store, queue: Queue, named_by: str) -> None:
     """enqueue_job with the wake-up's id as the job's id, or as the function's argument."""
     async with Receiver() as receiver:
-        await store.create([NewTimer("default", "a", Spec(receiver.url, After(0)))])
-        await queue.redis.delete(keys.OUTBOX)  # nobody but stock arq wakes it
+        await store.create([NewTimer(TimerName("default", "a"), Spec(receiver.url, Delay(0)))])
+        await queue.redis.delete(STORE.outbox)  # nobody but stock arq wakes it
         if named_by == "job id":
             await queue.redis.enqueue_job(JOB_FUNCTION, _job_id="default:a:0")
         else:
@@ -109,7 +110,7 @@ async def test_a_stock_worker_names_a_job_it_cannot_read(
     )
     await stock.async_run()
     await stock.close()
-    assert await redis.zcard(keys.QUEUE) == 0
+    assert await redis.zcard(QUEUE.queue) == 0
 
 
 def test_worker_settings_needs_a_shared_redis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,7 @@ def test_worker_settings_needs_a_shared_redis(monkeypatch: pytest.MonkeyPatch) -
 
 def import_string_like_arq() -> object:
     """What arq's command line does with its argument."""
-    return arq.utils.import_string("httpqueue.worker.worker.WorkerSettings")
+    return arq.utils.import_string("httpqueue.worker.engine.WorkerSettings")
 
 
 def test_worker_settings_are_arqs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def test_worker_settings_are_arqs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_overridden_parts_of_arq_are_as_we_know_them() -> None:
-    """BatchWorker replaces _poll_iteration and relies on main, heart_beat and close: guarded here."""
+    """Worker replaces _poll_iteration and relies on main, heart_beat and close: guarded here."""
     assert arq.version.VERSION == "0.28.0"
     main = inspect.getsource(arq.Worker.main)
     assert "async for _ in poll(self.poll_delay_s):\n            await self._poll_iteration()" in main

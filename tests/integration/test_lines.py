@@ -6,48 +6,49 @@ import pytest
 from redis.asyncio import Redis
 
 from httpqueue.relay.relay import GRACE_MS, Relay
-from httpqueue.storage import keys
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.registry import Registry
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Cursor, IfExists, Refusal, Refused
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import Destination
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, begin_one, finish_of, new_timer, wake_up
+from tests.support.keys import STORE
 from tests.support.lines import HOST, begin, begun, create, no_line_is_left, refusals, waiting, woken
 
 
 @pytest.fixture
-def registry(redis: Redis) -> Registry:
+def policies(redis: Redis) -> Policies:
     """Of frozen_store."""
-    return Registry(redis)
+    return Policies(redis)
 
 
-async def pause(registry: Registry, application: str, *, paused: bool = True) -> None:
+async def pause(policies: Policies, application: str, *, paused: bool = True) -> None:
     """Pause an application, or let it go on."""
-    await registry.update_application(application, lambda policy: replace(policy, paused=paused))
+    await policies.update_application(application, lambda policy: replace(policy, paused=paused))
 
 
 # --- pause ---
 
 
-async def test_a_paused_application_waits(redis: Redis, frozen_store: Store, registry: Registry) -> None:
+async def test_a_paused_application_waits(redis: Redis, frozen_store: Store, policies: Policies) -> None:
     """No attempt is counted; others begin; when it goes on everybody is woken in due order and begins."""
     await create(frozen_store, "abc")
     await frozen_store.create([replace(new_timer("x"), application="shop")])
     await woken(frozen_store)
-    await pause(registry, "default")
+    await pause(policies, "default")
     assert set(refusals(await begin(frozen_store, "cab")).values()) == {Refusal.PAUSED}
     other = await frozen_store.begin([replace(wake_up("x"), member="shop:x")], lease_ms=LEASE_MS)
     assert isinstance(other[0], Begun)
     assert await waiting(redis) == ["a", "b", "c"]
-    await pause(registry, "default", paused=False)
+    await pause(policies, "default", paused=False)
     assert await woken(frozen_store) == ["a", "b", "c"]
     assert [each.attempt for each in begun(await begin(frozen_store, "abc"))] == [1, 1, 1]
     assert await no_line_is_left(redis)
 
 
-async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, registry: Registry) -> None:
+async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, policies: Policies) -> None:
     """Other hosts are called meanwhile, whatever the port or the spelling of the paused one."""
     await create(frozen_store, "ab")
     urls = {"c": "https://RECEIVER:8443/x", "d": "http://receiver.example/", "e": "http://[::1]:80/"}
@@ -56,45 +57,45 @@ async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, reg
         await frozen_store.create([replace(timer, spec=replace(timer.spec, url=url))])
     await woken(frozen_store)
     for host in (HOST, "[::1]"):
-        await registry.set_destination(host, Destination(paused=True))
+        await policies.set_destination(host, Destination(paused=True))
     answers = await begin(frozen_store, "abcde")
     assert refusals(answers) == dict.fromkeys("abce", Refusal.PAUSED) | {"d": None}
-    assert (await registry.host(HOST)).waiting == 3
-    await registry.set_destination(HOST, Destination())
+    assert (await policies.host(HOST)).waiting == 3
+    await policies.set_destination(HOST, Destination())
     assert await woken(frozen_store) == ["a", "b", "c"]
     assert len(begun(await begin(frozen_store, "abce"))) == 3
     assert await waiting(redis) == ["e"]
 
 
-async def test_a_long_line_is_released_as_a_whole(frozen_store: Store, registry: Registry) -> None:
+async def test_a_long_line_is_released_as_a_whole(frozen_store: Store, policies: Policies) -> None:
     """Whatever one script call takes out."""
     names = [f"t{number:04}" for number in range(1_234)]
     await create(frozen_store, names)
     await woken(frozen_store)
-    await pause(registry, "default")
+    await pause(policies, "default")
     await begin(frozen_store, names)
-    await pause(registry, "default", paused=False)
+    await pause(policies, "default", paused=False)
     assert await woken(frozen_store) == names
 
 
 async def test_who_began_in_spite_of_a_crash_between_resume_and_release_has_left_its_line(
-    redis: Redis, frozen_store: Store, registry: Registry
+    redis: Redis, frozen_store: Store, policies: Policies
 ) -> None:
     """The policy was written, nobody was released: heal's wake-up begins, and nothing is left behind."""
     await create(frozen_store, "a")
-    await pause(registry, "default")
+    await pause(policies, "default")
     await begin(frozen_store, "a")
-    await redis.delete(keys.APPLICATIONS)
+    await redis.delete(STORE.applications)
     assert begun(await begin(frozen_store, "a"))
     assert await no_line_is_left(redis)
 
 
 async def test_heal_tells_those_that_wait_apart(
-    frozen_store: Store, frozen_queue: Queue, registry: Registry, time: FrozenTime
+    frozen_store: Store, frozen_queue: Queue, policies: Policies, time: FrozenTime
 ) -> None:
     """They get a wake-up, too, but nothing was lost."""
     await create(frozen_store, "ab")
-    await registry.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, Destination(concurrency=1))
     await begin(frozen_store, "ab")
     await frozen_store.create([new_timer("c")])
     time.advance(GRACE_MS + 1)
@@ -111,31 +112,31 @@ async def test_heal_tells_those_that_wait_apart(
 
 @pytest.mark.parametrize("leave", ["cancel", "change"])
 async def test_a_timer_leaves_its_line(
-    redis: Redis, frozen_store: Store, registry: Registry, leave: str
+    redis: Redis, frozen_store: Store, policies: Policies, leave: str
 ) -> None:
     """When it is cancelled, or replaced by one to another host."""
     await create(frozen_store, "ab")
-    await registry.set_destination(HOST, Destination(paused=True))
+    await policies.set_destination(HOST, Destination(paused=True))
     await begin(frozen_store, "ab")
     if leave == "cancel":
-        await frozen_store.cancel("default", "a", version=None, ms=HOUR_MS)
+        await frozen_store.cancel(TimerName("default", "a"), version=None, ms=HOUR_MS)
     else:
         timer = new_timer("a")
         other = replace(timer, spec=replace(timer.spec, url="http://other/"))
         await frozen_store.create([replace(other, if_exists=IfExists.REPLACE)])
     assert await waiting(redis) == ["b"]
-    assert (await registry.host(HOST)).waiting == 1
+    assert (await policies.host(HOST)).waiting == 1
 
 
 # --- concurrency ---
 
 
 async def test_no_more_calls_at_once_than_the_host_takes(
-    redis: Redis, frozen_store: Store, registry: Registry
+    redis: Redis, frozen_store: Store, policies: Policies
 ) -> None:
     """A call that ends takes the next one in line, in due order; each timer is called once."""
     names = "abcdefg"
-    await registry.set_destination(HOST, Destination(concurrency=3))
+    await policies.set_destination(HOST, Destination(concurrency=3))
     await create(frozen_store, names)
     await woken(frozen_store)
     running = begun(await begin(frozen_store, names))
@@ -144,7 +145,7 @@ async def test_no_more_calls_at_once_than_the_host_takes(
     assert await waiting(redis) == ["d", "e", "f", "g"]
     while running:
         assert len(running) <= 3
-        assert (await registry.host(HOST)).calls == len(running)
+        assert (await policies.host(HOST)).calls == len(running)
         await frozen_store.finish([finish_of(running.pop(0), Outcome.DELIVERED)])
         told = await woken(frozen_store)
         assert len(told) == (1 if len(order) < len(names) else 0)
@@ -154,9 +155,9 @@ async def test_no_more_calls_at_once_than_the_host_takes(
     assert await no_line_is_left(redis)
 
 
-async def test_a_retry_frees_the_call(frozen_store: Store, registry: Registry) -> None:
+async def test_a_retry_frees_the_call(frozen_store: Store, policies: Policies) -> None:
     """While it backs off another one is called."""
-    await registry.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, Destination(concurrency=1))
     await create(frozen_store, "ab")
     await woken(frozen_store)
     [first] = begun(await begin(frozen_store, "ab"))
@@ -166,10 +167,10 @@ async def test_a_retry_frees_the_call(frozen_store: Store, registry: Registry) -
 
 
 async def test_a_call_whose_worker_died_is_free_when_its_lease_ends(
-    frozen_store: Store, registry: Registry, time: FrozenTime
+    frozen_store: Store, policies: Policies, time: FrozenTime
 ) -> None:
     """Neither the host's line nor the timer itself stands still."""
-    await registry.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, Destination(concurrency=1))
     await create(frozen_store, "ab")
     await begin(frozen_store, "ab")
     time.advance(LEASE_MS - 1)
@@ -186,25 +187,25 @@ async def test_a_call_whose_worker_died_is_free_when_its_lease_ends(
 
 
 async def test_a_worker_that_comes_back_leaves_nothing_behind(
-    redis: Redis, frozen_store: Store, registry: Registry, time: FrozenTime
+    redis: Redis, frozen_store: Store, policies: Policies, time: FrozenTime
 ) -> None:
     """Its lease had run out, its timer already waited again; its answer still counts."""
     await create(frozen_store, "a")
     [late] = begun(await begin(frozen_store, "a"))
     time.advance(LEASE_MS)
-    await registry.set_destination(HOST, Destination(paused=True))
+    await policies.set_destination(HOST, Destination(paused=True))
     assert refusals(await begin(frozen_store, "a")) == {"a": Refusal.PAUSED}
-    assert await frozen_store.finish([finish_of(late, Outcome.DELIVERED)]) == [True]
+    assert (await frozen_store.finish([finish_of(late, Outcome.DELIVERED)])).counted == [True]
     assert await no_line_is_left(redis)
 
 
-async def test_another_limit_lets_as_many_begin(frozen_store: Store, registry: Registry) -> None:
+async def test_another_limit_lets_as_many_begin(frozen_store: Store, policies: Policies) -> None:
     """Everybody who waits tries again, and who is still too many waits on."""
-    await registry.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, Destination(concurrency=1))
     await create(frozen_store, "abcd")
     await begin(frozen_store, "abcd")
     await woken(frozen_store)
-    await registry.set_destination(HOST, Destination(concurrency=3))
+    await policies.set_destination(HOST, Destination(concurrency=3))
     assert await woken(frozen_store) == ["b", "c", "d"]
     assert refusals(await begin(frozen_store, "bcd")) == {"b": None, "c": None, "d": Refusal.WAITING}
 

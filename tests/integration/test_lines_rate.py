@@ -3,7 +3,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage.registry import Registry
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Refusal, Refused
 from httpqueue.timers.policies import Application, Destination
@@ -13,9 +13,9 @@ from tests.support.lines import HOST, begin, begun, create, no_line_is_left, ref
 
 
 @pytest.fixture
-def registry(redis: Redis) -> Registry:
+def policies(redis: Redis) -> Policies:
     """Of frozen_store."""
-    return Registry(redis)
+    return Policies(redis)
 
 
 # --- rate ---
@@ -25,11 +25,11 @@ def registry(redis: Redis) -> Registry:
     ("rate", "slots"), [(10, [0, 100, 200, 300]), (3, [0, 334, 667, 1_000]), (0.5, [0, 2_000])]
 )
 async def test_slots_are_a_rate_apart(
-    frozen_store: Store, registry: Registry, time: FrozenTime, rate: float, slots: list[int]
+    frozen_store: Store, policies: Policies, time: FrozenTime, rate: float, slots: list[int]
 ) -> None:
     """1000/rate ms; each timer begins exactly when it was told to, and not before."""
     names = "abcd"[: len(slots)]
-    await registry.set_destination(HOST, Destination(rate=rate))
+    await policies.set_destination(HOST, Destination(rate=rate))
     await create(frozen_store, names)
     answers = await begin(frozen_store, names)
     assert waits_ms(answers, T0_MS) == slots
@@ -42,9 +42,9 @@ async def test_slots_are_a_rate_apart(
         assert begun(await begin(frozen_store, name))
 
 
-async def test_a_timer_keeps_its_slot(frozen_store: Store, registry: Registry, time: FrozenTime) -> None:
+async def test_a_timer_keeps_its_slot(frozen_store: Store, policies: Policies, time: FrozenTime) -> None:
     """However often it is woken, and though others came later."""
-    await registry.set_destination(HOST, Destination(rate=1))
+    await policies.set_destination(HOST, Destination(rate=1))
     await create(frozen_store, "abc")
     first = await begin(frozen_store, "abc")
     again = await begin(frozen_store, "cb")
@@ -54,10 +54,10 @@ async def test_a_timer_keeps_its_slot(frozen_store: Store, registry: Registry, t
 
 
 async def test_missed_slots_are_not_taken_all_at_once(
-    frozen_store: Store, registry: Registry, time: FrozenTime
+    frozen_store: Store, policies: Policies, time: FrozenTime
 ) -> None:
     """After the workers were away the host is called no faster than before."""
-    await registry.set_destination(HOST, Destination(rate=2))
+    await policies.set_destination(HOST, Destination(rate=2))
     await create(frozen_store, "abcdefgh")
     await begin(frozen_store, "abcdefgh")
     time.advance(60_000)
@@ -68,13 +68,13 @@ async def test_missed_slots_are_not_taken_all_at_once(
     assert told == [0, 500, 1_000, 1_500, 2_000, 2_500, 3_000]
 
 
-async def test_a_faster_rate_gives_new_slots(frozen_store: Store, registry: Registry) -> None:
+async def test_a_faster_rate_gives_new_slots(frozen_store: Store, policies: Policies) -> None:
     """In due order, from now on."""
-    await registry.set_destination(HOST, Destination(rate=0.001))
+    await policies.set_destination(HOST, Destination(rate=0.001))
     await create(frozen_store, "abc")
     await begin(frozen_store, "abc")
     await woken(frozen_store)
-    await registry.set_destination(HOST, Destination(rate=100))
+    await policies.set_destination(HOST, Destination(rate=100))
     assert await woken(frozen_store) == ["b", "c"]
     answers = await begin(frozen_store, "bc")
     assert answers["c"] == Refused(wake_up("c"), Refusal.WAITING, until_ms=T0_MS + 10)
@@ -82,22 +82,22 @@ async def test_a_faster_rate_gives_new_slots(frozen_store: Store, registry: Regi
 
 
 async def test_without_a_rate_who_had_a_slot_begins(
-    redis: Redis, frozen_store: Store, registry: Registry
+    redis: Redis, frozen_store: Store, policies: Policies
 ) -> None:
     """At once, and no slot is left."""
-    await registry.set_destination(HOST, Destination(rate=0.001))
+    await policies.set_destination(HOST, Destination(rate=0.001))
     await create(frozen_store, "abc")
     await begin(frozen_store, "abc")
-    await registry.set_destination(HOST, Destination())
+    await policies.set_destination(HOST, Destination())
     assert len(begun(await begin(frozen_store, "bc"))) == 2
     assert await no_line_is_left(redis)
 
 
 async def test_rate_and_concurrency_both_hold(
-    frozen_store: Store, registry: Registry, time: FrozenTime
+    frozen_store: Store, policies: Policies, time: FrozenTime
 ) -> None:
     """A slot that came while all calls were taken is kept: who waits begins as soon as one has ended."""
-    await registry.set_destination(HOST, Destination(rate=1, concurrency=1))
+    await policies.set_destination(HOST, Destination(rate=1, concurrency=1))
     await create(frozen_store, "abcd")
     [first] = begun(await begin(frozen_store, "ab"))
     time.advance(20_000)
@@ -113,7 +113,7 @@ async def test_rate_and_concurrency_both_hold(
 # --- health and policies ---
 
 
-async def test_health_is_what_the_last_calls_gave(frozen_store: Store, registry: Registry) -> None:
+async def test_health_is_what_the_last_calls_gave(frozen_store: Store, policies: Policies) -> None:
     """Failures in a row across calls of finish; a delivery ends them."""
     await create(frozen_store, "abcd")
     running = begun(await begin(frozen_store, "abcd"))
@@ -122,20 +122,20 @@ async def test_health_is_what_the_last_calls_gave(frozen_store: Store, registry:
         (Outcome.FAILED, Outcome.RETRY, Outcome.DELIVERED, Outcome.FAILED), running, strict=True
     ):
         await frozen_store.finish([finish_of(each, outcome)])
-        [host] = await registry.hosts()
+        [host] = await policies.hosts()
         assert host.health is not None
         seen.append((host.health.failures, host.health.last_result, host.health.last_ms))
     assert seen == [(1, "404", T0_MS), (2, "503", T0_MS), (0, "200", T0_MS), (1, "404", T0_MS)]
 
 
-async def test_what_was_said_is_kept_until_it_is_taken_back(redis: Redis, registry: Registry) -> None:
+async def test_what_was_said_is_kept_until_it_is_taken_back(redis: Redis, policies: Policies) -> None:
     """Policies are read as they were written; the default ones take no room."""
     policy = Destination(paused=True, rate=0.5, concurrency=7)
-    await registry.set_destination(HOST, policy)
-    assert (await registry.host(HOST)).policy == policy
-    await registry.update_application("shop", lambda _: Application(paused=True, secrets=("whsec_a",)))
-    assert [tenant.name for tenant in await registry.tenants()] == ["shop"]
-    assert (await registry.application("shop")).secrets == ("whsec_a",)
-    await registry.set_destination(HOST, Destination())
-    await registry.update_application("shop", lambda _: Application())
+    await policies.set_destination(HOST, policy)
+    assert (await policies.host(HOST)).policy == policy
+    await policies.update_application("shop", lambda _: Application(paused=True, secrets=("whsec_a",)))
+    assert [tenant.name for tenant in await policies.tenants()] == ["shop"]
+    assert (await policies.application("shop")).secrets == ("whsec_a",)
+    await policies.set_destination(HOST, Destination())
+    await policies.update_application("shop", lambda _: Application())
     assert await redis.keys() == []

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from httpqueue.api.app import Backend, create_app
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, NewTimer, WakeUp
-from httpqueue.timers.schedule import After
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, LEASE_MS, finish_of
 from tests.support.pipeline import running
@@ -33,8 +33,8 @@ async def client(store: Store, queue: Queue) -> AsyncIterator[httpx.AsyncClient]
     """The API on that store."""
     backend = Backend(
         store=store,
-        survey=Survey(store.redis),
-        registry=Registry(store.redis),
+        lookup=Lookup(store.redis),
+        policies=Policies(store.redis),
         readiness=store.ping,
         worker_silence_ms=queue.worker_silence_ms,
         retention_ms=HOUR_MS,
@@ -62,7 +62,7 @@ async def create(store: Store, url: str, count: int, chance: random.Random) -> l
     for first in range(0, count, AT_ONCE):
         await store.create(
             [
-                NewTimer(DEFAULT_APPLICATION, name, Spec(url, After(chance.randrange(DUE_TIMES))))
+                NewTimer(TimerName(DEFAULT_APPLICATION, name), Spec(url, Delay(chance.randrange(DUE_TIMES))))
                 for name in names[first : first + AT_ONCE]
             ]
         )
@@ -73,7 +73,9 @@ async def fire(store: Store, names: list[str]) -> None:
     """Begin and finish them, as a worker does; those that are due."""
     while names:
         some = [names.pop() for _ in range(min(AT_ONCE, len(names)))]
-        answers = await store.begin([WakeUp(f"default:{name}", 0) for name in some], lease_ms=LEASE_MS)
+        answers = await store.begin(
+            [WakeUp(TimerName(f"default", f"{name}"), 0) for name in some], lease_ms=LEASE_MS
+        )
         begun = [answer for answer in answers if isinstance(answer, Begun)]
         await store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])
 

@@ -7,11 +7,12 @@ from httpqueue.clock import now_ms, sleep
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Answer, Change, NewTimer, WakeUp
+from httpqueue.timers.commands import Change, NewTimer, WakeUp
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.retry import Retry
-from httpqueue.timers.schedule import After, At
+from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.timer import State
 from tests.support.frozen import FrozenTime
 from tests.support.pipeline import QUICK, Pipeline, running, working
 from tests.support.receiver import Received, Receiver, Reply, Writer, hang
@@ -19,7 +20,7 @@ from tests.support.receiver import Received, Receiver, Reply, Writer, hang
 HOUR_MS = 3_600_000
 SLOW_RETRY = Retry(delays_ms=(HOUR_MS,))
 LANE = "k"
-CHANGE = Change(DEFAULT_APPLICATION, "first", frozenset({State.SCHEDULED}))
+CHANGE = Change(TimerName(DEFAULT_APPLICATION, "first"), frozenset({State.SCHEDULED}))
 
 
 class OneAtATime:
@@ -62,10 +63,12 @@ async def test_a_lane_of_1000(valkey_server: EmbeddedValkey, store: Store, queue
         receiver.answer(calls)
         for first in range(0, 1_000, 250):
             specs = {
-                name: Spec(f"{receiver.url}/{name}", At(due_ms[name]), ordering_key=LANE)
+                name: Spec(f"{receiver.url}/{name}", Instant(due_ms[name]), ordering_key=LANE)
                 for name in names[first : first + 250]
             }
-            await store.create([NewTimer(DEFAULT_APPLICATION, name, spec) for name, spec in specs.items()])
+            await store.create(
+                [NewTimer(TimerName(DEFAULT_APPLICATION, name), spec) for name, spec in specs.items()]
+            )
         assert now_ms() < soon_ms, "this machine was too slow to create them before the first is due"
         await pipeline.until_all_finished()
     assert calls.most == 1
@@ -81,7 +84,9 @@ async def test_lanes_do_not_wait_for_each_other(store: Store, queue: Queue) -> N
         await pipeline.schedule("a", f"{receiver.url}/stuck", ordering_key=LANE)
         await receiver.wait_for(1)
         await pipeline.schedule("b", receiver.url, ordering_key="other")
-        await store.create([NewTimer("tenant", "c", Spec(f"{receiver.url}/c", After(0), ordering_key=LANE))])
+        await store.create(
+            [NewTimer(TimerName("tenant", "c"), Spec(f"{receiver.url}/c", Delay(0), ordering_key=LANE))]
+        )
         await pipeline.until("b", State.DONE)
         await receiver.wait_for(1, path="/c")
         pipeline.worker._grace_s = 0
@@ -94,7 +99,7 @@ async def test_a_new_timer_due_earlier_does_not_overtake_a_running_one(store: St
         await pipeline.schedule("b", f"{receiver.url}/stuck", ordering_key=LANE)
         await receiver.wait_for(1)
         for name, due_ms in (("a", 0), ("a1", -HOUR_MS), ("a2", 1)):
-            await pipeline.schedule(name, f"{receiver.url}/{name}", At(due_ms), ordering_key=LANE)
+            await pipeline.schedule(name, f"{receiver.url}/{name}", Instant(due_ms), ordering_key=LANE)
         await pipeline.schedule("other", receiver.url)
         await pipeline.until("other", State.DONE)
         assert [request.path for request in receiver.requests] == ["/stuck", "/"]
@@ -106,10 +111,10 @@ async def test_a_lane_does_not_wedge_when_its_worker_dies(
 ) -> None:
     """The lease runs out, the timer is tried again, and the next follows; not before."""
     async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
-        for name, schedule in (("first", After(1)), ("next", After(2))):
+        for name, schedule in (("first", Delay(1)), ("next", Delay(2))):
             await pipeline.schedule(name, f"{receiver.url}/{name}", schedule, ordering_key=LANE)
         time.advance(2)
-        await frozen_store.begin([WakeUp("default:first", 0)], lease_ms=30_000)
+        await frozen_store.begin([WakeUp(TimerName("default", "first"), 0)], lease_ms=30_000)
         await settle(pipeline, receiver, time)
         time.advance(29_000)
         await pipeline.relay.heal()
@@ -126,7 +131,7 @@ async def test_a_lane_does_not_wedge_when_its_worker_dies(
 async def settle(pipeline: Pipeline, receiver: Receiver, time: FrozenTime) -> None:
     """Until a timer without a lane, due last, was delivered."""
     name = f"free{time.now_ms}"
-    await pipeline.schedule(name, f"{receiver.url}/free", At(time.now_ms))
+    await pipeline.schedule(name, f"{receiver.url}/free", Instant(time.now_ms))
     await pipeline.until(name, State.DONE)
 
 
@@ -145,8 +150,8 @@ async def test_cancelling_the_head_lets_the_next_go(store: Store, queue: Queue) 
     """A head in backoff holds the lane until it is cancelled."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await blocked(pipeline, receiver)
-        cancelled = await store.cancel(DEFAULT_APPLICATION, "first", version=None, ms=HOUR_MS)
-        assert cancelled.answer is Answer.CHANGED
+        cancelled = await store.cancel(TimerName(DEFAULT_APPLICATION, "first"), version=None, ms=HOUR_MS)
+        assert cancelled.result is ChangeResult.CHANGED
         await pipeline.until("next", State.DONE)
 
 
@@ -168,7 +173,7 @@ async def test_moving_the_head_to_another_lane_lets_the_next_go(store: Store, qu
     """Its content may say so, too."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await blocked(pipeline, receiver)
-        spec = Spec(f"{receiver.url}/first", After(0), ordering_key="other")
+        spec = Spec(f"{receiver.url}/first", Delay(0), ordering_key="other")
         await store.change([replace(CHANGE, spec=spec)])
         await pipeline.until("next", State.DONE)
 
@@ -182,7 +187,7 @@ async def test_a_head_that_fails_lets_the_next_go(store: Store, queue: Queue) ->
         await pipeline.until("first", State.FAILED)
         await pipeline.schedule("next", f"{receiver.url}/stuck", ordering_key=LANE)
         await receiver.wait_for(1, path="/stuck")
-        await store.change([replace(CHANGE, states=frozenset({State.FAILED}), due_ms=0, from_now=True)])
+        await store.change([replace(CHANGE, states=frozenset({State.FAILED}), due=Delay(0))])
         await pipeline.schedule("free", receiver.url)
         await pipeline.until("free", State.DONE)
         assert len(await receiver.wait_for(1, path="/first")) == 1

@@ -2,11 +2,12 @@
 
 import pytest
 
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.registry import Registry
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change
-from httpqueue.timers.schedule import After
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import SKIP_GRACE_MS
 from httpqueue.timers.timer import State
 from tests.support.frozen import HOUR_MS, FrozenTime
@@ -40,7 +41,7 @@ async def test_after_downtime(
     """Nobody was at work when it became due; what is not sent has failed, and says how late it was."""
     async with Receiver() as receiver:
         async with running(frozen_store, frozen_queue) as pipeline:
-            await pipeline.schedule("a", receiver.url, After(1_000), past_due=past_due)
+            await pipeline.schedule("a", receiver.url, Delay(1_000), past_due=past_due)
         time.advance(1_000 + late_ms)
         async with running(frozen_store, frozen_queue) as pipeline:
             timer = await pipeline.until("a", State.DONE, State.FAILED)
@@ -51,7 +52,7 @@ async def test_after_downtime(
     else:
         assert (timer.state, receiver.requests) == (State.FAILED, [])
         assert timer.last_attempt.error == f"not sent: {late_ms / 1000:,.0f} s past due"
-    [*hosts] = await Registry(frozen_store.redis).hosts()
+    [*hosts] = await Policies(frozen_store.redis).hosts()
     assert [(host.name, host.health and host.health.failures) for host in hosts] == (
         [("127.0.0.1", 0)] if is_sent else []  # a host that was not called is not to blame
     )
@@ -76,11 +77,11 @@ async def test_a_replayed_timer_is_due_anew(
     """One that was too late may be sent after all."""
     async with Receiver() as receiver:
         async with running(frozen_store, frozen_queue) as pipeline:
-            await pipeline.schedule("a", receiver.url, After(1_000), past_due="skip")
+            await pipeline.schedule("a", receiver.url, Delay(1_000), past_due="skip")
         time.advance(HOUR_MS)
         async with running(frozen_store, frozen_queue) as pipeline:
             await pipeline.until("a", State.FAILED)
-            replay = Change("default", "a", frozenset({State.FAILED}), due_ms=0, from_now=True)
+            replay = Change(TimerName("default", "a"), frozenset({State.FAILED}), due=Delay(0))
             await frozen_store.change([replay])
             await pipeline.until("a", State.DONE)
     assert len(receiver.requests) == 1

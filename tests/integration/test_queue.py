@@ -11,15 +11,16 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
-from httpqueue.storage import keys
 from httpqueue.storage.queue import JOB_DEFINITION, JOB_FUNCTION, Claim, Queue, open_queue
 from httpqueue.timers.commands import WakeUp
+from httpqueue.timers.names import TimerName
 from tests.support.frozen import T0_MS, FrozenTime, closed_port
+from tests.support.keys import QUEUE
 
 
 def at(timer_id: str, due_ms: int = T0_MS, generation: int = 0) -> WakeUp:
     """A wake-up to be put."""
-    return WakeUp(f"default:{timer_id}", generation, due_ms)
+    return WakeUp(TimerName(f"default", f"{timer_id}"), generation, due_ms)
 
 
 def claimed(claim: Claim) -> list[str]:
@@ -76,7 +77,7 @@ async def test_put_again_moves_a_wake_up(frozen_queue: Queue) -> None:
     """It stays one, and only new ones are counted."""
     assert await frozen_queue.put([at("a", T0_MS + 100), at("b", T0_MS + 200)]) == 2
     assert await frozen_queue.put([at("a", T0_MS + 300), at("c", T0_MS + 400), at("c", T0_MS + 400)]) == 1
-    entries = await frozen_queue.redis.zrange(keys.QUEUE, 0, -1, withscores=True)
+    entries = await frozen_queue.redis.zrange(QUEUE.queue, 0, -1, withscores=True)
     assert entries == [
         (b"default:b:0", T0_MS + 200),
         (b"default:a:0", T0_MS + 300),
@@ -93,7 +94,7 @@ async def test_a_thousand_wake_ups_a_call(frozen_queue: Queue) -> None:
 async def test_a_lost_job_definition_loses_no_wake_up(frozen_queue: Queue) -> None:
     """Its id says all there is to say."""
     await frozen_queue.put([at("a")])
-    await frozen_queue.redis.delete(f"{keys.JOB_PREFIX}default:a:0")
+    await frozen_queue.redis.delete(f"{QUEUE.jobs}default:a:0")
     assert claimed(await frozen_queue.claim(1)) == ["default:a:0"]
 
 
@@ -111,7 +112,7 @@ async def test_two_workers_share_the_wake_ups(frozen_queue: Queue) -> None:
 async def test_stock_arq_reads_our_entries(queue: Queue) -> None:
     """As jobs of our function, due when they are due, without arguments."""
     await queue.put([at("a", T0_MS), at("b", T0_MS + 7)])
-    jobs = await queue.redis.queued_jobs(queue_name=keys.QUEUE)
+    jobs = await queue.redis.queued_jobs(queue_name=QUEUE.queue)
     assert [job.function for job in jobs] == [JOB_FUNCTION] * 2
     assert not any(job.args or job.kwargs or job.job_try for job in jobs)
     assert [(job.job_id, job.score) for job in jobs] == [("default:a:0", T0_MS), ("default:b:0", T0_MS + 7)]
@@ -153,9 +154,9 @@ async def test_foreign_entries_are_told_and_out_of_the_way(
 ) -> None:
     """Their neighbours are claimed in the same call."""
     await frozen_queue.put([at("a", T0_MS - 2), at("b", T0_MS)])
-    await frozen_queue.redis.zadd(keys.QUEUE, {job_id: T0_MS - 1})
+    await frozen_queue.redis.zadd(QUEUE.queue, {job_id: T0_MS - 1})
     if definition is not None:
-        await frozen_queue.redis.set(keys.JOB_PREFIX.encode() + job_id, definition)
+        await frozen_queue.redis.set(QUEUE.jobs.encode() + job_id, definition)
     claim = await frozen_queue.claim(10)
     assert claimed(claim) == ["default:a:0", "default:b:0"]
     assert claim.unreadable == [repr(job_id)]
@@ -168,7 +169,7 @@ async def test_no_entry_expires_and_none_is_a_pickle(queue: Queue) -> None:
     await queue.epoch()
     for key in await queue.redis.keys():
         assert await queue.redis.pttl(key) == -1
-    definition = await queue.redis.get(f"{keys.JOB_PREFIX}default:a:0")
+    definition = await queue.redis.get(f"{QUEUE.jobs}default:a:0")
     assert definition == JOB_DEFINITION
     assert orjson.loads(JOB_DEFINITION)["f"] == JOB_FUNCTION
 
@@ -186,7 +187,7 @@ async def test_an_earlier_head_wakes_the_listeners(queue: Queue) -> None:
         # a message of our own behind those that must not be there
         await queue.put([at("c", T0_MS - 1)])
         await words.get()
-        await queue.redis.publish(keys.WAKE_CHANNEL, "last")
+        await queue.redis.publish(QUEUE.wake, "last")
         await words.get()
         assert words.empty()
 

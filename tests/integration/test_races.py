@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Answer, Change, Changed, Creation, NewTimer
-from httpqueue.timers.schedule import After
+from httpqueue.timers.commands import Change, Changed, Creation, NewTimer
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.timer import State
 from tests.support.pipeline import Pipeline, running
 from tests.support.receiver import Receiver
 
@@ -38,13 +39,15 @@ class Races:
 
     def spec(self, body: str, delay_ms: int = 0) -> Spec:
         """Content that tells by its body which one it is."""
-        return Spec(f"{self.url}/{body}", After(delay_ms), body=body)
+        return Spec(f"{self.url}/{body}", Delay(delay_ms), body=body)
 
     async def create(self, names: list[str]) -> None:
         """Due at random within the next milliseconds, each with its old content."""
         created = await self.store.create(
             [
-                NewTimer(DEFAULT_APPLICATION, name, self.spec("old", self.chance.randrange(SPREAD_MS)))
+                NewTimer(
+                    TimerName(DEFAULT_APPLICATION, name), self.spec("old", self.chance.randrange(SPREAD_MS))
+                )
                 for name in names
             ]
         )
@@ -57,26 +60,27 @@ class Races:
 
     async def put(self, name: str) -> None:
         """Other content, due at once."""
-        change = Change(DEFAULT_APPLICATION, name, SCHEDULED, spec=self.spec("new"), due_ms=0, from_now=True)
+        change = Change(TimerName(DEFAULT_APPLICATION, name), SCHEDULED, spec=self.spec("new"), due=Delay(0))
         await self._change(change, "new")
 
     async def patch(self, name: str) -> None:
         """Other content, due as before, if it is still the version that was read."""
-        change = Change(DEFAULT_APPLICATION, name, SCHEDULED, FIRST_VERSION, self.spec("new"))
+        change = Change(TimerName(DEFAULT_APPLICATION, name), SCHEDULED, FIRST_VERSION, self.spec("new"))
         await self._change(change, "new")
 
     async def duel(self, name: str) -> None:
         """Two clients that have read the same version: at most one of them may write."""
         bodies = ("left", "right")
         changes = [
-            Change(DEFAULT_APPLICATION, name, SCHEDULED, FIRST_VERSION, self.spec(body)) for body in bodies
+            Change(TimerName(DEFAULT_APPLICATION, name), SCHEDULED, FIRST_VERSION, self.spec(body))
+            for body in bodies
         ]
         won = await asyncio.gather(*(self._change(*each) for each in zip(changes, bodies, strict=True)))
         assert sum(won) <= 1
 
     async def cancel(self, name: str) -> None:
         """Not at all any more."""
-        changed = await self.store.cancel(DEFAULT_APPLICATION, name, version=None, ms=HOUR_MS)
+        changed = await self.store.cancel(TimerName(DEFAULT_APPLICATION, name), version=None, ms=HOUR_MS)
         if self._note("cancel", changed):
             self.expected[name] = None
 
@@ -88,12 +92,12 @@ class Races:
         return is_changed
 
     def _note(self, wish: str, changed: Changed) -> bool:
-        self.answers[f"{wish} {changed.answer}"] += 1
-        if changed.answer is Answer.OTHER_STATE:
+        self.answers[f"{wish} {changed.result}"] += 1
+        if changed.result is ChangeResult.OTHER_STATE:
             assert changed.state in {State.RUNNING, State.DONE}
         else:
-            assert changed.answer in {Answer.CHANGED, Answer.OTHER_VERSION}
-        return changed.answer is Answer.CHANGED
+            assert changed.result in {ChangeResult.CHANGED, ChangeResult.OTHER_VERSION}
+        return changed.result is ChangeResult.CHANGED
 
 
 async def client(races: Races, names: list[str]) -> None:

@@ -10,10 +10,11 @@ import pytest
 from httpqueue import clock
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Answer, NewTimer, WakeUp
-from httpqueue.timers.schedule import At, Cron
+from httpqueue.timers.commands import NewTimer, WakeUp
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Cron, Instant
 from httpqueue.timers.spec import Callback, Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State, Timer
+from httpqueue.timers.timer import State, Timer
 from tests.support.frozen import T0_MS, FrozenTime
 from tests.support.pipeline import QUICK, Pipeline, running
 from tests.support.receiver import Receiver, Reply, reply_when
@@ -33,7 +34,9 @@ def _one_clock(time: FrozenTime, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def create(store: Store, url: str, **spec: Any) -> None:
     """Timer "a", every minute, first in a minute."""
-    timer = NewTimer(DEFAULT_APPLICATION, "a", Spec(url, EVERY_MINUTE, **spec), first_due_ms=FIRST_MS)
+    timer = NewTimer(
+        TimerName(DEFAULT_APPLICATION, "a"), Spec(url, EVERY_MINUTE, **spec), first_due_ms=FIRST_MS
+    )
     await store.create([timer])
 
 
@@ -52,7 +55,7 @@ async def until_run(pipeline: Pipeline, generation: int) -> Timer:
 
 async def settle(pipeline: Pipeline, time: FrozenTime, url: str, name: str) -> None:
     """Until a timer that is due now was delivered: the worker has looked at all that was due before."""
-    await pipeline.schedule(name, f"{url}/{name}", At(time.now_ms))
+    await pipeline.schedule(name, f"{url}/{name}", Instant(time.now_ms))
     await pipeline.queue.wake()
     await pipeline.until(name, State.DONE)
 
@@ -92,7 +95,9 @@ async def test_it_never_overlaps_itself(frozen_store: Store, frozen_queue: Queue
         for minutes in range(1, 4):
             time.now_ms = FIRST_MS + minutes * MINUTE_MS + MINUTE_MS // 2
             await pipeline.relay.heal()
-            await pipeline.queue.put([WakeUp("default:a", 0), WakeUp("default:a", 1)])
+            await pipeline.queue.put(
+                [WakeUp(TimerName("default", "a"), 0), WakeUp(TimerName("default", "a"), 1)]
+            )
             await settle(pipeline, time, receiver.url, f"b{minutes}")
         assert len(await receiver.wait_for(1, path="/a")) == 1
         answer.set()
@@ -121,7 +126,7 @@ async def test_after_downtime_it_runs_once(
 async def test_with_skip_it_waits_for_its_next_slot(
     frozen_store: Store, frozen_queue: Queue, time: FrozenTime
 ) -> None:
-    """After downtime nothing is sent until then; the run that was left out says why."""
+    """Delay downtime nothing is sent until then; the run that was left out says why."""
     async with Receiver() as receiver:
         await create(frozen_store, receiver.url, past_due="skip")
         time.now_ms = FIRST_MS + 60 * MINUTE_MS + 30_000
@@ -197,7 +202,7 @@ async def test_a_run_whose_worker_died_is_made_again_and_the_next_follows(
     async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
         await create(frozen_store, receiver.url)
         time.now_ms = FIRST_MS
-        await frozen_store.begin([WakeUp("default:a", 0)], lease_ms=15_000)
+        await frozen_store.begin([WakeUp(TimerName("default", "a"), 0)], lease_ms=15_000)
         time.now_ms += 15_000
         await pipeline.relay.heal()
         await until_run(pipeline, 1)
@@ -234,8 +239,8 @@ async def test_cancelled_between_two_runs_it_runs_no_more(
         await create(frozen_store, f"{receiver.url}/a")
         await go_to(pipeline, time, FIRST_MS)
         await until_run(pipeline, 1)
-        cancelled = await frozen_store.cancel(DEFAULT_APPLICATION, "a", version=None, ms=LONG_MS)
-        assert cancelled.answer is Answer.CHANGED
+        cancelled = await frozen_store.cancel(TimerName(DEFAULT_APPLICATION, "a"), version=None, ms=LONG_MS)
+        assert cancelled.result is ChangeResult.CHANGED
         time.now_ms = FIRST_MS + MINUTE_MS
         await settle(pipeline, time, receiver.url, "b")
     assert [request.path for request in receiver.requests] == ["/a", "/b"]

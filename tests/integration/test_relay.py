@@ -16,6 +16,7 @@ from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, OutboxEntry
 from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, wake_up
+from tests.support.keys import QUEUE, STORE
 
 HORIZON_MS = 600_000
 DAY_MS = 86_400_000
@@ -44,7 +45,7 @@ def make_relay(store: Store, queue: Queue, *, batch_size: int = 500) -> Relay:
 
 async def queued(queue: Queue) -> dict[str, int]:
     """Timer's id -> when it is due, for all that is in the queue; they are of generation 0."""
-    entries = await queue.redis.zrange(keys.QUEUE, 0, -1, withscores=True)
+    entries = await queue.redis.zrange(QUEUE.queue, 0, -1, withscores=True)
     return {name.decode().split(":")[1]: int(due_ms) for name, due_ms in entries}
 
 
@@ -57,7 +58,7 @@ async def test_drain_puts_what_is_near(redis: Redis, frozen_store: Store, far_qu
     await frozen_store.create([new_timer(name, delay_ms) for name, delay_ms in delays.items()])
     assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 4
     assert await queued(far_queue) == {"now": T0_MS, "soon": T0_MS + 1, "edge": T0_MS + HORIZON_MS}
-    assert await redis.xlen(keys.OUTBOX) == 0
+    assert await redis.xlen(STORE.outbox) == 0
 
 
 async def test_a_timer_in_30_days_adds_no_key_to_the_queue(
@@ -81,15 +82,15 @@ async def test_an_unreadable_outbox_entry_is_set_aside(
 ) -> None:
     """It is logged once, and the rest proceeds."""
     await frozen_store.create([new_timer("a")])
-    await redis.xadd(keys.OUTBOX, {"timer": "?"})
+    await redis.xadd(STORE.outbox, {"timer": "?"})
     await frozen_store.create([new_timer("b")])
     with capture_logs() as logs:
         assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 3
     assert logs == [
-        {"event": "relay.unreadable", "log_level": "error", "count": 1, "kept_in": keys.OUTBOX_DEAD}
+        {"event": "relay.unreadable", "log_level": "error", "count": 1, "kept_in": STORE.outbox_dead}
     ]
     assert sorted(await queued(far_queue)) == ["a", "b"]
-    assert (await redis.xlen(keys.OUTBOX), await redis.xlen(keys.OUTBOX_DEAD)) == (0, 1)
+    assert (await redis.xlen(STORE.outbox), await redis.xlen(STORE.outbox_dead)) == (0, 1)
 
 
 async def test_entries_wait_for_a_queue_that_is_away(
@@ -104,7 +105,7 @@ async def test_entries_wait_for_a_queue_that_is_away(
     rel._queue = far_queue
     assert await rel.drain(block_ms=1) == 2
     assert sorted(await queued(far_queue)) == ["a", "b"]
-    assert await redis.xlen(keys.OUTBOX) == 0
+    assert await redis.xlen(STORE.outbox) == 0
     assert await rel.drain(block_ms=1) == 0
 
 
@@ -124,7 +125,7 @@ async def test_what_a_dead_relay_had_read_is_adopted(
     monkeypatch.setattr(relay, "ADOPT_AFTER_MS", 0)
     assert await rel.adopt() == 2
     assert sorted(await queued(far_queue)) == ["a", "b"]
-    assert await redis.xlen(keys.OUTBOX) == 0
+    assert await redis.xlen(STORE.outbox) == 0
 
 
 async def test_many_relays_share_the_outbox(redis: Redis, frozen_store: Store, far_queue: Queue) -> None:
@@ -141,8 +142,8 @@ async def test_many_relays_share_the_outbox(redis: Redis, frozen_store: Store, f
     counts = await asyncio.gather(*(drain_all(rel) for rel in relays))
     assert sum(map(sum, counts)) == 2_000
     assert await queued(far_queue) == {f"t{number}": T0_MS + number for number in range(2_000)}
-    assert await redis.xlen(keys.OUTBOX) == 0
-    assert (await redis.xpending(keys.OUTBOX, keys.OUTBOX_GROUP))["pending"] == 0
+    assert await redis.xlen(STORE.outbox) == 0
+    assert (await redis.xpending(STORE.outbox, keys.OUTBOX_GROUP))["pending"] == 0
 
 
 # --- promote ---
@@ -270,7 +271,7 @@ async def test_run_relays_until_cancelled(redis: Redis, store: Store, queue: Que
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
-    assert await redis.xinfo_consumers(keys.OUTBOX, keys.OUTBOX_GROUP) == []
+    assert await redis.xinfo_consumers(STORE.outbox, keys.OUTBOX_GROUP) == []
 
 
 async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

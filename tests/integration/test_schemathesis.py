@@ -28,15 +28,16 @@ from httpqueue import clock
 from httpqueue.api import openapi
 from httpqueue.api.app import Backend, create_app
 from httpqueue.api.rules import APPLICATION_PATTERN, is_id
-from httpqueue.storage import keys
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.names import DEFAULT_APPLICATION
+from httpqueue.timers.timer import State
 from tests.support.api_lab import Lab
 from tests.support.frozen import FrozenTime
+from tests.support.keys import STORE
 
 EXAMPLES: Final = 15
 """Generated requests a call, besides those of the coverage phase."""
@@ -112,8 +113,8 @@ def backend_of(redis: Redis) -> Backend:
     store = Store(redis, archive=Archive(redis, error_rate=1e-6))
     return Backend(
         store=store,
-        survey=Survey(redis),
-        registry=Registry(redis),
+        lookup=Lookup(redis),
+        policies=Policies(redis),
         readiness=store.ping,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
@@ -148,7 +149,7 @@ async def seed(url: str) -> list[str]:
         lab = Lab(redis, Store(redis, archive=Archive(redis, error_rate=1e-6)), FrozenTime(clock.now_ms()))
         for state in State:
             await lab.bring(state.value, state)
-        await redis.set(f"{keys.RECORD_PREFIX}default:damaged", b"garbage")
+        await redis.set(f"{STORE.records}default:damaged", b"garbage")
         await lab.client.aclose()
     return [*(state.value for state in State), "damaged"]
 

@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.registry import Registry
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.policies import Application
-from httpqueue.timers.schedule import After
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Callback, Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.timer import State
 from tests.support.pipeline import running
 from tests.support.receiver import Received, Receiver, Reply
 
@@ -23,7 +24,7 @@ OLD, NEW, OTHER = ("whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n i
 
 async def sign_with(store: Store, *secrets: str) -> None:
     """Have the default application's webhooks signed."""
-    await Registry(store.redis).update_application(
+    await Policies(store.redis).update_application(
         DEFAULT_APPLICATION, lambda application: replace(application, secrets=secrets)
     )
 
@@ -87,11 +88,11 @@ async def test_while_secrets_are_rotated_both_verify(store: Store, queue: Queue)
 
 async def test_without_a_secret_nothing_is_signed(store: Store, queue: Queue) -> None:
     """Neither for an application that has no settings nor for one that has others."""
-    await Registry(store.redis).update_application("tenant", lambda _: Application(retention_done_ms=5_000))
+    await Policies(store.redis).update_application("tenant", lambda _: Application(retention_done_ms=5_000))
     await sign_with(store, NEW)
     async with Receiver() as receiver, running(store, queue):
         for application in ("tenant", "unknown"):
-            await store.create([NewTimer(application, "a", Spec(receiver.url, After(0), body={}))])
+            await store.create([NewTimer(TimerName(application, "a"), Spec(receiver.url, Delay(0), body={}))])
         requests = await receiver.wait_for(2)
     assert [request.header("webhook-signature") for request in requests] == [None, None]
     assert [request.header("webhook-id") for request in requests] == ["a:0", "a:0"]

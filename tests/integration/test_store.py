@@ -4,10 +4,10 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Created, Creation, Finish, NewTimer, Refusal, Refused
-from httpqueue.timers.schedule import After, At
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec, decode_spec, encode_spec
 from httpqueue.timers.timer import Attempt, State, Timer
 from httpqueue.webhooks.outcome import Outcome
@@ -22,8 +22,9 @@ from tests.support.frozen import (
     snapshot,
     wake_up,
 )
+from tests.support.keys import STORE
 
-SPEC = Spec("http://receiver/", After(0))
+SPEC = Spec("http://receiver/", Delay(0))
 HEAD = msgpack.packb("s") + msgpack.packb(0) * 2 + msgpack.packb(T0_MS) + msgpack.packb(0) + msgpack.packb("")
 DAMAGED = {
     "text": b"garbage",
@@ -40,14 +41,14 @@ damaged = pytest.mark.parametrize("record", DAMAGED.values(), ids=DAMAGED.keys()
 
 async def stored(store: Store, timer_id: str) -> Timer:
     """A timer that must be there."""
-    found = await store.get("default", timer_id)
+    found = await store.get(TimerName("default", timer_id))
     assert found is not None
     return found.timer
 
 
 async def damage(redis: Redis, record: bytes) -> None:
     """Leave the timer `bad` with a record nobody can read."""
-    await redis.set(keys.RECORD_PREFIX + "default:bad", record)
+    await redis.set(STORE.records + "default:bad", record)
 
 
 # --- create ---
@@ -55,27 +56,29 @@ async def damage(redis: Redis, record: bytes) -> None:
 
 async def test_create_writes_record_due_index_and_outbox(redis: Redis, frozen_store: Store) -> None:
     """All three, with the due time that is answered."""
-    spec = Spec("http://receiver/{id}", After(1_500), "PUT", {"x-a": "ü"}, {"k": [1, None]})
-    assert await frozen_store.create([NewTimer("shop", "a", spec)]) == [
+    spec = Spec("http://receiver/{id}", Delay(1_500), "PUT", {"x-a": "ü"}, {"k": [1, None]})
+    assert await frozen_store.create([NewTimer(TimerName("shop", "a"), spec)]) == [
         Created(Creation.CREATED, T0_MS + 1_500)
     ]
-    found = await frozen_store.get("shop", "a")
+    found = await frozen_store.get(TimerName("shop", "a"))
     assert found is not None
     assert found.now_ms == T0_MS
     assert found.timer == Timer("shop", "a", State.SCHEDULED, 0, 0, T0_MS + 1_500, spec)
-    assert await redis.zrange(keys.DUE, 0, -1, withscores=True) == [(b"shop:a", T0_MS + 1_500)]
-    [(_, entry)] = await redis.xrange(keys.OUTBOX)
+    assert await redis.zrange(STORE.due, 0, -1, withscores=True) == [(b"shop:a", T0_MS + 1_500)]
+    [(_, entry)] = await redis.xrange(STORE.outbox)
     assert entry == {b"timer": b"shop:a", b"generation": b"0", b"due": b"1800000001500"}
 
 
 @pytest.mark.parametrize("due_ms", [1, T0_MS, 2_000_000_000_000, 253_402_300_799_999])
 async def test_an_instant_is_due_exactly_then(redis: Redis, frozen_store: Store, due_ms: int) -> None:
     """Past, present, round numbers, and the end of the calendar, in all three places."""
-    [created] = await frozen_store.create([NewTimer("default", "a", Spec("http://receiver/", At(due_ms)))])
+    [created] = await frozen_store.create(
+        [NewTimer(TimerName("default", "a"), Spec("http://receiver/", Instant(due_ms)))]
+    )
     assert created.due_ms == due_ms
     assert (await stored(frozen_store, "a")).due_ms == due_ms
-    assert await redis.zscore(keys.DUE, "default:a") == due_ms
-    [(_, entry)] = await redis.xrange(keys.OUTBOX)
+    assert await redis.zscore(STORE.due, "default:a") == due_ms
+    [(_, entry)] = await redis.xrange(STORE.outbox)
     assert int(entry[b"due"]) == due_ms
 
 
@@ -99,7 +102,9 @@ async def test_the_same_id_within_a_batch(frozen_store: Store) -> None:
 
 async def test_an_id_belongs_to_its_application(frozen_store: Store) -> None:
     """Two applications may use the same one."""
-    answers = await frozen_store.create([NewTimer("x", "a", SPEC), NewTimer("y", "a", SPEC)])
+    answers = await frozen_store.create(
+        [NewTimer(TimerName("x", "a"), SPEC), NewTimer(TimerName("y", "a"), SPEC)]
+    )
     assert [answer.creation for answer in answers] == [Creation.CREATED] * 2
 
 
@@ -120,7 +125,7 @@ async def test_create_keeps_an_unreadable_record(redis: Redis, frozen_store: Sto
     await damage(redis, record)
     answers = await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
     assert [answer.creation.value for answer in answers] == ["created", "conflict", "created"]
-    assert await redis.get(keys.RECORD_PREFIX + "default:bad") == record
+    assert await redis.get(STORE.records + "default:bad") == record
 
 
 # --- begin ---
@@ -135,8 +140,8 @@ async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: 
     assert decode_spec(begun.spec) == new_timer("a", 100).spec
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.due_ms) == (State.RUNNING, 1, T0_MS + 100)
-    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 100
-    assert await redis.zscore(keys.RUNNING, "default:a") == T0_MS + 130 + LEASE_MS
+    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 100
+    assert await redis.zscore(STORE.running, "default:a") == T0_MS + 130 + LEASE_MS
 
 
 async def test_begin_is_never_early(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
@@ -201,9 +206,9 @@ async def test_begin_sets_an_unreadable_record_aside(
     assert isinstance(first, Begun)
     assert isinstance(last, Begun)
     assert bad == Refused(wake_up("bad"), Refusal.UNREADABLE)
-    assert await redis.zscore(keys.DUE, "default:bad") is None
-    assert await redis.zrange(keys.SET_ASIDE, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
-    assert await redis.get(keys.RECORD_PREFIX + "default:bad") == record
+    assert await redis.zscore(STORE.due, "default:bad") is None
+    assert await redis.zrange(STORE.set_aside, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
+    assert await redis.get(STORE.records + "default:bad") == record
 
 
 # --- finish ---
@@ -217,19 +222,19 @@ async def test_finish_ends_a_timer(
 ) -> None:
     """The record stays for its retention, the id is archived, and nothing will wake the timer again."""
     await frozen_store.create([new_timer("a")])
-    await redis.delete(keys.OUTBOX)
+    await redis.delete(STORE.outbox)
     begun = await begin_one(frozen_store, "a")
     last = Attempt(T0_MS, 7, 404, "HTTP 404")
-    assert await frozen_store.finish([Finish(begun.wake_up, 1, outcome, HOUR_MS, last)]) == [True]
+    assert (await frozen_store.finish([Finish(begun.wake_up, 1, outcome, HOUR_MS, last)])).counted == [True]
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.last_attempt) == (state, 1, last)
-    assert await frozen_store.is_archived("default", "a")
-    assert not await redis.exists(keys.DUE, keys.RUNNING, keys.OUTBOX)
+    assert await frozen_store.is_archived(TimerName("default", "a"))
+    assert not await redis.exists(STORE.due, STORE.running, STORE.outbox)
     time.advance(HOUR_MS - 1)
     assert await frozen_store.forget(limit=9) == 0
     await stored(frozen_store, "a")
     time.advance(1)
-    assert await frozen_store.get("default", "a") is None
+    assert await frozen_store.get(TimerName("default", "a")) is None
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED])
@@ -238,11 +243,11 @@ async def test_without_retention_only_the_archive_remembers(
 ) -> None:
     """No key of the timer is left."""
     await frozen_store.create([new_timer("a")])
-    assert not await frozen_store.is_archived("default", "a")
+    assert not await frozen_store.is_archived(TimerName("default", "a"))
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), outcome, 0)])
-    assert await frozen_store.get("default", "a") is None
-    assert await frozen_store.is_archived("default", "a")
-    left = {keys.ARCHIVE_COUNTS, f"{keys.ARCHIVE_PREFIX}0", keys.OUTBOX, keys.HEALTH}
+    assert await frozen_store.get(TimerName("default", "a")) is None
+    assert await frozen_store.is_archived(TimerName("default", "a"))
+    left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox, STORE.health}
     assert {key.decode() for key in await redis.keys()} == left
 
 
@@ -250,16 +255,16 @@ async def test_retry_schedules_the_next_attempt(redis: Redis, frozen_store: Stor
     """Record, due index and outbox say the same due time, and the attempt counts on."""
     await frozen_store.create([new_timer("a")])
     begun = await begin_one(frozen_store, "a")
-    await redis.delete(keys.OUTBOX)
+    await redis.delete(STORE.outbox)
     time.advance(10)
-    assert await frozen_store.finish([finish_of(begun, Outcome.RETRY, 1_000)]) == [True]
+    assert (await frozen_store.finish([finish_of(begun, Outcome.RETRY, 1_000)])).counted == [True]
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.due_ms) == (State.SCHEDULED, 1, T0_MS + 1_010)
     assert timer.last_attempt == Attempt(T0_MS, 0, 503)
-    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 1_010
-    [(_, entry)] = await redis.xrange(keys.OUTBOX)
+    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 1_010
+    [(_, entry)] = await redis.xrange(STORE.outbox)
     assert entry == {b"timer": b"default:a", b"generation": b"0", b"due": b"1800000001010"}
-    assert await redis.pttl(keys.RECORD_PREFIX + "default:a") == -1
-    assert not await frozen_store.is_archived("default", "a")
+    assert await redis.pttl(STORE.records + "default:a") == -1
+    assert not await frozen_store.is_archived(TimerName("default", "a"))
     time.advance(1_000)
     assert (await begin_one(frozen_store, "a")).attempt == 2

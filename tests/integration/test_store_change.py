@@ -5,10 +5,8 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
-    Answer,
     Begun,
     Change,
     Changed,
@@ -16,6 +14,7 @@ from httpqueue.timers.commands import (
     Refusal,
     Refused,
 )
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import Attempt, State, Timer
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import (
@@ -28,6 +27,7 @@ from tests.support.frozen import (
     snapshot,
     wake_up,
 )
+from tests.support.keys import STORE
 from tests.support.states import ANY, OTHER, bring, change_one, counted, in_each_state, stored
 
 # --- change ---
@@ -40,8 +40,8 @@ async def test_a_change_is_refused_in_other_states(
     """The answer names the state, and nothing changes; a running timer is never changed."""
     await bring(frozen_store, time, state)
     before = await snapshot(redis)
-    change = Change("default", "a", ANY - {state}, spec=OTHER, due_ms=1)
-    assert await change_one(frozen_store, change) == Changed(Answer.OTHER_STATE, state)
+    change = Change(TimerName("default", "a"), ANY - {state}, spec=OTHER, due_ms=1)
+    assert await change_one(frozen_store, change) == Changed(ChangeResult.OTHER_STATE, state)
     assert await snapshot(redis) == before
 
 
@@ -51,12 +51,12 @@ async def test_a_change_begins_the_next_generation(
 ) -> None:
     """With the new content and due time; attempts count from 1, the log is kept, old wake-ups are stale."""
     before = await bring(frozen_store, time, state)
-    change = Change("default", "a", ANY, before.version, OTHER, 900, from_now=True)
-    assert await change_one(frozen_store, change) == Changed(Answer.CHANGED, state, T0_MS + 1_400, 1)
+    change = Change(TimerName("default", "a"), ANY, before.version, OTHER, 900, from_now=True)
+    assert await change_one(frozen_store, change) == Changed(ChangeResult.CHANGED, state, T0_MS + 1_400, 1)
     after = Timer("default", "a", State.SCHEDULED, 1, 0, T0_MS + 1_400, OTHER, before.log)
     assert await stored(frozen_store) == after
-    assert await redis.zrange(keys.DUE, 0, -1, withscores=True) == [(b"default:a", T0_MS + 1_400)]
-    assert not await redis.exists(keys.FINISHED, keys.RETENTION)
+    assert await redis.zrange(STORE.due, 0, -1, withscores=True) == [(b"default:a", T0_MS + 1_400)]
+    assert not await redis.exists(STORE.finished, STORE.retention)
     assert await counted(redis) == {"s": 1}
     time.advance(900)
     stale, begun = await frozen_store.begin([wake_up("a"), wake_up("a", 1)], lease_ms=LEASE_MS)
@@ -68,28 +68,30 @@ async def test_a_change_begins_the_next_generation(
 async def test_what_a_change_does_not_name_stays(frozen_store: Store, time: FrozenTime) -> None:
     """Content without due time, and due time without content."""
     before = await bring(frozen_store, time, State.SCHEDULED)
-    await change_one(frozen_store, Change("default", "a", ANY, spec=OTHER))
+    await change_one(frozen_store, Change(TimerName("default", "a"), ANY, spec=OTHER))
     assert ((await stored(frozen_store)).spec, (await stored(frozen_store)).due_ms) == (OTHER, before.due_ms)
-    await change_one(frozen_store, Change("default", "a", ANY, due_ms=T0_MS + 7))
+    await change_one(frozen_store, Change(TimerName("default", "a"), ANY, due_ms=T0_MS + 7))
     assert ((await stored(frozen_store)).spec, (await stored(frozen_store)).due_ms) == (OTHER, T0_MS + 7)
 
 
 async def test_fire_is_due_now(frozen_store: Store) -> None:
     """A timer of the far future begins at once."""
     await frozen_store.create([new_timer("a", HOUR_MS)])
-    fire = Change("default", "a", frozenset({State.SCHEDULED}), due_ms=0, from_now=True)
-    assert await change_one(frozen_store, fire) == Changed(Answer.CHANGED, State.SCHEDULED, T0_MS, 1)
+    fire = Change(TimerName("default", "a"), frozenset({State.SCHEDULED}), due=Delay(0))
+    assert await change_one(frozen_store, fire) == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS, 1)
     assert (await begin_one(frozen_store, "a", 1)).attempt == 1
 
 
 async def test_replay_keeps_the_attempts(frozen_store: Store, time: FrozenTime) -> None:
     """A failed timer is sent again with its content; what happened before stays readable."""
     failed = await bring(frozen_store, time, State.FAILED)
-    replay = Change("default", "a", frozenset({State.FAILED}), due_ms=0, from_now=True)
-    assert (await change_one(frozen_store, replay)).answer is Answer.CHANGED
+    replay = Change(TimerName("default", "a"), frozenset({State.FAILED}), due=Delay(0))
+    assert (await change_one(frozen_store, replay)).result is ChangeResult.CHANGED
     begun = await begin_one(frozen_store, "a", 1)
     last = Attempt(begun.started_ms, 0, 200, number=1, generation=1)
-    assert await frozen_store.finish([Finish(begun.wake_up, 1, Outcome.DELIVERED, HOUR_MS, last)]) == [True]
+    assert (
+        await frozen_store.finish([Finish(begun.wake_up, 1, Outcome.DELIVERED, HOUR_MS, last)])
+    ).counted == [True]
     timer = await stored(frozen_store)
     assert (timer.state, timer.spec, timer.log) == (State.DONE, failed.spec, (*failed.log, last))
 
@@ -97,25 +99,27 @@ async def test_replay_keeps_the_attempts(frozen_store: Store, time: FrozenTime) 
 async def test_a_change_has_the_worker_use_the_new_timeout(frozen_store: Store, redis: Redis) -> None:
     """The lease is that of the new content."""
     await frozen_store.create([new_timer("a", timeout_ms=1_000)])
-    await change_one(frozen_store, Change("default", "a", ANY, spec=new_timer("a", timeout_ms=5_000).spec))
+    await change_one(
+        frozen_store, Change(TimerName("default", "a"), ANY, spec=new_timer("a", timeout_ms=5_000).spec)
+    )
     await begin_one(frozen_store, "a", 1)
-    assert await redis.zscore(keys.RUNNING, "default:a") == T0_MS + 15_000
+    assert await redis.zscore(STORE.running, "default:a") == T0_MS + 15_000
 
 
 async def test_answers_stand_in_the_order_of_the_changes(frozen_store: Store) -> None:
     """The second wish for a timer is judged by what the first one made of it."""
     await frozen_store.create([new_timer("a"), new_timer("b")])
     changes = [
-        Change("default", "a", ANY, "0.0.s", due_ms=1),
-        Change("default", "nobody", ANY),
-        Change("default", "a", ANY, "0.0.s", due_ms=2),
-        Change("default", "b", ANY, due_ms=3),
+        Change(TimerName("default", "a"), ANY, "0.0.s", due_ms=1),
+        Change(TimerName("default", "nobody"), ANY),
+        Change(TimerName("default", "a"), ANY, "0.0.s", due_ms=2),
+        Change(TimerName("default", "b"), ANY, due_ms=3),
     ]
     assert await frozen_store.change(changes) == [
-        Changed(Answer.CHANGED, State.SCHEDULED, 1, 1),
-        Changed(Answer.GONE),
-        Changed(Answer.OTHER_VERSION, State.SCHEDULED),
-        Changed(Answer.CHANGED, State.SCHEDULED, 3, 1),
+        Changed(ChangeResult.CHANGED, State.SCHEDULED, 1, 1),
+        Changed(ChangeResult.GONE),
+        Changed(ChangeResult.OTHER_VERSION, State.SCHEDULED),
+        Changed(ChangeResult.CHANGED, State.SCHEDULED, 3, 1),
     ]
 
 
@@ -127,12 +131,12 @@ async def test_the_version_decides(redis: Redis, frozen_store: Store, time: Froz
     before = await snapshot(redis)
     for version in others:
         changed = await change_one(
-            frozen_store, Change("default", "a", frozenset({state}), version, due_ms=1)
+            frozen_store, Change(TimerName("default", "a"), frozenset({state}), version, due_ms=1)
         )
-        assert changed == Changed(Answer.OTHER_VERSION, state)
+        assert changed == Changed(ChangeResult.OTHER_VERSION, state)
         if state in {State.SCHEDULED, State.FAILED}:
-            cancelled = await frozen_store.cancel("default", "a", version=version, ms=1)
-            assert cancelled == Changed(Answer.OTHER_VERSION, state)
+            cancelled = await frozen_store.cancel(TimerName("default", "a"), version=version, ms=1)
+            assert cancelled == Changed(ChangeResult.OTHER_VERSION, state)
     assert await snapshot(redis) == before
 
 
@@ -142,33 +146,33 @@ async def test_the_version_decides(redis: Redis, frozen_store: Store, time: Froz
 async def test_cancel_ends_a_scheduled_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
     """Its record stays for the retention, its id is archived, and nothing sends it."""
     timer = await bring(frozen_store, time, State.SCHEDULED)
-    cancelled = await frozen_store.cancel("default", "a", version=timer.version, ms=HOUR_MS)
-    assert cancelled == Changed(Answer.CHANGED, State.SCHEDULED, T0_MS + 100, 0)
+    cancelled = await frozen_store.cancel(TimerName("default", "a"), version=timer.version, ms=HOUR_MS)
+    assert cancelled == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS + 100, 0)
     assert await stored(frozen_store) == replace(timer, state=State.CANCELLED)
-    assert await frozen_store.is_archived("default", "a")
-    assert await redis.hgetall(keys.ARCHIVE_COUNTS) == {b"0": b"1"}  # type: ignore[misc] # sync or async
+    assert await frozen_store.is_archived(TimerName("default", "a"))
+    assert await redis.hgetall(STORE.archive_counts) == {b"0": b"1"}  # type: ignore[misc] # sync or async
     [refused] = await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
     assert refused == Refused(wake_up("a"), Refusal.FINISHED)
-    assert not await redis.exists(keys.DUE)
+    assert not await redis.exists(STORE.due)
     assert await counted(redis) == {"c": 1}
 
 
 async def test_cancel_without_retention_leaves_the_archive_alone(redis: Redis, frozen_store: Store) -> None:
     """No key of the timer is left."""
     await frozen_store.create([new_timer("a", ordering_key="lane")])
-    await frozen_store.cancel("default", "a", version=None, ms=0)
-    left = {keys.ARCHIVE_COUNTS, f"{keys.ARCHIVE_PREFIX}0", keys.OUTBOX}
+    await frozen_store.cancel(TimerName("default", "a"), version=None, ms=0)
+    left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox}
     assert {key.decode() for key in await redis.keys()} == left
 
 
 async def test_cancel_deletes_a_failed_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
     """At once, whatever its retention; the id stays archived."""
     await bring(frozen_store, time, State.FAILED)
-    cancelled = await frozen_store.cancel("default", "a", version="0.1.f", ms=HOUR_MS)
-    assert cancelled == Changed(Answer.CHANGED, State.FAILED, T0_MS + 100, 0)
-    assert await frozen_store.get("default", "a") is None
-    assert await frozen_store.is_archived("default", "a")
-    assert not await redis.exists(keys.FINISHED, keys.RETENTION, keys.COUNTS)
+    cancelled = await frozen_store.cancel(TimerName("default", "a"), version="0.1.f", ms=HOUR_MS)
+    assert cancelled == Changed(ChangeResult.CHANGED, State.FAILED, T0_MS + 100, 0)
+    assert await frozen_store.get(TimerName("default", "a")) is None
+    assert await frozen_store.is_archived(TimerName("default", "a"))
+    assert not await redis.exists(STORE.finished, STORE.retention, STORE.counts)
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.DONE, State.CANCELLED])
@@ -178,8 +182,8 @@ async def test_cancel_comes_too_late(
     """In flight, done or cancelled already: the answer says so and nothing changes."""
     await bring(frozen_store, time, state)
     before = await snapshot(redis)
-    cancelled = await frozen_store.cancel("default", "a", version=None, ms=HOUR_MS)
-    assert cancelled == Changed(Answer.OTHER_STATE, state)
+    cancelled = await frozen_store.cancel(TimerName("default", "a"), version=None, ms=HOUR_MS)
+    assert cancelled == Changed(ChangeResult.OTHER_STATE, state)
     assert await snapshot(redis) == before
 
 
@@ -187,8 +191,8 @@ async def test_a_full_archive_layer_hands_over_to_the_next_by_cancels_alone(
     redis: Redis, frozen_store: Store
 ) -> None:
     """A process that never finishes an attempt must not overfill it."""
-    await redis.hset(keys.ARCHIVE_COUNTS, "0", "99999")  # type: ignore[misc] # sync or async
+    await redis.hset(STORE.archive_counts, "0", "99999")  # type: ignore[misc] # sync or async
     await frozen_store.create([new_timer("a"), new_timer("b")])
     for timer_id in "ab":
-        await frozen_store.cancel("default", timer_id, version=None, ms=0)
-    assert await redis.hgetall(keys.ARCHIVE_COUNTS) == {b"0": b"100000", b"1": b"1"}  # type: ignore[misc] # as above
+        await frozen_store.cancel(TimerName("default", timer_id), version=None, ms=0)
+    assert await redis.hgetall(STORE.archive_counts) == {b"0": b"100000", b"1": b"1"}  # type: ignore[misc] # as above

@@ -5,10 +5,8 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
-    Answer,
     Change,
     Changed,
     Creation,
@@ -17,6 +15,7 @@ from httpqueue.timers.commands import (
     Refusal,
     Refused,
 )
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import FINISHED, State, Timer
 from tests.support.frozen import (
     HOUR_MS,
@@ -27,6 +26,7 @@ from tests.support.frozen import (
     snapshot,
     wake_up,
 )
+from tests.support.keys import STORE
 from tests.support.states import ANY, bring, change_one, counted, in_each_state, stored
 
 # --- a new timer whose id is taken ---
@@ -84,9 +84,9 @@ async def test_who_replaces_another_timer_is_all_that_is_left(
     wish = again(IfExists.REPLACE, 70)
     await frozen_store.create([wish])
     assert await stored(frozen_store) == Timer("default", "a", State.SCHEDULED, 1, 0, T0_MS + 570, wish.spec)
-    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 570
+    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 570
     assert await counted(redis) == {"s": 1}
-    assert not await redis.exists(keys.FINISHED, keys.RETENTION)
+    assert not await redis.exists(STORE.finished, STORE.retention)
     assert await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS) == [
         Refused(wake_up("a"), Refusal.STALE)
     ]
@@ -111,7 +111,7 @@ async def test_what_a_batch_creates_and_replaces_is_indexed_by_the_last_due_time
     answers = await frozen_store.create([new_timer("a", 100), again(IfExists.REPLACE, 500)])
     assert [answer.creation for answer in answers] == [Creation.CREATED, Creation.REPLACED]
     assert (await stored(frozen_store)).due_ms == T0_MS + 500
-    assert await redis.zscore(keys.DUE, "default:a") == T0_MS + 500
+    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 500
 
 
 # --- retention ---
@@ -124,9 +124,13 @@ async def test_when_the_retention_is_over_the_timer_is_gone(
     """For every call at once, whenever its record is dropped; the id can be used again."""
     await bring(frozen_store, time, state)
     time.advance(HOUR_MS)
-    assert await frozen_store.get("default", "a") is None
-    assert await change_one(frozen_store, Change("default", "a", ANY)) == Changed(Answer.GONE)
-    assert await frozen_store.cancel("default", "a", version=None, ms=1) == Changed(Answer.GONE)
+    assert await frozen_store.get(TimerName("default", "a")) is None
+    assert await change_one(frozen_store, Change(TimerName("default", "a"), ANY)) == Changed(
+        ChangeResult.GONE
+    )
+    assert await frozen_store.cancel(TimerName("default", "a"), version=None, ms=1) == Changed(
+        ChangeResult.GONE
+    )
     [created] = await frozen_store.create([again(IfExists.CONFLICT, 5)])
     assert created.creation is Creation.CREATED
     assert await frozen_store.forget(limit=9) == 0

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
     Begun,
@@ -15,6 +14,7 @@ from httpqueue.timers.commands import (
     Refusal,
     Refused,
 )
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt
 from httpqueue.webhooks.outcome import Outcome
@@ -27,6 +27,7 @@ from tests.support.frozen import (
     new_timer,
     wake_up,
 )
+from tests.support.keys import STORE
 from tests.support.states import ANY, OTHER, change_one, counted, stored
 
 
@@ -37,13 +38,13 @@ async def test_forget_drops_what_is_over(frozen_store: Store, time: FrozenTime, 
         await frozen_store.finish([finish_of(await begin_one(frozen_store, name), Outcome.FAILED, ms)])
     time.advance(2_000)
     assert await frozen_store.forget(limit=1) == 1
-    assert await redis.zrange(keys.RETENTION, 0, -1) == [b"default:a", b"default:c"]
+    assert await redis.zrange(STORE.retention, 0, -1) == [b"default:a", b"default:c"]
     assert await frozen_store.forget(limit=9) == 1
     assert await frozen_store.forget(limit=9) == 0
-    assert await redis.zrange(keys.FINISHED, 0, -1) == [b"default:c"]
+    assert await redis.zrange(STORE.finished, 0, -1) == [b"default:c"]
     assert await counted(redis) == {"f": 1}
-    assert await redis.exists(*(f"{keys.RECORD_PREFIX}default:{name}" for name in "abc")) == 1
-    assert await frozen_store.is_archived("default", "a")
+    assert await redis.exists(*(f"{STORE.records}default:{name}" for name in "abc")) == 1
+    assert await frozen_store.is_archived(TimerName("default", "a"))
 
 
 # --- the log ---
@@ -56,7 +57,7 @@ async def test_the_last_ten_attempts_are_kept(frozen_store: Store, time: FrozenT
     for number in range(1, 14):
         generation = number // 8
         if number == 8:
-            await change_one(frozen_store, Change("default", "a", ANY, spec=OTHER, due_ms=0, from_now=True))
+            await change_one(frozen_store, Change(TimerName("default", "a"), ANY, spec=OTHER, due=Delay(0)))
         begun = await begin_one(frozen_store, "a", generation)
         told.append(
             Attempt(begun.started_ms, number, 503, "ü" * number, number, "body", begun.attempt, generation)
@@ -73,7 +74,7 @@ async def test_the_last_ten_attempts_are_kept(frozen_store: Store, time: FrozenT
 async def test_a_lane_goes_on_past_a_record_that_cannot_be_read(redis: Redis, frozen_store: Store) -> None:
     """It is set aside, and the next in the lane is found by the relay and begins."""
     await frozen_store.create([new_timer("bad", ordering_key="k"), new_timer("next", 0, ordering_key="k")])
-    await redis.set(keys.RECORD_PREFIX + "default:bad", b"garbage")
+    await redis.set(STORE.records + "default:bad", b"garbage")
     wake_ups = [wake_up("next"), wake_up("bad")]
     blocked, bad = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
     assert (blocked, bad) == (Refused(wake_ups[0], Refusal.BLOCKED), Refused(wake_ups[1], Refusal.UNREADABLE))
@@ -98,7 +99,7 @@ async def test_a_retry_keeps_its_turn(frozen_store: Store, time: FrozenTime) -> 
 async def test_a_lane_belongs_to_its_application(frozen_store: Store) -> None:
     """The same key of another one is another lane."""
     spec = Spec("http://receiver/", new_timer("a").spec.schedule, ordering_key="k")
-    await frozen_store.create([NewTimer("x", "a", spec), NewTimer("y", "a", spec)])
+    await frozen_store.create([NewTimer(TimerName("x", "a"), spec), NewTimer(TimerName("y", "a"), spec)])
     wake_ups = [replace(wake_up("a"), member=f"{application}:a") for application in "xy"]
     answers = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
     assert all(isinstance(answer, Begun) for answer in answers)

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.survey import Survey, Window
+from httpqueue.storage.lookup import Lookup, Window
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Change, Listed, NewTimer, Place
-from httpqueue.timers.schedule import At
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import FINISHED, State, Timer
 from httpqueue.webhooks.outcome import Outcome
@@ -30,6 +30,7 @@ from tests.support.frozen import (
     new_timer,
     wake_up,
 )
+from tests.support.keys import STORE
 
 EVERY = frozenset({State.SCHEDULED, State.RUNNING}) | FINISHED
 COUNT = 3_000
@@ -37,16 +38,16 @@ NAMES = [f"t{number}" for number in range(12)]
 
 
 @pytest.fixture
-def survey(redis: Redis, time: FrozenTime) -> Survey:
+def lookup(redis: Redis, time: FrozenTime) -> Lookup:
     """Lists what frozen_store holds."""
-    return Survey(redis, now=time)
+    return Lookup(redis, now=time)
 
 
-async def pages(survey: Survey, window: Window, look_at: int) -> AsyncIterator[Listed]:
+async def pages(lookup: Lookup, window: Window, look_at: int) -> AsyncIterator[Listed]:
     """All of them, in order."""
     place: Place | None = None
     while True:
-        page = await survey.list(window, place, look_at=look_at)
+        page = await lookup.list(window, place, look_at=look_at)
         assert len(page.timers) <= look_at
         yield page
         if page.next is None:
@@ -55,9 +56,9 @@ async def pages(survey: Survey, window: Window, look_at: int) -> AsyncIterator[L
         place = page.next
 
 
-async def ids(survey: Survey, window: Window, look_at: int = 7) -> list[str]:
+async def ids(lookup: Lookup, window: Window, look_at: int = 7) -> list[str]:
     """Of every page."""
-    return [timer.id async for page in pages(survey, window, look_at) for timer in page.timers]
+    return [timer.id async for page in pages(lookup, window, look_at) for timer in page.timers]
 
 
 async def disturb(store: Store, timers: list[str], dice: random.Random) -> set[str]:
@@ -72,29 +73,34 @@ async def disturb(store: Store, timers: list[str], dice: random.Random) -> set[s
                 moved.add(answer.wake_up.member.removeprefix("default:"))
     for name in chosen[30:35]:
         # one of a former time would be deleted if it has failed: it must exist throughout
-        await store.cancel("default", name, version="0.0.s", ms=HOUR_MS)
+        await store.cancel(TimerName("default", name), version="0.0.s", ms=HOUR_MS)
     for name in chosen[35:]:
-        [changed] = await store.change([Change("default", name, EVERY - {State.RUNNING}, due_ms=T0_MS + 7)])
+        [changed] = await store.change(
+            [Change(TimerName("default", name), EVERY - {State.RUNNING}, due_ms=T0_MS + 7)]
+        )
         moved |= {name} if changed.generation else set()
     return moved
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_what_stays_at_its_due_time_is_seen_once(
-    frozen_store: Store, survey: Survey, seed: int
+    frozen_store: Store, lookup: Lookup, seed: int
 ) -> None:
     """3,000 timers, hundreds at one instant, begin, end and are cancelled between pages of any size."""
     dice = random.Random(seed)
     names = [f"t{number}" for number in range(COUNT)]
     instants = [T0_MS - back for back in (0, 1, 2, 500, 10**9)]
     await frozen_store.create(
-        [NewTimer("default", name, Spec("http://receiver/", At(dice.choice(instants)))) for name in names]
+        [
+            NewTimer(TimerName("default", name), Spec("http://receiver/", Instant(dice.choice(instants))))
+            for name in names
+        ]
     )
     moved: set[str] = set()
     seen: list[str] = []
     place, more = None, True
     while more:
-        page = await survey.list(Window(EVERY), place, look_at=dice.choice([1, 2, 50, 300, 1_000]))
+        page = await lookup.list(Window(EVERY), place, look_at=dice.choice([1, 2, 50, 300, 1_000]))
         seen += [timer.id for timer in page.timers]
         place, more = page.next, page.next is not None
         moved |= await disturb(frozen_store, names, dice)
@@ -122,7 +128,7 @@ def test_any_pages_and_any_moves(
             await redis.flushall()
             time = FrozenTime()
             store = Store(redis, archive=Archive(redis, error_rate=1e-6), now=time)
-            seen = await _page_while_moving(store, Survey(redis, now=time), spread, steps)
+            seen = await _page_while_moving(store, Lookup(redis, now=time), spread, steps)
         due = dict(zip(NAMES, spread, strict=True))
         assert sorted(timer.id for timer in seen) == sorted(NAMES)
         assert [timer.id for timer in seen] == sorted(NAMES, key=lambda name: (due[name], f"default:{name}"))
@@ -131,11 +137,11 @@ def test_any_pages_and_any_moves(
 
 
 async def _page_while_moving(
-    store: Store, survey: Survey, spread: list[int], steps: list[tuple[int, list[tuple[str, str]]]]
+    store: Store, lookup: Lookup, spread: list[int], steps: list[tuple[int, list[tuple[str, str]]]]
 ) -> list[Timer]:
     await store.create(
         [
-            NewTimer("default", name, Spec("http://receiver/", At(T0_MS - 2 + offset)))
+            NewTimer(TimerName("default", name), Spec("http://receiver/", Instant(T0_MS - 2 + offset)))
             for name, offset in zip(NAMES, spread, strict=True)
         ]
     )
@@ -143,7 +149,7 @@ async def _page_while_moving(
     place, more, number = None, True, 0
     while more:
         look_at, moves = steps[number % len(steps)]
-        page = await survey.list(Window(EVERY), place, look_at=look_at)
+        page = await lookup.list(Window(EVERY), place, look_at=look_at)
         seen += page.timers
         place, more, number = page.next, page.next is not None, number + 1
         for name, move in moves:
@@ -153,9 +159,9 @@ async def _page_while_moving(
 
 async def _move(store: Store, name: str, move: str) -> None:
     if move == "x":
-        found = await store.get("default", name)
+        found = await store.get(TimerName("default", name))
         if found and found.timer.state is State.SCHEDULED:  # a failed one would be deleted
-            await store.cancel("default", name, version=None, ms=HOUR_MS)
+            await store.cancel(TimerName("default", name), version=None, ms=HOUR_MS)
         return
     [begun] = await store.begin([wake_up(name)], lease_ms=LEASE_MS)
     if isinstance(begun, Begun) and move != "b":
@@ -179,58 +185,58 @@ async def bring_all(store: Store) -> None:
             if name != "running":
                 outcome = Outcome.DELIVERED if name == "done" else Outcome.FAILED
                 await store.finish([finish_of(begun, outcome)])
-        await store.cancel(application, "cancelled", version=None, ms=HOUR_MS)
+        await store.cancel(TimerName(application, "cancelled"), version=None, ms=HOUR_MS)
 
 
 @pytest.mark.parametrize("look_at", [1, 3, 1_000])
 @pytest.mark.parametrize("application", [None, "default", "shop", "nobody"])
 async def test_states_and_application(
-    frozen_store: Store, survey: Survey, application: str | None, look_at: int
+    frozen_store: Store, lookup: Lookup, application: str | None, look_at: int
 ) -> None:
     """Each state alone, pairs, and all: exactly the timers that are in them."""
     await bring_all(frozen_store)
     copies = {None: 2, "nobody": 0}.get(application, 1)
     for states in [{state} for state in EVERY] + [{State.SCHEDULED, State.FAILED}, set(EVERY)]:
         window = Window(frozenset(states), application)
-        found = [timer async for page in pages(survey, window, look_at) for timer in page.timers]
+        found = [timer async for page in pages(lookup, window, look_at) for timer in page.timers]
         assert sorted(timer.id for timer in found) == sorted(sorted(states) * copies)
         assert {timer.application for timer in found} <= {application or "default", "shop"}
         assert all(timer.state.value == timer.id for timer in found)
 
 
-async def test_the_window_of_due_times(frozen_store: Store, survey: Survey) -> None:
+async def test_the_window_of_due_times(frozen_store: Store, lookup: Lookup) -> None:
     """Both ends are in it; a place before it does not widen it."""
     await frozen_store.create([new_timer(f"t{ms}", ms) for ms in range(10)])
     window = Window(EVERY, from_ms=T0_MS + 3, to_ms=T0_MS + 5)
-    assert await ids(survey, window, look_at=1) == ["t3", "t4", "t5"]
-    page = await survey.list(window, Place(T0_MS, "default:t9"), look_at=9)
+    assert await ids(lookup, window, look_at=1) == ["t3", "t4", "t5"]
+    page = await lookup.list(window, Place(T0_MS, "default:t9"), look_at=9)
     assert [timer.id for timer in page.timers] == ["t3", "t4", "t5"]
     assert page.next is None
 
 
-async def test_the_place_may_be_of_a_timer_that_is_gone(frozen_store: Store, survey: Survey) -> None:
+async def test_the_place_may_be_of_a_timer_that_is_gone(frozen_store: Store, lookup: Lookup) -> None:
     """The list goes on behind where it was, among equal due times by name."""
     await frozen_store.create([new_timer(name) for name in ("a", "B", "c", "d")])
-    page = await survey.list(Window(EVERY), Place(T0_MS, "default:bb"), look_at=9)
+    page = await lookup.list(Window(EVERY), Place(T0_MS, "default:bb"), look_at=9)
     assert [timer.id for timer in page.timers] == ["c", "d"]
-    assert await ids(survey, Window(EVERY)) == ["B", "a", "c", "d"]
+    assert await ids(lookup, Window(EVERY)) == ["B", "a", "c", "d"]
 
 
-async def test_a_page_never_looks_at_more_than_a_thousand(frozen_store: Store, survey: Survey) -> None:
+async def test_a_page_never_looks_at_more_than_a_thousand(frozen_store: Store, lookup: Lookup) -> None:
     """Whatever is asked for."""
     await frozen_store.create([new_timer(f"t{number}") for number in range(1_001)])
-    page = await survey.list(Window(EVERY), None, look_at=10_000)
+    page = await lookup.list(Window(EVERY), None, look_at=10_000)
     assert len(page.timers) == 1_000
     assert page.next is not None
 
 
 async def test_what_cannot_be_read_or_is_over_is_left_out(
-    redis: Redis, frozen_store: Store, survey: Survey, time: FrozenTime
+    redis: Redis, frozen_store: Store, lookup: Lookup, time: FrozenTime
 ) -> None:
     """Its neighbours are listed, and the page goes on behind it."""
     await frozen_store.create([new_timer(name) for name in ("a", "bad", "over", "z")])
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "over"), Outcome.FAILED, 5)])
-    await redis.set(keys.RECORD_PREFIX + "default:bad", b"garbage")
-    assert await ids(survey, Window(EVERY), look_at=1) == ["a", "over", "z"]
+    await redis.set(STORE.records + "default:bad", b"garbage")
+    assert await ids(lookup, Window(EVERY), look_at=1) == ["a", "over", "z"]
     time.advance(5)
-    assert await ids(survey, Window(EVERY), look_at=1) == ["a", "z"]
+    assert await ids(lookup, Window(EVERY), look_at=1) == ["a", "z"]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.timers import Store
@@ -23,9 +22,11 @@ from httpqueue.timers.commands import (
     IfExists,
     WakeUp,
 )
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import FINISHED, TRANSITIONS, Attempt, State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import LEASE_MS, FrozenTime, new_timer, wake_up
+from tests.support.keys import STORE
 from tests.support.store_model import LANES, UNFINISHED, StoreModel
 
 NAMES = st.sampled_from(sorted(LANES))
@@ -129,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel(self, name: str, ms: int, tag: str | None) -> None:
         """Before it is sent, in flight, done, failed, gone."""
         version = self._version(name, tag)
-        answer = self.runner.run(self.store.cancel("default", name, version=version, ms=ms))
+        answer = self.runner.run(self.store.cancel(TimerName("default", name), version=version, ms=ms))
         assert answer == self.wanted.cancel(name, version, ms)
 
     @rule(limit=st.integers(1, 4))
@@ -169,15 +170,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 20))
     def drain(self, limit: int) -> None:
         """The relay takes what is in the outbox."""
-        entries, _ = self.runner.run(self.store.read_outbox("relay", limit=limit, block_ms=1))
+        entries, _ = self.runner.run(self.outbox_of(store).read("relay", limit=limit, block_ms=1))
         assert all(entry.wake_up for entry in entries)
         if entries:
-            self.runner.run(self.store.acknowledge(entries))
+            self.runner.run(self.outbox_of(store).acknowledge(entries))
 
     @rule(name=NAMES)
     def look_up(self, name: str) -> None:
         """What finished once is archived, and nothing else is."""
-        archived = self.runner.run(self.store.is_archived("default", name))
+        archived = self.runner.run(self.store.is_archived(TimerName("default", name)))
         assert archived == (name in self.wanted.archived)
 
     # --- what always holds ---
@@ -189,7 +190,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def _compare(self) -> None:
         for name in LANES:
-            found, timer = await self.store.get("default", name), self.wanted.there(name)
+            found, timer = await self.store.get(TimerName("default", name)), self.wanted.there(name)
             assert (found is None) == (timer is None)
             if found and timer:
                 assert (found.timer.version, found.timer.due_ms) == (timer.version, timer.due_ms)
@@ -202,19 +203,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def _compare_indices(self) -> None:
         model = self.wanted.timers.items()
-        assert await self._index(keys.DUE) == {
+        assert await self._index(STORE.due) == {
             name: timer.due_ms for name, timer in model if timer.state in UNFINISHED
         }
-        assert await self._index(keys.RUNNING) == {
+        assert await self._index(STORE.running) == {
             name: timer.lease_end_ms for name, timer in model if timer.state is State.RUNNING
         }
         finished = {name: timer for name, timer in model if timer.state in FINISHED}
-        assert await self._index(keys.FINISHED) == {name: each.due_ms for name, each in finished.items()}
-        assert await self._index(keys.RETENTION) == {
+        assert await self._index(STORE.finished) == {name: each.due_ms for name, each in finished.items()}
+        assert await self._index(STORE.retention) == {
             name: each.kept_until_ms for name, each in finished.items()
         }
         for lane in ("lane", "other"):
-            assert await self._index(f"{keys.LANE_PREFIX}default:{lane}") == {
+            assert await self._index(f"{STORE.lanes}default:{lane}") == {
                 name: -inf if timer.has_turn else timer.due_ms
                 for name, timer in model
                 if LANES[name] == lane and timer.state in UNFINISHED
@@ -223,7 +224,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def counts_are_what_a_scan_finds(self) -> None:
         """By application and state."""
-        counts = self.runner.run(self.redis.hgetall(keys.COUNTS))
+        counts = self.runner.run(self.redis.hgetall(STORE.counts))
         scan = Counter(f"default:{timer.state.letter}".encode() for timer in self.wanted.timers.values())
         assert {field: int(count) for field, count in counts.items()} == scan
 
@@ -250,7 +251,7 @@ class StoreMachine(RuleBasedStateMachine):
             for name, timer in self.wanted.timers.items()
             if timer.state is State.SCHEDULED and self.wanted.could_begin(name)
         }
-        entries = self.runner.run(self.redis.xrange(keys.OUTBOX, self.last_entry))
+        entries = self.runner.run(self.redis.xrange(STORE.outbox, self.last_entry))
         told = {
             WakeUp(fields[b"timer"].decode(), int(fields[b"generation"]), int(fields[b"due"]))
             for _, fields in entries

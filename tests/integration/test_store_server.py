@@ -12,8 +12,9 @@ from httpqueue.errors import StartError, UnavailableError
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.timers import Store, open_store
 from httpqueue.timers.commands import Begun, Cursor, OutboxEntry
+from httpqueue.timers.names import TimerName
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, closed_port, finish_of, new_timer, snapshot, wake_up
+from tests.support.frozen import LEASE_MS, closed_port, finish_of, new_timer, outbox_of, snapshot, wake_up
 
 
 @asynccontextmanager
@@ -87,7 +88,7 @@ async def test_without_a_test_clock_the_time_is_the_servers(store: Store) -> Non
     """Which here runs on the same machine."""
     before = now_ms()
     [created] = await store.create([new_timer("a", 5)])
-    found = await store.get("default", "a")
+    found = await store.get(TimerName("default", "a"))
     assert found is not None
     page = await store.upcoming(Cursor(), ahead_ms=5, limit=1)
     assert before <= created.due_ms - 5 <= found.now_ms <= page.now_ms <= now_ms()
@@ -114,7 +115,7 @@ async def test_a_full_server_stores_all_of_a_call_or_nothing(redis: Redis, store
             with pytest.raises(UnavailableError, match="maxmemory"):
                 await call
     assert await snapshot(redis) == before
-    assert await store.finish([delivered]) == [True]
+    assert (await store.finish([delivered])).counted == [True]
 
 
 # --- away ---
@@ -123,13 +124,13 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "create": lambda store: store.create([new_timer("a")]),
     "begin": lambda store: store.begin([wake_up("a")], lease_ms=LEASE_MS),
     "finish": lambda store: store.finish([finish_of(Begun(wake_up("a"), 1, 0, 0, b""), Outcome.RETRY)]),
-    "get": lambda store: store.get("default", "a"),
-    "is_archived": lambda store: store.is_archived("default", "a"),
+    "get": lambda store: store.get(TimerName("default", "a")),
+    "is_archived": lambda store: store.is_archived(TimerName("default", "a")),
     "upcoming": lambda store: store.upcoming(Cursor(), ahead_ms=0, limit=1),
-    "read_outbox": lambda store: store.read_outbox("one", limit=1, block_ms=1),
-    "adopt_outbox": lambda store: store.adopt_outbox("one", idle_ms=0, limit=1),
-    "acknowledge": lambda store: store.acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),
-    "leave_outbox": lambda store: store.leave_outbox("one"),
+    "read_outbox": lambda store: outbox_of(store).read("one", limit=1, block_ms=1),
+    "adopt_outbox": lambda store: outbox_of(store).adopt("one", idle_ms=0, limit=1),
+    "acknowledge": lambda store: outbox_of(store).acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),
+    "leave_outbox": lambda store: outbox_of(store).leave("one"),
     "check": lambda store: store.check(allow_unsafe=False),
     "ping": lambda store: store.ping(),
 }

@@ -14,13 +14,13 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from httpqueue.clock import sleep
 from httpqueue.run.virtual import LOOK_S, VirtualClock
 from httpqueue.storage.archive import Archive
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refused, WakeUp
 from httpqueue.timers.policies import Destination
-from httpqueue.timers.schedule import After, format_instant, parse_instant_ms
+from httpqueue.timers.schedule import Delay, format_instant, parse_instant_ms
 from tests.support.pipeline import running
 from tests.support.processes import HTTPQUEUE, started
 from tests.support.receiver import Receiver, Reply
@@ -283,9 +283,9 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(
 
     store.begin, queue.put = begin_slowly, put_slowly  # type: ignore[method-assign] # a slow machine
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        await Registry(redis).set_destination("127.0.0.1", limit)
+        await Policies(redis).set_destination("127.0.0.1", limit)
         for n in range(10):
-            await pipeline.schedule(str(n), receiver.url, After(1_000))
-        survey = Survey(redis, now=now)
-        await now.advance(lambda now_ms: now_ms + 60_000, survey=survey, relay=pipeline.relay, queue=queue)
+            await pipeline.schedule(str(n), receiver.url, Delay(1_000))
+        lookup = Lookup(redis, now=now)
+        await now.advance(lambda now_ms: now_ms + 60_000, lookup=lookup, relay=pipeline.relay, queue=queue)
         assert len(receiver.requests) == 10

@@ -11,15 +11,16 @@ from structlog.testing import capture_logs
 
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
-from httpqueue.storage import keys
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Claim, Queue, open_queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, WakeUp
-from httpqueue.timers.schedule import After
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.timer import State
-from httpqueue.worker import worker
+from httpqueue.worker import engine as worker
+from tests.support.keys import QUEUE, STORE
 from tests.support.pipeline import QUICK, assert_growing, running
 from tests.support.receiver import Receiver, Reply, hang, reply_when
 
@@ -61,7 +62,7 @@ async def test_a_client_error_fails_at_once(store: Store, queue: Queue) -> None:
         receiver.answer(Reply(404))
         await pipeline.schedule("a", receiver.url)
         timer = await pipeline.until("a", State.FAILED)
-        assert await store.is_archived("default", "a")
+        assert await store.is_archived(TimerName("default", "a"))
     assert (timer.attempts, len(receiver.requests)) == (1, 1)
     assert timer.last_attempt is not None
     assert timer.last_attempt.error == "HTTP 404"
@@ -83,8 +84,8 @@ async def test_retention_zero_archives_at_once(store: Store, queue: Queue, redis
         await pipeline.schedule("a", receiver.url)
         await receiver.wait_for(1)
         await pipeline.finished.wait()
-        assert await store.get("default", "a") is None
-        assert await store.is_archived("default", "a")
+        assert await store.get(TimerName("default", "a")) is None
+        assert await store.is_archived(TimerName("default", "a"))
     assert not [key for key in await redis.keys() if b"default:a" in key]
 
 
@@ -95,9 +96,9 @@ async def test_a_timer_whose_workers_die_fails_without_another_call(
     async with Receiver() as receiver, running(store, queue) as pipeline:
         spec = msgpack.packb(b'{"url":"%s","delay_ms":0}' % receiver.url.encode(), use_bin_type=False)
         head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("r", 0, 4, 1, 0, ""))
-        await redis.set(keys.RECORD_PREFIX + "default:a", head + spec)
-        await redis.zadd(keys.DUE, {"default:a": 1})
-        await queue.put([WakeUp("default:a", 0, 1)])
+        await redis.set(STORE.records + "default:a", head + spec)
+        await redis.zadd(STORE.due, {"default:a": 1})
+        await queue.put([WakeUp(TimerName("default", "a"), 0, 1)])
         timer = await pipeline.until("a", State.FAILED)
         assert receiver.requests == []
     assert timer.last_attempt is not None
@@ -108,13 +109,13 @@ async def test_an_unreadable_spec_fails_its_timer_alone(store: Store, queue: Que
     """The others of its batch are delivered."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("s", 0, 0, 1, 0, "", "{"))
-        await redis.set(keys.RECORD_PREFIX + "default:bad", head)
-        await redis.zadd(keys.DUE, {"default:bad": 1})
-        await queue.put([WakeUp("default:bad", 0, 1)])
+        await redis.set(STORE.records + "default:bad", head)
+        await redis.zadd(STORE.due, {"default:bad": 1})
+        await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
         await pipeline.schedule("good", receiver.url)
         await pipeline.until("good", State.DONE)
-        assert await redis.zcard(keys.DUE) == 0
-        assert await store.is_archived("default", "bad")
+        assert await redis.zcard(STORE.due) == 0
+        assert await store.is_archived(TimerName("default", "bad"))
 
 
 async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) -> None:
@@ -147,7 +148,7 @@ async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Q
     assert len(receiver.requests) == 1
 
 
-async def _allows(worker: worker.BatchWorker) -> None:
+async def _allows(worker: worker.Worker) -> None:
     while worker.allow_pick_jobs:
         await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=0.001)
 
@@ -160,7 +161,7 @@ async def test_stop_gives_up_attempts_that_outlast_the_grace_time(store: Store, 
         await receiver.wait_for(1)
         pipeline.worker._grace_s = 0
         await pipeline.worker.stop()
-        found = await store.get("default", "a")
+        found = await store.get(TimerName("default", "a"))
     assert found is not None
     assert found.timer.state is State.RUNNING
 
@@ -171,7 +172,7 @@ async def test_a_wake_message_ends_the_sleep(
     """An idle worker hears of an earlier wake-up; it does not poll for it."""
     monkeypatch.setattr(worker, "IDLE_S", 3_600.0)
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        await pipeline.schedule("far", receiver.url, After(300_000))
+        await pipeline.schedule("far", receiver.url, Delay(300_000))
         for number in range(3):
             await pipeline.schedule(str(number), receiver.url)
             await receiver.wait_for(number + 1)
@@ -241,11 +242,13 @@ async def test_a_late_worker_changes_nothing(store: Store, queue: Queue, redis: 
             await pipeline.schedule("a", receiver.url)
             await receiver.wait_for(1)
             later = Store(redis, archive=Archive(redis, error_rate=1e-6), now=lambda: now_ms() + 3_600_000)
-            [begun] = await later.begin([WakeUp("default:a", 0)], lease_ms=60_000)  # its lease is over
+            [begun] = await later.begin(
+                [WakeUp(TimerName("default", "a"), 0)], lease_ms=60_000
+            )  # its lease is over
             assert isinstance(begun, Begun)
             answer.set()
             await pipeline.finished.wait()
-            found = await store.get("default", "a")
+            found = await store.get(TimerName("default", "a"))
     assert found is not None
     assert (found.timer.state, found.timer.attempts) == (State.RUNNING, 2)
     assert "attempt.late" in [log["event"] for log in logs]
@@ -261,7 +264,7 @@ async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch:
 
     monkeypatch.setattr(queue, "_claim", ahead)
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        created = await pipeline.schedule("a", receiver.url, After(300))
+        created = await pipeline.schedule("a", receiver.url, Delay(300))
         timer = await pipeline.until("a", State.DONE)
     assert timer.last_attempt is not None
     assert timer.last_attempt.started_ms >= created.due_ms
@@ -272,7 +275,7 @@ async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue) ->
     """What nobody can run does not keep the others waiting."""
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            await queue.redis.zadd(keys.QUEUE, {"nonsense": 1})
+            await queue.redis.zadd(QUEUE.queue, {"nonsense": 1})
             await pipeline.schedule("a", receiver.url)
             await receiver.wait_for(1)
     assert [log["event"] for log in logs if log["event"] == "worker.unreadable"] == ["worker.unreadable"]
@@ -325,7 +328,7 @@ async def test_stop_gives_back_what_was_not_begun(
     """Wake-ups that were claimed while the store was away are in the queue again, due at once."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         async with pipeline.worker._round:
-            pipeline.worker._held.append(WakeUp("default:a", 0))
+            pipeline.worker._held.append(WakeUp(TimerName("default", "a"), 0))
             stopping = asyncio.create_task(pipeline.worker.stop())
             await asyncio.wait({stopping}, timeout=0)
         await stopping
@@ -338,11 +341,11 @@ async def test_an_unreadable_record_is_told_and_left_aside(store: Store, queue: 
     """By name, for each wake-up that met it; its neighbour is delivered."""
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            await redis.set(keys.RECORD_PREFIX + "default:bad", b"garbage")
-            await redis.zadd(keys.DUE, {"default:bad": 1})
-            await queue.put([WakeUp("default:bad", 0, 1)])
+            await redis.set(STORE.records + "default:bad", b"garbage")
+            await redis.zadd(STORE.due, {"default:bad": 1})
+            await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
             await pipeline.schedule("good", receiver.url)
             await pipeline.until("good", State.DONE)
     told = [log for log in logs if log["event"] == "attempt.unreadable"]
-    assert {(log["timer"], log["kept_in"]) for log in told} == {("default:bad", keys.SET_ASIDE)}
-    assert await redis.zcard(keys.SET_ASIDE) == 1
+    assert {(log["timer"], log["kept_in"]) for log in told} == {("default:bad", STORE.set_aside)}
+    assert await redis.zcard(STORE.set_aside) == 1

@@ -10,11 +10,11 @@ from starlette.types import ASGIApp
 from httpqueue import clock
 from httpqueue.api.app import Backend, create_app
 from httpqueue.api.operations import Readiness
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Created, Creation, Found, NewTimer
-from httpqueue.timers.schedule import After, At
+from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.timer import State, Timer
 
 VALID: dict[str, Any] = {"url": "https://example.com/hook", "seconds": 30}
@@ -41,9 +41,9 @@ class FakeStore:
             return Created(Creation.EXISTS if same else Creation.CONFLICT, existing.due_ms)
         schedule = new.spec.schedule
         match schedule:
-            case After(delay_ms):
+            case Delay(delay_ms):
                 due_ms = self.now_ms + delay_ms
-            case At(fire_at_ms):
+            case Instant(fire_at_ms):
                 due_ms = fire_at_ms
             case _:
                 assert new.first_due_ms is not None
@@ -90,8 +90,8 @@ def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
     redis = Redis(port=1)
     return Backend(
         store=cast(Store, store),
-        survey=Survey(redis),
-        registry=Registry(redis),
+        lookup=Lookup(redis),
+        policies=Policies(redis),
         readiness=readiness,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,

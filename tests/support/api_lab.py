@@ -8,11 +8,12 @@ import httpx
 from redis.asyncio import Redis
 
 from httpqueue.api.app import Backend, create_app
-from httpqueue.storage.registry import Registry
-from httpqueue.storage.survey import Survey
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, WakeUp
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, finish_of
 
@@ -33,8 +34,8 @@ class Lab:
         app = create_app(
             Backend(
                 store=self.store,
-                survey=Survey(self.redis, now=self.time),
-                registry=Registry(self.redis),
+                lookup=Lookup(self.redis, now=self.time),
+                policies=Policies(self.redis),
                 readiness=self.store.ping,
                 worker_silence_ms=self.silence_ms,
                 retention_ms=HOUR_MS,
@@ -75,7 +76,7 @@ class Lab:
         self, timer_id: str, *, generation: int = 0, application: str = DEFAULT_APPLICATION
     ) -> Begun:
         """An attempt of a timer that is due."""
-        wake = WakeUp(f"{application}:{timer_id}", generation)
+        wake = WakeUp(TimerName(application, f"{timer_id}"), generation)
         [begun] = await self.store.begin([wake], lease_ms=LEASE_MS)
         assert isinstance(begun, Begun), begun
         return begun

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Finish, NewTimer, WakeUp
-from httpqueue.timers.schedule import After
+from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Retry, WakeUp
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, Attempt
+from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.outcome import Outcome
 
 T0_MS: Final = 1_800_000_000_000
@@ -38,12 +40,14 @@ class FrozenTime:
 
 def new_timer(timer_id: str, delay_ms: int = 0, **spec: Any) -> NewTimer:
     """A timer of the default application, due after delay_ms."""
-    return NewTimer(DEFAULT_APPLICATION, timer_id, Spec("http://receiver/", After(delay_ms), **spec))
+    return NewTimer(
+        TimerName(DEFAULT_APPLICATION, timer_id), Spec("http://receiver/", Delay(delay_ms), **spec)
+    )
 
 
 def wake_up(timer_id: str, generation: int = 0) -> WakeUp:
     """The wake-up of such a timer."""
-    return WakeUp(f"{DEFAULT_APPLICATION}:{timer_id}", generation)
+    return WakeUp(TimerName(DEFAULT_APPLICATION, f"{timer_id}"), generation)
 
 
 async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
@@ -56,7 +60,20 @@ async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
 def finish_of(begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> Finish:
     """The end of that attempt, answered with 200, 503 or 404."""
     status = {Outcome.DELIVERED: 200, Outcome.RETRY: 503, Outcome.FAILED: 404}[outcome]
-    return Finish(begun.wake_up, begun.attempt, outcome, ms, Attempt(begun.started_ms, 0, status))
+    error = None if outcome is Outcome.DELIVERED else f"HTTP {status}"
+    attempt = Attempt(
+        begun.started_ms, 0, status, error, number=begun.attempt, generation=begun.wake_up.generation
+    )
+    if outcome is Outcome.RETRY:
+        return Finish(begun.wake_up, attempt, Retry(ms))
+    return Finish(
+        begun.wake_up, attempt, End(State.DONE if outcome is Outcome.DELIVERED else State.FAILED, ms)
+    )
+
+
+def outbox_of(store: Store) -> Outbox:
+    """The outbox that this store fills."""
+    return Outbox(store._redis, now=store._now)
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refusal, Refused
-from tests.support.frozen import LEASE_MS, new_timer, wake_up
+from tests.support.frozen import LEASE_MS, new_timer, outbox_of, wake_up
+from tests.support.keys import STORE
 
 HOST = "receiver"
 
@@ -37,20 +37,20 @@ def refusals(answers: dict[str, Begun | Refused]) -> dict[str, Refusal | None]:
 
 async def woken(store: Store) -> list[str]:
     """Of whom the relay was told since the last call."""
-    entries, _ = await store.read_outbox("relay", limit=5_000, block_ms=1)
+    entries, _ = await outbox_of(store).read("relay", limit=5_000, block_ms=1)
     if entries:
-        await store.acknowledge(entries)
+        await outbox_of(store).acknowledge(entries)
     return [entry.wake_up.member.partition(":")[2] for entry in entries if entry.wake_up]
 
 
 async def waiting(redis: Redis) -> list[str]:
     """Everybody who waits, by due time."""
-    return [member.decode().partition(":")[2] for member in await redis.zrange(keys.WAITING, 0, -1)]
+    return [member.decode().partition(":")[2] for member in await redis.zrange(STORE.waiting, 0, -1)]
 
 
 async def no_line_is_left(redis: Redis) -> bool:
     """Nobody waits anywhere."""
-    kinds = (keys.WAITING, keys.LINE_PREFIX, keys.SLOTS_PREFIX)
+    kinds = (STORE.waiting, STORE.lines, STORE.starts)
     return not [key for key in await redis.keys() if key.decode().startswith(kinds)]
 
 

@@ -8,20 +8,22 @@ from typing import Any
 
 from httpqueue.relay.relay import Relay
 from httpqueue.settings import SenderKind
-from httpqueue.storage import keys
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Created, Finish, NewTimer
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.retry import RetryPolicy
-from httpqueue.timers.schedule import After, Schedule
+from httpqueue.timers.schedule import Delay, Schedule
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, State, Timer
+from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.client.factory import create_sender
-from httpqueue.worker.attempts import AttemptPolicy, Attempts
-from httpqueue.worker.worker import BatchWorker
+from httpqueue.worker.attempts import Attempts
+from httpqueue.worker.engine import Worker
+from httpqueue.worker.plan import AttemptPolicy
+from tests.support.keys import STORE
 from tests.support.receiver import Received
 
-AT_ONCE = After(0)
+AT_ONCE = Delay(0)
 QUICK = AttemptPolicy(retry=RetryPolicy(max_attempts=4, base_ms=20, max_ms=1_000), timeout_ms=5_000)
 
 
@@ -32,12 +34,12 @@ class Pipeline:
     store: Store
     queue: Queue
     relay: Relay
-    worker: BatchWorker
+    worker: Worker
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def schedule(self, timer_id: str, url: str, schedule: Schedule = AT_ONCE, **spec: Any) -> Created:
         """Store one timer."""
-        timer = NewTimer(DEFAULT_APPLICATION, timer_id, Spec(url, schedule, **spec))
+        timer = NewTimer(TimerName(DEFAULT_APPLICATION, timer_id), Spec(url, schedule, **spec))
         [created] = await self.store.create([timer])
         return created
 
@@ -50,7 +52,7 @@ class Pipeline:
         async with asyncio.timeout(30):
             while True:
                 self.finished.clear()
-                found = await self.store.get(DEFAULT_APPLICATION, timer_id)
+                found = await self.store.get(TimerName(DEFAULT_APPLICATION, timer_id))
                 if found and condition(found.timer):
                     return found.timer
                 await self.finished.wait()
@@ -60,7 +62,7 @@ class Pipeline:
         async with asyncio.timeout(60):
             while True:
                 self.finished.clear()
-                if await self.store.redis.zcard(keys.DUE) == but:
+                if await self.store.redis.zcard(STORE.due) == but:
                     return
                 await self.finished.wait()
 
@@ -111,11 +113,11 @@ async def running(
 @asynccontextmanager
 async def working(
     store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
-) -> AsyncIterator[BatchWorker]:
+) -> AsyncIterator[Worker]:
     """A worker at work, which closes the queue when it ends."""
     sender = create_sender(SenderKind.PYREQWEST)
     attempts = Attempts(store=store, sender=sender, policy=policy)
-    worker = BatchWorker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
+    worker = Worker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
     task = asyncio.create_task(worker.async_run())
     try:
         yield worker

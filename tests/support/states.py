@@ -5,12 +5,13 @@ from typing import Final
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change, Changed
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, FrozenTime, begin_one, finish_of, new_timer
+from tests.support.keys import STORE
 
 STATES: Final = (State.SCHEDULED, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
 ANY: Final = frozenset(STATES) - {State.RUNNING}
@@ -24,7 +25,7 @@ async def bring(store: Store, time: FrozenTime, state: State) -> Timer:
     await store.create([new_timer("a", 100)])
     time.advance(500)
     if state is State.CANCELLED:
-        await store.cancel("default", "a", version=None, ms=HOUR_MS)
+        await store.cancel(TimerName("default", "a"), version=None, ms=HOUR_MS)
     elif state is not State.SCHEDULED:
         begun = await begin_one(store, "a")
         ends = {State.DONE: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
@@ -35,7 +36,7 @@ async def bring(store: Store, time: FrozenTime, state: State) -> Timer:
 
 async def stored(store: Store, timer_id: str = "a") -> Timer:
     """A timer that must be there."""
-    found = await store.get("default", timer_id)
+    found = await store.get(TimerName("default", timer_id))
     assert found is not None
     return found.timer
 
@@ -48,5 +49,5 @@ async def change_one(store: Store, change: Change) -> Changed:
 
 async def counted(redis: Redis) -> dict[str, int]:
     """Timers by state letter."""
-    counts = await redis.hgetall(keys.COUNTS)  # type: ignore[misc] # sync or async
+    counts = await redis.hgetall(STORE.counts)  # type: ignore[misc] # sync or async
     return {field.decode().removeprefix("default:"): int(count) for field, count in counts.items()}

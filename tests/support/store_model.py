@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from httpqueue.timers.commands import (
-    Answer,
     Change,
     Changed,
     Created,
@@ -119,31 +118,31 @@ class StoreModel:
         """The definite answer."""
         timer = self.there(change.id)
         if timer is None:
-            return Changed(Answer.GONE)
+            return Changed(ChangeResult.GONE)
         if timer.state not in change.states:
-            return Changed(Answer.OTHER_STATE, timer.state)
+            return Changed(ChangeResult.OTHER_STATE, timer.state)
         if change.version not in {None, timer.version}:
-            return Changed(Answer.OTHER_VERSION, timer.state)
+            return Changed(ChangeResult.OTHER_VERSION, timer.state)
         due_ms = timer.due_ms if change.due_ms is None else self.time.now_ms + change.due_ms
         self.timers[change.id] = Model(timer.delay_ms, due_ms, generation=timer.generation + 1)
-        return Changed(Answer.CHANGED, timer.state, due_ms, timer.generation + 1)
+        return Changed(ChangeResult.CHANGED, timer.state, due_ms, timer.generation + 1)
 
     def cancel(self, name: str, version: str | None, ms: int) -> Changed:
         """The definite answer."""
         timer = self.there(name)
         if timer is None:
-            return Changed(Answer.GONE)
+            return Changed(ChangeResult.GONE)
         if timer.state not in {State.SCHEDULED, State.FAILED}:
-            return Changed(Answer.OTHER_STATE, timer.state)
+            return Changed(ChangeResult.OTHER_STATE, timer.state)
         if version not in {None, timer.version}:
-            return Changed(Answer.OTHER_VERSION, timer.state)
+            return Changed(ChangeResult.OTHER_VERSION, timer.state)
         before = timer.state
         if before is State.FAILED:
             del self.timers[name]
         else:
             self.archived.add(name)
             self._end(name, State.CANCELLED, ms)
-        return Changed(Answer.CHANGED, before, timer.due_ms, timer.generation)
+        return Changed(ChangeResult.CHANGED, before, timer.due_ms, timer.generation)
 
     def there(self, name: str) -> Model | None:
         """The timer, unless its retention is over."""

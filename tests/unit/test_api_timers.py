@@ -13,7 +13,7 @@ from httpqueue.api.models import TimerRequest
 from httpqueue.api.requests import read_timer
 from httpqueue.api.views import ArchivedTimer, StoredTimer, TimerView
 from httpqueue.timers.commands import Created, NewTimer
-from httpqueue.timers.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
+from httpqueue.timers.schedule import MAX_DUE_MS, Delay, Instant, Schedule, format_instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
 from tests.support.api_fakes import VALID, FakeStore, api, fields_of
@@ -45,7 +45,7 @@ async def test_the_ancestors_request_is_served_as_the_ancestor_did() -> None:
     assert "content-type" not in response.request.headers
     assert response.status_code == 201
     timer_id = response.json()["id"]
-    assert store.only().spec == Spec(url="https://someserver.com", schedule=After(14_401_000))
+    assert store.only().spec == Spec(url="https://someserver.com", schedule=Delay(14_401_000))
     answer = (await api(store).get(f"/timers/{timer_id}")).json()
     assert (answer["id"], answer["time_left"]) == (timer_id, 14_401)
 
@@ -68,7 +68,7 @@ async def test_everything_given_is_stored_as_given() -> None:
     assert timer.id == "order-4711"
     assert timer.spec == Spec(
         url="http://example.com:81/{id}?a=b",
-        schedule=At(1_893_456_000_500),
+        schedule=Instant(1_893_456_000_500),
         method="PUT",
         headers={"X-Source": "shop", "Accept": "*/*"},
         body=body,
@@ -80,26 +80,26 @@ async def test_null_means_absent() -> None:
     store = FakeStore()
     optional = dict.fromkeys(name for name in TimerRequest.model_fields if name not in VALID)
     assert (await post(store, VALID | optional)).status_code == 201
-    assert store.only().spec == Spec(url=URL, schedule=After(30_000))
+    assert store.only().spec == Spec(url=URL, schedule=Delay(30_000))
 
 
 @pytest.mark.parametrize(
     ("members", "schedule"),
     [
-        ({"seconds": 0}, After(0)),
-        ({"seconds": -0.0}, After(0)),
-        ({"seconds": 0.0004}, After(0)),
-        ({"seconds": 0.25}, After(250)),
-        ({"seconds": 0.1, "minutes": 0}, After(100)),
-        ({"hours": 1.5, "minutes": 1, "seconds": 1.001}, After(5_461_001)),
-        ({"hours": 24 * 365 * 7000}, After(24 * 365 * 7000 * 3_600_000)),
-        ({"fire_at": 1893456000}, At(1_893_456_000_000)),
-        ({"fire_at": 1893456000.1234}, At(1_893_456_000_123)),
-        ({"fire_at": "2030-01-01T00:00:00Z"}, At(1_893_456_000_000)),
-        ({"fire_at": "9999-12-31T23:59:59.999Z"}, At(MAX_DUE_MS)),
-        ({"fire_at": 253402300799.999}, At(MAX_DUE_MS)),
-        ({"fire_at": "2001-01-01t00:00:00z"}, At(978_307_200_000)),
-        *(({"fire_at": past}, At(1)) for past in (0, -1, -1.5, -1e308, "1969-12-31T23:59:59Z", 0.0001)),
+        ({"seconds": 0}, Delay(0)),
+        ({"seconds": -0.0}, Delay(0)),
+        ({"seconds": 0.0004}, Delay(0)),
+        ({"seconds": 0.25}, Delay(250)),
+        ({"seconds": 0.1, "minutes": 0}, Delay(100)),
+        ({"hours": 1.5, "minutes": 1, "seconds": 1.001}, Delay(5_461_001)),
+        ({"hours": 24 * 365 * 7000}, Delay(24 * 365 * 7000 * 3_600_000)),
+        ({"fire_at": 1893456000}, Instant(1_893_456_000_000)),
+        ({"fire_at": 1893456000.1234}, Instant(1_893_456_000_123)),
+        ({"fire_at": "2030-01-01T00:00:00Z"}, Instant(1_893_456_000_000)),
+        ({"fire_at": "9999-12-31T23:59:59.999Z"}, Instant(MAX_DUE_MS)),
+        ({"fire_at": 253402300799.999}, Instant(MAX_DUE_MS)),
+        ({"fire_at": "2001-01-01t00:00:00z"}, Instant(978_307_200_000)),
+        *(({"fire_at": past}, Instant(1)) for past in (0, -1, -1.5, -1e308, "1969-12-31T23:59:59Z", 0.0001)),
     ],
 )
 async def test_when_it_is_due(members: dict[str, Any], schedule: Schedule) -> None:
@@ -113,7 +113,7 @@ async def test_when_it_is_due(members: dict[str, Any], schedule: Schedule) -> No
 def test_a_delay_may_lead_up_to_the_end_of_year_9999() -> None:
     """And not a millisecond beyond."""
     members = {"url": URL, "seconds": 1}
-    assert read_timer(members, now_ms=MAX_DUE_MS - 1_000).spec.schedule == After(1_000)
+    assert read_timer(members, now_ms=MAX_DUE_MS - 1_000).spec.schedule == Delay(1_000)
     with pytest.raises(Exception, match="year 9999"):
         read_timer(members, now_ms=MAX_DUE_MS - 999)
 

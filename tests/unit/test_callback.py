@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from httpqueue.timers.retry import Retry
-from httpqueue.timers.schedule import After, At, Cron, Local, Schedule
+from httpqueue.timers.schedule import Cron, Delay, Instant, Local, Schedule
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.worker.callback import callback_of, describe, finished_timer
 
 RETRY = Retry(delays_ms=(1_000, 5_000, 30_000))
 ATTEMPT = Attempt(1_800_000_000_250, 250, 200, number=3, generation=2)
-SPEC = Spec("http://receiver/{id}", After(1_000), callback=Callback("http://told/{id}?a={id}", {"x-a": "1"}))
+SPEC = Spec("http://receiver/{id}", Delay(1_000), callback=Callback("http://told/{id}?a={id}", {"x-a": "1"}))
 
 
 def told(spec: Spec = SPEC, attempt: Attempt = ATTEMPT, state: State = State.DONE) -> Any:
@@ -28,7 +28,7 @@ def test_it_is_a_timer_of_the_same_application_due_at_once() -> None:
     assert (timer.application, timer.id) == ("app", "a~callback-2-1800000000250")
     assert timer.spec == Spec(
         "http://told/a?a=a",
-        After(0),
+        Delay(0),
         headers={"x-a": "1"},
         body=timer.spec.body,
         retry=RETRY,
@@ -59,8 +59,8 @@ def test_ends_of_one_id_differ() -> None:
 @pytest.mark.parametrize(
     ("schedule", "described"),
     [
-        (After(5), {"schedule_at": "2027-01-15T08:00:00.000Z"}),
-        (At(0), {"schedule_at": "1970-01-01T00:00:00.000Z"}),
+        (Delay(5), {"schedule_at": "2027-01-15T08:00:00.000Z"}),
+        (Instant(0), {"schedule_at": "1970-01-01T00:00:00.000Z"}),
         (
             Local("2030-07-01T09:00:00", "Europe/Berlin"),
             {"schedule_at": "2030-07-01T07:00:00.000Z", "timezone": "Europe/Berlin"},

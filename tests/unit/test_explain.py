@@ -7,12 +7,12 @@ import pytest
 
 from httpqueue.timers.explain import WORKER_SILENCE_MS, Code, Explanation, Facts, explain
 from httpqueue.timers.policies import Application, Destination
-from httpqueue.timers.schedule import After
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State, Timer
 from tests.support.frozen import T0_MS
 
-TIMER = Timer("app", "a", State.SCHEDULED, 0, 0, T0_MS, Spec("http://h/", After(0), ordering_key="k"))
+TIMER = Timer("app", "a", State.SCHEDULED, 0, 0, T0_MS, Spec("http://h/", Delay(0), ordering_key="k"))
 FACTS = Facts(TIMER, T0_MS, Application(), "h", Destination())
 FAILED = Attempt(T0_MS - 5_000, 0, 503, "HTTP 503")
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue.storage import keys
+from tests.support.keys import QUEUE, STORE
 
 NAME = st.text(st.sampled_from("abcXYZ019._~-"), min_size=1, max_size=128)
 
@@ -52,14 +53,14 @@ def test_any_wake_up_id(text: str) -> None:
 def test_store_keys_share_a_slot() -> None:
     """Every key that a script touches carries the partition's hash tag."""
     of_a_timer = (
-        keys.RECORD_PREFIX,
-        keys.DUE,
-        keys.OUTBOX,
-        keys.OUTBOX_DEAD,
-        keys.SET_ASIDE,
-        keys.ARCHIVE_PREFIX,
-        keys.ARCHIVE_COUNTS,
-        keys.QUEUE,
+        STORE.records,
+        STORE.due,
+        STORE.outbox,
+        STORE.outbox_dead,
+        STORE.set_aside,
+        STORE.archive_layers,
+        STORE.archive_counts,
+        QUEUE.queue,
     )
     assert all(keys.PARTITION in key for key in of_a_timer)
     assert len(set(of_a_timer)) == len(of_a_timer)

@@ -60,7 +60,7 @@ LOCKED = re.compile(
 )
 FOREIGN = re.compile(
     r"(?<![\w.])/(?:root|mnt|work|home/[a-z]+|Users/[a-z]+)/"  # paths that exist on one machine only
-    r"|//(?:pypi|files\.pythonhosted|registry\.npmjs|registry\.yarnpkg|index\.docker)\b"
+    r"|//(?:pypi|files\.pythonhosted|policies\.npmjs|policies\.yarnpkg|index\.docker)\b"
     r"|--(?:extra-)?index-url|--find-links"
 )
 

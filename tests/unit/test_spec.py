@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from httpqueue.errors import InvalidTimerError
 from httpqueue.timers.retry import Retry
-from httpqueue.timers.schedule import After, At, Cron, Local
+from httpqueue.timers.schedule import Cron, Delay, Instant, Local
 from httpqueue.timers.spec import (
     FIRE,
     SKIP,
@@ -42,7 +42,7 @@ RETRIES = st.builds(
 SPECS = st.builds(
     Spec,
     url=TEXT,
-    schedule=st.builds(After, MS)
+    schedule=st.builds(Delay, MS)
     | st.builds(At, MS)
     | st.builds(Local, TEXT, TEXT)
     | st.builds(Cron, TEXT, TEXT),
@@ -57,7 +57,7 @@ SPECS = st.builds(
     past_due=st.sampled_from([FIRE, SKIP]) | MS,
     retention=st.none() | st.builds(Retention, SOME_MS, SOME_MS),
 )
-SPEC = Spec("http://receiver/", After(2_000))
+SPEC = Spec("http://receiver/", Delay(2_000))
 FULL = Spec(
     "http://receiver/",
     Cron("@daily", "Europe/Berlin"),
@@ -85,7 +85,7 @@ def test_round_trip(spec: Spec) -> None:
 def test_what_is_as_by_default_takes_no_room() -> None:
     """The URL comes first, where the scripts read the host."""
     assert encode_spec(SPEC) == b'{"url":"http://receiver/","delay_ms":2000}'
-    assert encode_spec(replace(SPEC, schedule=At(5))) == b'{"url":"http://receiver/","fire_at_ms":5}'
+    assert encode_spec(replace(SPEC, schedule=Instant(5))) == b'{"url":"http://receiver/","fire_at_ms":5}'
     local = Local("2030-01-01T09:00:00", "UTC")
     assert encode_spec(replace(SPEC, schedule=local)).endswith(b'"local":"2030-01-01T09:00:00","zone":"UTC"}')
     assert encode_spec(FULL).startswith(b'{"url":"http://receiver/","cron":"@daily","zone":"Europe/Berlin",')

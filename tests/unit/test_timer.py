@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue.errors import InvalidTimerError
-from httpqueue.timers.schedule import After
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec, encode_spec
 from httpqueue.timers.timer import (
     FINISHED,
@@ -40,7 +40,7 @@ ATTEMPTS = st.builds(
     generation=COUNTS,
 )
 
-SPEC = Spec("http://receiver/", After(2_000))
+SPEC = Spec("http://receiver/", Delay(2_000))
 ATTEMPT = Attempt(1, 2, 200, None, 3, "ok", 1, 0)
 TIMER = Timer("default", "id", State.SCHEDULED, 1, 0, 5_000, SPEC, (ATTEMPT,))
 FIELDS: list[Any] = [b"s", 1, 0, 5_000, 0, b"", encode_spec(SPEC), encode_attempt(ATTEMPT)]
@@ -77,7 +77,7 @@ def test_each_state_has_its_own_letter() -> None:
 
 
 def test_a_version_differs_when_the_timer_does() -> None:
-    """After each transition it is another one."""
+    """Delay each transition it is another one."""
     timers = [
         TIMER,
         replace(TIMER, state=State.RUNNING, attempts=1),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue import __version__
-from httpqueue.timers.schedule import After
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.message import OWN_HEADERS, Request, render
 
@@ -37,7 +37,7 @@ def rendered(spec: Spec, *, timer_id: str = "t1", attempt: int = 1, append_timer
 
 def timer(url: str = URL, body: Any = None, **headers: str) -> Spec:
     """A spec due at once."""
-    return Spec(url, After(0), headers=headers, body=body)
+    return Spec(url, Delay(0), headers=headers, body=body)
 
 
 def test_a_webhook_introduces_itself() -> None:
@@ -64,21 +64,21 @@ def test_retries_share_their_webhook_id() -> None:
 @pytest.mark.parametrize("name", ["Content-Type", "content-type", "CONTENT-TYPE"])
 def test_the_clients_content_type_counts(name: str) -> None:
     """However it is spelled."""
-    headers = rendered(Spec(URL, After(0), headers={name: "text/x"}, body={"a": 1})).headers
+    headers = rendered(Spec(URL, Delay(0), headers={name: "text/x"}, body={"a": 1})).headers
     assert [pair for pair in headers if pair[0].lower() == "content-type"] == [(name, "text/x")]
 
 
 @pytest.mark.parametrize("name", ["User-Agent", "user-agent"])
 def test_the_clients_user_agent_counts(name: str) -> None:
     """However it is spelled."""
-    headers = rendered(Spec(URL, After(0), headers={name: "me/1"})).headers
+    headers = rendered(Spec(URL, Delay(0), headers={name: "me/1"})).headers
     assert [pair for pair in headers if pair[0].lower() == "user-agent"] == [(name, "me/1")]
 
 
 @given(st.dictionaries(header_names, st.text(max_size=20), max_size=5), json_values)
 def test_every_header_of_the_client_is_sent_as_it_is(headers: dict[str, str], body: Any) -> None:
     """The ones that httpqueue adds touch no other."""
-    sent = dict(rendered(Spec(URL, After(0), headers=headers, body=body)).headers)
+    sent = dict(rendered(Spec(URL, Delay(0), headers=headers, body=body)).headers)
     assert headers.items() <= sent.items()
     added = {name.lower() for name in sent} - {name.lower() for name in headers}
     assert added <= {*OWN_HEADERS, "user-agent", "content-type"}

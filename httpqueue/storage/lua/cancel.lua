@@ -1,60 +1,56 @@
 -- cancel: end a timer before it is sent, or delete one that has failed.
--- KEYS    those of the store, see common.lua, then   18 archive layer (bits)   19 archive counts
+-- KEYS    records, due, finished, retention, outbox, counts, lanes, lines, starts, waiting, archive_layers,
+--         archive_counts
 -- ARGV    1 now   2 member   3 version or ''   4 retention of the record, ms (0: none)
 --         5 archive layer number   6 msgpack [bit positions]
 -- RETURNS {{'changed', state letter before, due ms, generation} | {'gone'} | {'state', its letter}
 --          | {'version', its state letter}, ids in the archive layer}
 
-local keys = store_keys()
 local now = now_ms(ARGV[1])
-local member, version, ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local counts = counter(keys.counts)
+local member, version, retention, layer, positions =
+  ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], cmsgpack.unpack(ARGV[6])
+
+local function archive()
+  local new = false
+  for _, position in ipairs(positions) do
+    new = redis.call('SETBIT', keys.archive_layers .. layer, position, 1) == 0 or new
+  end
+  if new then
+    redis.call('HINCRBY', keys.archive_counts, layer, 1)
+  end
+end
 
 local function cancel()
-  local record = redis.call('GET', keys.records .. member)
-  local head = record and read_head(record)
-  local spec = head and read_spec(head)
-  if not spec or is_over(keys, member, head, now) then
+  local head = head_of(member)
+  if not head or not read_spec(head) or is_over(member, head, now) then
     return {'gone'}
   end
   if head.state ~= SCHEDULED and head.state ~= FAILED then
     return {'state', head.state}
   end
-  if version ~= '' and version ~= string.format('%.0f.%.0f.%s', head.generation, head.attempts, head.state) then
+  if version ~= '' and version ~= version_of(head) then
     return {'version', head.state}
   end
 
   local before = head.state
-  if before == FAILED then
-    redis.call('DEL', keys.records .. member)
-    redis.call('ZREM', keys.finished, member)
-    redis.call('ZREM', keys.retention, member)
-    counts.move(member, FAILED, nil)
-  else
-    leave_lane(keys, member, head.lane)
-    leave_lines(keys, member, spec)
+  leave_place(member, head, now)
+  if before == SCHEDULED then
     redis.call('ZREM', keys.due, member)
-    head.state = CANCELLED
-    local new = false
-    for _, position in ipairs(cmsgpack.unpack(ARGV[6])) do
-      new = redis.call('SETBIT', KEYS[18], position, 1) == 0 or new
-    end
-    if new then
-      redis.call('HINCRBY', KEYS[19], ARGV[5], 1)
-    end
-    if ms > 0 then
-      redis.call('SET', keys.records .. member, write_record(head, head.rest))
-      redis.call('ZADD', keys.finished, head.due, member)
-      redis.call('ZADD', keys.retention, now + ms, member)
-      counts.move(member, SCHEDULED, CANCELLED)
-    else
-      redis.call('DEL', keys.records .. member)
-      counts.move(member, SCHEDULED, nil)
-    end
+    archive()
   end
-  counts.write()
+  if before == SCHEDULED and retention > 0 then
+    head.state = CANCELLED
+    write_record(member, head, head.rest)
+    redis.call('ZADD', keys.finished, head.due, member)
+    redis.call('ZADD', keys.retention, now + retention, member)
+    count_move(member, before, CANCELLED)
+  else
+    redis.call('DEL', keys.records .. member)
+    count_move(member, before, nil)
+  end
+  write_counts()
   return {'changed', before, head.due, head.generation}
 end
 
 local answer = cancel()
-return {answer, tonumber(redis.call('HGET', KEYS[19], ARGV[5]) or 0)}
+return {answer, tonumber(redis.call('HGET', keys.archive_counts, layer) or 0)}

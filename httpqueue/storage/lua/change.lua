@@ -1,49 +1,47 @@
--- change: give timers another content or due time, each under its next generation; attempts count from 1 again.
--- KEYS    those of the store, see common.lua
+-- change: give timers other content or another due time, each under its next generation; attempts count from 1 again.
+-- KEYS    records, due, finished, retention, outbox, counts, lanes, lines, starts, waiting
 -- ARGV    1 now
 --         2 msgpack [[member, letters of the states it may be in, version or '', spec or '' (keep), timeout ms,
---           ordering key, ms or false (keep), ms counts from now?], ...]
+--           ordering key, host, due ms or false (keep), due counts from now?], ...]
 -- RETURNS a timer {'changed', state letter before, due ms, generation}
 --         {'gone'} | {'state', its letter} | {'version', its state letter}
--- A version is `generation.attempts.state letter`: what the client has seen must still be so.
+-- A version is generation.attempts.state letter: what the client has seen must still be so.
 
-local keys = store_keys()
 local now = now_ms(ARGV[1])
-local counts = counter(keys.counts)
 
-local function change(member, head, spec, wish)
-  local new_spec, ms, from_now = wish[4], wish[7], wish[8]
-  local from_state = head.state
-  local rest = head.rest
-  leave_place(keys, member, head, spec)
-  if new_spec ~= '' then
-    local log = {select(3, pcall(cmsgpack.unpack, rest))}
-    rest = cmsgpack.pack(new_spec, unpack(log))
-    head.timeout, head.lane = wish[5], wish[6]
-  end
-  if ms then
-    head.due = from_now and now + ms or ms
-  end
-  head.state, head.generation, head.attempts = SCHEDULED, head.generation + 1, 0
-  schedule(keys, counts, member, head, rest, from_state)
-  return {'changed', from_state, head.due, head.generation}
+local function with_spec(rest, spec)
+  local log = {select(3, pcall(cmsgpack.unpack, rest))}
+  return cmsgpack.pack(spec, unpack(log))
 end
 
 local answers = {}
 for i, wish in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, states, version = wish[1], wish[2], wish[3]
-  local record = redis.call('GET', keys.records .. member)
-  local head = record and read_head(record)
-  local spec = head and read_spec(head)
-  if not spec or is_over(keys, member, head, now) then
+  local member, states, version, spec, timeout, lane, host, ms, is_delay = unpack(wish)
+  local head = head_of(member)
+  if not head or not read_spec(head) or is_over(member, head, now) then
     answers[i] = {'gone'}
   elseif not string.find(states, head.state, 1, true) then
     answers[i] = {'state', head.state}
-  elseif version ~= '' and version ~= string.format('%.0f.%.0f.%s', head.generation, head.attempts, head.state) then
+  elseif version ~= '' and version ~= version_of(head) then
     answers[i] = {'version', head.state}
   else
-    answers[i] = change(member, head, spec, wish)
+    local from_state, rest = head.state, head.rest
+    leave_place(member, head, now)
+    if spec ~= '' then
+      rest = with_spec(rest, spec)
+      head.timeout, head.lane, head.host = timeout, lane, host
+    end
+    if ms then
+      head.due = instant_ms(ms, is_delay, now)
+    end
+    head.state, head.generation, head.attempts = SCHEDULED, head.generation + 1, 0
+    write_record(member, head, rest)
+    redis.call('ZADD', keys.due, head.due, member)
+    join_lane(member, head)
+    tell_relay(member, head)
+    count_move(member, from_state, SCHEDULED)
+    answers[i] = {'changed', from_state, head.due, head.generation}
   end
 end
-counts.write()
+write_counts()
 return answers

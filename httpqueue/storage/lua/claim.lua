@@ -1,26 +1,26 @@
 -- claim: pop due wake-ups, the earliest first.
--- KEYS    1 queue
--- ARGV    1 now   2 arq job key prefix   3 limit   4 the job definition that put writes
+-- KEYS    queue, jobs
+-- ARGV    1 now   2 limit   3 the job definition that put writes
 -- RETURNS {ms until the next wake-up is due: 0 when more may be due now, -1 when the queue is empty,
 --          {wake-up id, job definition or '' for the one that put writes, ...}}
 
 local now = now_ms(ARGV[1])
-local limit = tonumber(ARGV[3])
-local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
+local limit, usual_definition = tonumber(ARGV[2]), ARGV[3]
+local ids = redis.call('ZRANGEBYSCORE', keys.queue, '-inf', now, 'LIMIT', 0, limit)
 local claimed, jobs = {}, {}
 for i, id in ipairs(ids) do
-  jobs[i] = ARGV[2] .. id
+  jobs[i] = keys.jobs .. id
   local definition = redis.call('GET', jobs[i])
   claimed[2 * i - 1] = id
-  -- a definition that is missing was dropped by somebody: the id says all that a wake-up of ours needs
-  claimed[2 * i] = definition and definition ~= ARGV[4] and definition or ''
+  -- A definition that is missing was dropped by somebody: the id says all that a wake-up of ours needs.
+  claimed[2 * i] = definition and definition ~= usual_definition and definition or ''
 end
 if #ids > 0 then
-  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, #ids - 1) -- what is due is lowest
+  redis.call('ZREMRANGEBYRANK', keys.queue, 0, #ids - 1) -- those that are due have the lowest scores
   call_for_all('DEL', nil, jobs)
 end
 if #ids == limit then
   return {0, claimed}
 end
-local head = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+local head = redis.call('ZRANGE', keys.queue, 0, 0, 'WITHSCORES')[2]
 return {head and math.max(0, math.ceil(tonumber(head) - now)) or -1, claimed}

@@ -1,23 +1,23 @@
 -- create: store timers, each with its place in the due index and its outbox entry.
--- KEYS    those of the store, see common.lua
--- ARGV    1 now   2 msgpack [[member, spec, ms, ms counts from now?, timeout ms, ordering key, if exists], ...]
+-- KEYS    records, due, finished, retention, outbox, counts, lanes, lines, starts, waiting
+-- ARGV    1 now   2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, if exists], ...]
 -- RETURNS a timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms of who has the id}
--- An id that is taken: 'exists' when the specs are the same, otherwise what `if exists` says; a running timer and
+-- An id that is taken: 'exists' when the specs are the same, otherwise what `if exists` says. A running timer and
 -- an unreadable record are never replaced.
 
-local keys = store_keys()
 local now = now_ms(ARGV[1])
-local counts = counter(keys.counts)
 local due_index = {}
 
-local function store(member, generation, spec, due, timeout, lane, from_state)
-  local head = {state = SCHEDULED, generation = generation, attempts = 0, due = due, timeout = timeout, lane = lane}
-  redis.call('SET', keys.records .. member, write_record(head, cmsgpack.pack(spec)))
+local function store(member, generation, spec, due, timeout, lane, host, from_state)
+  local head = {
+    state = SCHEDULED, generation = generation, attempts = 0, due = due, timeout = timeout, lane = lane, host = host
+  }
+  write_record(member, head, cmsgpack.pack(spec))
   due_index[#due_index + 1] = due
   due_index[#due_index + 1] = member
-  join_lane(keys, member, head)
-  tell_relay(keys.outbox, member, head)
-  counts.move(member, from_state, SCHEDULED)
+  join_lane(member, head)
+  tell_relay(member, head)
+  count_move(member, from_state, SCHEDULED)
 end
 
 local function is_wanted(if_exists, head, due)
@@ -32,16 +32,16 @@ end
 
 local answers = {}
 for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, spec, ms, from_now, timeout, lane, if_exists = unpack(timer)
-  local due = from_now and now + ms or ms
+  local member, spec, ms, is_delay, timeout, lane, host, if_exists = unpack(timer)
+  local due = instant_ms(ms, is_delay, now)
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
-  local is_gone = head and is_over(keys, member, head, now)
+  local is_gone = head and is_over(member, head, now)
   if is_gone then
-    leave_place(keys, member, head, nil)
+    leave_place(member, head, now)
   end
   if is_gone or not record then
-    store(member, 0, spec, due, timeout, lane, is_gone and head.state or nil)
+    store(member, 0, spec, due, timeout, lane, host, is_gone and head.state or nil)
     answers[i] = {'created', due}
   else
     local known = head and read_spec(head)
@@ -54,8 +54,8 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
     elseif head.state == RUNNING then
       answers[i] = {'running', head.due}
     elseif is_wanted(if_exists, head, due) then
-      leave_place(keys, member, head, known)
-      store(member, head.generation + 1, spec, due, timeout, lane, head.state)
+      leave_place(member, head, now)
+      store(member, head.generation + 1, spec, due, timeout, lane, host, head.state)
       answers[i] = {'replaced', due}
     else
       answers[i] = {'kept', head.due}
@@ -63,5 +63,5 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
   end
 end
 call_for_all('ZADD', keys.due, due_index)
-counts.write()
+write_counts()
 return answers

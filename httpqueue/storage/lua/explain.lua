@@ -1,19 +1,18 @@
 -- explain: what holds a timer up, read without changing anything.
--- KEYS    those of the store, see common.lua
+-- KEYS    records, running, applications, destinations, lanes, lines, starts
 -- ARGV    1 now   2 member
--- RETURNS {now ms, record or '', application's settings or '', host, its settings or '', the member whose turn it is
---          in the lane or '', ms at which its host lets it start or '', lease end or '', not '' when it is in line}
+-- RETURNS {now ms, record or '', its application's policy or '', its host, the host's policy or '', the member whose
+--          turn it is in the lane or '', its reserved start in ms or '', lease end or '', not '' when it is in line}
+--         or {now ms, record or ''} when there is no record that can be read
 
-local keys = store_keys()
 local now, member = now_ms(ARGV[1]), ARGV[2]
 local record = redis.call('GET', keys.records .. member)
 local head = record and read_head(record)
-local spec = head and read_spec(head)
-if not spec then
+if not head or not read_spec(head) then
   return {now, record or ''}
 end
-local host = host_of(spec)
-local first = head.lane ~= '' and redis.call('ZRANGE', lane_key(keys.lanes, member, head.lane), 0, 0)[1]
+local host = head.host
+local first = head.lane ~= '' and redis.call('ZRANGE', lane_key(member, head.lane), 0, 0)[1]
 return {
   now,
   record,
@@ -21,7 +20,7 @@ return {
   host,
   redis.call('HGET', keys.destinations, host) or '',
   first or '',
-  redis.call('ZSCORE', keys.slots .. host, member) or '',
+  redis.call('ZSCORE', keys.starts .. host, member) or '',
   redis.call('ZSCORE', keys.running, member) or '',
-  redis.call('ZSCORE', keys.lines .. 'host:' .. host, member) or ''
+  redis.call('ZSCORE', host_line(host), member) or ''
 }

@@ -1,24 +1,23 @@
--- finish: say how attempts ended: delivered and failed timers go into the archive, the others get their next due time.
--- KEYS    those of the store, see common.lua, then   18 archive layer (bits)   19 archive counts
+-- finish: say how attempts ended, and what becomes of their timers.
+-- KEYS    records, due, running, finished, retention, outbox, counts, lanes, lines, permits, starts, health, waiting,
+--         archive_layers, archive_counts
 -- ARGV    1 now   2 archive layer number   3 attempts a record keeps
---         4 msgpack [[member, generation, attempt, outcome, ms, attempt's log entry, [bit positions], next due ms,
---           status or error, '' when no call was made, callback], ...]
---           ms: delay until the next attempt (retry), or retention of the record (delivered, failed; 0: none)
---           next due ms: of the next run of a recurring timer, 0: there is none
---           callback: [member, spec, timeout ms] of the timer that tells of the end, or []
---         5 1: the worker itself tries those that the end of these attempts lets start
--- RETURNS {{1 | 0 an attempt}, ids in the archive layer, {member, generation, ...} to be tried by the worker}
--- An attempt that is no longer the timer's own is refused (0): a late worker changes nothing. So is that of a
--- record that can no longer be read, which the next begin sets aside.
+--         4 1: answer with the timers that may start now; otherwise the relay is told of them
+--         5 msgpack [[member, generation, attempt, what then, ms, log entry, delivered?, result, [bit positions],
+--           callback], ...]
+--           what then, ms: 'retry', delay   'recur', next due ms   'done' or 'failed', retention of the record (0: none)
+--           result: status or error; '' when no call was made
+--           callback: [member, spec, timeout ms, host] of the timer that tells of the end, or []
+-- RETURNS {{1 | 0 an attempt}, ids in the archive layer, {member, generation, ...} that may start now}
+-- An attempt that no longer belongs to its worker is refused (0), so a late worker changes nothing. So is that of
+-- a record that can no longer be read, which the next begin sets aside.
 
-local keys = store_keys()
 local now = now_ms(ARGV[1])
-local kept_attempts = tonumber(ARGV[3])
-keys.now, keys.woken = now, ARGV[5] == '1' and {} or nil
-local counts = counter(keys.counts)
+local layer, kept_attempts, items = ARGV[2], tonumber(ARGV[3]), cmsgpack.unpack(ARGV[5])
+unblocked = ARGV[4] == '1' and {} or nil
 local archived = 0
-local next_dues, ended, gone, finished, retention = {}, {}, {}, {}, {} -- for the indices
-local hosts, by_authority = {}, {}
+local dues, ended, gone, finished, retention = {}, {}, {}, {}, {} -- for the indices, written at the end
+local notes = {} -- host -> what its calls gave
 
 local function archive(positions)
   local operations = {}
@@ -26,12 +25,11 @@ local function archive(positions)
     local n = #operations
     operations[n + 1], operations[n + 2], operations[n + 3], operations[n + 4] = 'SET', 'u1', position, 1
   end
-  local new = false
-  for _, bit in ipairs(redis.call('BITFIELD', KEYS[18], unpack(operations))) do
-    new = new or bit == 0
-  end
-  if new then
-    archived = archived + 1
+  for _, bit in ipairs(redis.call('BITFIELD', keys.archive_layers .. layer, unpack(operations))) do
+    if bit == 0 then
+      archived = archived + 1
+      return
+    end
   end
 end
 
@@ -48,73 +46,69 @@ local function with_attempt(rest, spec, entry)
   return cmsgpack.pack(spec, unpack(parts, math.max(3, last - kept_attempts + 2), last)) .. cmsgpack.pack(entry)
 end
 
+-- The timer is scheduled again, for head.due.
 local function go_on(member, head, rest)
   head.state = SCHEDULED
-  redis.call('SET', keys.records .. member, write_record(head, rest))
-  next_dues[#next_dues + 1] = head.due
-  next_dues[#next_dues + 1] = member
-  counts.move(member, RUNNING, SCHEDULED)
-  tell_relay(keys.outbox, member, head)
+  write_record(member, head, rest)
+  dues[#dues + 1] = head.due
+  dues[#dues + 1] = member
+  count_move(member, RUNNING, SCHEDULED)
+  tell_relay(member, head)
 end
 
-local function call_back(callback)
-  local member, spec, timeout = unpack(callback)
-  if member and redis.call('EXISTS', keys.records .. member) == 0 then
-    local head = {state = SCHEDULED, generation = 0, attempts = 0, due = now, timeout = timeout, lane = ''}
-    schedule(keys, counts, member, head, cmsgpack.pack(spec), nil)
-  end
-end
-
-local function end_run(member, head, rest, item)
-  local outcome, ms, positions, next_due = item[4], item[5], item[7], item[8]
-  call_back(item[10])
-  if next_due > 0 then
-    head.generation, head.attempts, head.due = head.generation + 1, 0, next_due
-    leave_lane(keys, member, head.lane)
-    join_lane(keys, member, head)
-    go_on(member, head, rest)
+local function store_callback(callback)
+  local member, spec, timeout, host = unpack(callback)
+  if not member or redis.call('EXISTS', keys.records .. member) == 1 then
     return
   end
-  head.state = outcome == 'delivered' and DONE or FAILED
-  archive(positions)
+  local head = {
+    state = SCHEDULED, generation = 0, attempts = 0, due = now, timeout = timeout, lane = '', host = host
+  }
+  write_record(member, head, cmsgpack.pack(spec))
+  redis.call('ZADD', keys.due, head.due, member)
+  tell_relay(member, head)
+  count_move(member, nil, SCHEDULED)
+end
+
+local function recur(member, head, rest, next_due)
+  head.generation, head.attempts, head.due = head.generation + 1, 0, next_due
+  leave_lane(member, head.lane, now)
+  join_lane(member, head)
+  go_on(member, head, rest)
+end
+
+local function end_timer(member, head, rest, state, kept_ms)
+  head.state = state
   gone[#gone + 1] = member
-  leave_lane(keys, member, head.lane)
-  if ms > 0 then
-    redis.call('SET', keys.records .. member, write_record(head, rest))
+  leave_lane(member, head.lane, now)
+  if kept_ms > 0 then
+    write_record(member, head, rest)
     finished[#finished + 1] = head.due
     finished[#finished + 1] = member
-    retention[#retention + 1] = now + ms
+    retention[#retention + 1] = now + kept_ms
     retention[#retention + 1] = member
-    counts.move(member, RUNNING, head.state)
+    count_move(member, RUNNING, state)
   else
     redis.call('DEL', keys.records .. member)
-    counts.move(member, RUNNING, nil)
+    count_move(member, RUNNING, nil)
   end
 end
 
--- One note a host, found by the authority as it is written: few of them differ.
-local function note_of(spec)
-  local authority = authority_of(spec)
-  if not by_authority[authority] then
-    local host = host_of(spec)
-    hosts[host] = hosts[host] or {failures = 0, members = {}}
-    by_authority[authority] = hosts[host]
+local function note_call(host, member, is_delivered, result)
+  local note = notes[host]
+  if not note then
+    note = {failures = 0, members = {}}
+    notes[host] = note
   end
-  return by_authority[authority]
-end
-
-local function note_host(spec, member, item)
-  local note = note_of(spec)
   note.members[#note.members + 1] = member
-  if item[9] == '' then
-    return
+  if result ~= '' then
+    note.result = result
+    note.delivered = note.delivered or is_delivered
+    note.failures = is_delivered and 0 or note.failures + 1
   end
-  note.result = item[9]
-  note.delivered = note.delivered or item[4] == 'delivered'
-  note.failures = item[4] == 'delivered' and 0 or note.failures + 1
 end
 
-local function note_health(host, note)
+local function write_health(host, note)
   local known = redis.call('HGET', keys.health, host)
   local failures = 0
   if known and not note.delivered then
@@ -124,57 +118,64 @@ local function note_health(host, note)
   redis.call('HSET', keys.health, host, cmsgpack.pack({failures + note.failures, now, note.result}))
 end
 
--- What the host's last calls gave, and as many of its line as calls have ended.
+-- Calls to a host have ended: their permits are free, and as many timers of its line are woken.
 local function leave_host(host, note)
   if note.result then
-    note_health(host, note)
+    write_health(host, note)
   end
-  if redis.call('EXISTS', keys.calls .. host) == 1 then
-    call_for_all('ZREM', keys.calls .. host, note.members)
+  if redis.call('EXISTS', keys.permits .. host) == 1 then
+    call_for_all('ZREM', keys.permits .. host, note.members)
   end
-  local line = keys.lines .. 'host:' .. host
-  if redis.call('EXISTS', line) == 1 then
-    local next = redis.call('ZPOPMIN', line, #note.members)
+  if redis.call('EXISTS', host_line(host)) == 1 then
+    local next = redis.call('ZPOPMIN', host_line(host), #note.members)
     for i = 1, #next, 2 do
-      wake(keys, next[i])
+      wake(next[i], now)
     end
+  end
+end
+
+local function settle(member, head, rest, what, ms, positions, callback)
+  if what == 'retry' then
+    head.due = now + ms
+    go_on(member, head, rest)
+    return
+  end
+  store_callback(callback)
+  if what == 'recur' then
+    recur(member, head, rest, ms)
+  else
+    archive(positions)
+    end_timer(member, head, rest, what == 'done' and DONE or FAILED, ms)
   end
 end
 
 local may_wait = redis.call('EXISTS', keys.waiting) == 1
 local answers = {}
-for i, item in ipairs(cmsgpack.unpack(ARGV[4])) do
-  local member, generation, attempt = item[1], item[2], item[3]
-  local record = redis.call('GET', keys.records .. member)
-  local head = record and read_head(record)
+for i, item in ipairs(items) do
+  local member, generation, attempt, what, ms, entry, is_delivered, result, positions, callback = unpack(item)
+  local head = head_of(member)
   local spec = head and read_spec(head)
   answers[i] = 0
   if spec and head.state == RUNNING and head.generation == generation and head.attempts == attempt then
-    local rest = with_attempt(head.rest, spec, item[6])
     ended[#ended + 1] = member
-    note_host(spec, member, item)
+    note_call(head.host, member, is_delivered, result)
     if may_wait then -- its lease ran out, it was woken again and held up, and then its worker came back
-      leave_lines(keys, member, spec)
+      leave_lines(member, head.host)
     end
-    if item[4] == 'retry' then
-      head.due = now + item[5]
-      go_on(member, head, rest)
-    else
-      end_run(member, head, rest, item)
-    end
+    settle(member, head, with_attempt(head.rest, spec, entry), what, ms, positions, callback)
     answers[i] = 1
   end
 end
 call_for_all('ZREM', keys.running, ended)
 call_for_all('ZREM', keys.due, gone)
-call_for_all('ZADD', keys.due, next_dues)
+call_for_all('ZADD', keys.due, dues)
 call_for_all('ZADD', keys.finished, finished)
 call_for_all('ZADD', keys.retention, retention)
-for host, note in pairs(hosts) do
+for host, note in pairs(notes) do
   leave_host(host, note)
 end
-counts.write()
+write_counts()
 if archived > 0 then
-  redis.call('HINCRBY', KEYS[19], ARGV[2], archived)
+  redis.call('HINCRBY', keys.archive_counts, layer, archived)
 end
-return {answers, tonumber(redis.call('HGET', KEYS[19], ARGV[2]) or 0), keys.woken or {}}
+return {answers, tonumber(redis.call('HGET', keys.archive_counts, layer) or 0), unblocked or {}}

@@ -1,22 +1,20 @@
 -- forget: drop the records of finished timers whose retention is over; the archive knows their ids.
--- KEYS    those of the store, see common.lua
+-- KEYS    records, finished, retention, counts
 -- ARGV    1 now   2 limit
 -- RETURNS how many were dropped
 
-local keys = store_keys()
-local counts = counter(keys.counts)
-local members = redis.call('ZRANGEBYSCORE', keys.retention, '-inf', now_ms(ARGV[1]), 'LIMIT', 0, ARGV[2])
+local now, limit = now_ms(ARGV[1]), ARGV[2]
+local members = redis.call('ZRANGEBYSCORE', keys.retention, '-inf', now, 'LIMIT', 0, limit)
 local records = {}
 for i, member in ipairs(members) do
   records[i] = keys.records .. member
-  local record = redis.call('GETRANGE', records[i], 0, HEAD_BYTES)
-  local head = record ~= '' and read_head(record)
+  local head = short_head_of(member)
   if head then
-    counts.move(member, head.state, nil)
+    count_move(member, head.state, nil)
   end
 end
 call_for_all('DEL', nil, records)
 call_for_all('ZREM', keys.finished, members)
 call_for_all('ZREM', keys.retention, members)
-counts.write()
+write_counts()
 return #members

@@ -1,11 +1,10 @@
 -- list: one page of all timers that have a record, in the order of their due times, then of their names.
--- KEYS    those of the store, see common.lua
+-- KEYS    records, due, finished, retention
 -- ARGV    1 now   2 from ms (inclusive)   3 until ms (inclusive)   4 the member to go on after, due at `from`, or ''
 --         5 how many index entries to look at   6 application or ''   7 letters of the wanted states
 -- RETURNS {now ms, last member looked at or '' when there are no more, its due ms, {member, record, ...}}
 -- Two indices are merged: a timer keeps its place in the order when it finishes between two pages.
 
-local keys = store_keys()
 local now = now_ms(ARGV[1])
 local from, to, after, budget = tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local application, states = ARGV[6], ARGV[7]
@@ -85,7 +84,7 @@ while looked_at < budget and (due[i] or finished[j]) do
   if application == '' or application_of(member) == application then
     local record = redis.call('GET', keys.records .. member)
     local head = record and read_head(record)
-    if head and string.find(states, head.state, 1, true) and not is_over(keys, member, head, now) then
+    if head and string.find(states, head.state, 1, true) and not is_over(member, head, now) then
       found[#found + 1] = member
       found[#found + 1] = record
     end

@@ -1,23 +1,20 @@
--- release: take timers out of a line, the earliest first, and have them woken again.
--- KEYS    those of the store, see common.lua
--- ARGV    1 the line: host:<host> or application:<app>   2 limit
+-- release: take timers out of a line, the earliest first, and wake them: its limit or pause has changed.
+-- KEYS    records, outbox, lines, next_start, starts, waiting
+-- ARGV    1 'host' or 'application'   2 its name   3 limit
 -- RETURNS how many were taken out
 
-local keys = store_keys()
-local limit = tonumber(ARGV[2])
+local kind, name, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local function take_out(line)
   local members = redis.call('ZPOPMIN', line, limit)
   for i = 1, #members, 2 do
-    wake(keys, members[i])
+    wake(members[i])
   end
   return #members / 2
 end
 
-local released = take_out(keys.lines .. ARGV[1])
-local host = string.match(ARGV[1], '^host:(.*)')
-if host then
-  released = released + take_out(keys.slots .. host)
-  redis.call('DEL', keys.rates .. host)
+if kind == 'application' then
+  return take_out(application_line(name))
 end
-return released
+redis.call('DEL', keys.next_start .. name)
+return take_out(host_line(name)) + take_out(keys.starts .. name)

@@ -7,9 +7,10 @@ from typing import Final
 from httpqueue.clock import now_ms
 from httpqueue.storage import archive, keys
 from httpqueue.timers.commands import Begun, Finish, NewTimer, WakeUp
-from httpqueue.timers.schedule import At
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import DEFAULT_APPLICATION, Attempt
+from httpqueue.timers.timer import Attempt
 from httpqueue.webhooks.outcome import Outcome
 from tests.benchmarks.figures import Figure, LostError, Row, at_most
 from tests.benchmarks.lab import CREATE_BATCH, Lab, Server, relay_all, server
@@ -24,7 +25,8 @@ LAYERS: Final = 4
 def _new_timers(count: int, due_ms: int) -> list[NewTimer]:
     """With ids as the API makes them."""
     return [
-        NewTimer(DEFAULT_APPLICATION, secrets.token_urlsafe(16), Spec(URL, At(due_ms))) for _ in range(count)
+        NewTimer(DEFAULT_APPLICATION, secrets.token_urlsafe(16), Spec(URL, Instant(due_ms)))
+        for _ in range(count)
     ]
 
 
@@ -85,9 +87,9 @@ async def archived(lab: Lab) -> list[Figure]:
         for _ in range(0, count, CREATE_BATCH):
             timers = _new_timers(CREATE_BATCH, now_ms() - 1)
             await _finish_all(on, timers)
-            if not await on.store.is_archived(DEFAULT_APPLICATION, timers[0].id):
+            if not await on.store.is_archived(TimerName(DEFAULT_APPLICATION, timers[0].id)):
                 raise LostError("a finished timer is not in the archive")
-        layers = [key async for key in on.redis.scan_iter(f"{keys.ARCHIVE_PREFIX}*")]
+        layers = [key async for key in on.redis.scan_iter(f"{STORE.archive_layers}*")]
         measured = sum([await on.redis.strlen(key) for key in layers]) * 8 / count
     sizes = [archive.layer(number, ERROR_RATE) for number in range(LAYERS + 1)]
     bits = [len(size.positions("")) * size.slice_bits for size in sizes]

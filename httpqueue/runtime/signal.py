@@ -1,0 +1,22 @@
+"""A place in the code where tests may listen: it costs nothing in production."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class Signal(Generic[Value]):
+    """Tells whoever listens that something has happened; nobody does in production."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Value], object]] = []
+
+    def listen(self, listener: Callable[[Value], object]) -> None:
+        """Call listener at each emit, in the order of listening."""
+        self._listeners.append(listener)
+
+    def emit(self, value: Value) -> None:
+        """It has happened."""
+        for listener in self._listeners:
+            listener(value)

@@ -1,0 +1,8 @@
+-- set_aside: take timers whose spec nobody can read out of the indices; their records stay for inspection.
+-- KEYS    due, running, set_aside
+-- ARGV    1 now   2 msgpack [member, ...]
+
+local now = now_ms(ARGV[1])
+for _, member in ipairs(cmsgpack.unpack(ARGV[2])) do
+  set_aside(member, now)
+end

@@ -1,0 +1,85 @@
+"""The stored forms: a timer's record, its spec, its attempts, and what operators say of applications and hosts."""
+
+from typing import Final, TypeVar
+
+import msgpack
+import msgspec
+
+from httpqueue.errors import InvalidTimerError
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
+from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Attempt, State, Timer
+
+STATE_OF_LETTER: Final = {state.letter.encode(): state for state in State if state is not State.ARCHIVED}
+
+PolicyT = TypeVar("PolicyT", ApplicationPolicy, DestinationPolicy)
+
+_JSON: Final = msgspec.json.Encoder()
+_SPEC: Final = msgspec.json.Decoder(Spec)
+_ATTEMPT: Final = msgspec.json.Decoder(Attempt)
+_HEAD_FIELDS: Final = 7
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """The head of a record as lua/common.lua lays it out."""
+
+    state: bytes
+    generation: int
+    attempts: int
+    due_ms: int
+    timeout_ms: int
+    lane: bytes
+    host: bytes
+
+
+def encode_spec(spec: Spec) -> bytes:
+    """Spec -> JSON object, defaults left out."""
+    return _JSON.encode(spec)
+
+
+def decode_spec(raw: bytes) -> Spec:
+    """The inverse of encode_spec; raises InvalidTimerError on anything else."""
+    try:
+        return _SPEC.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidTimerError(f"unreadable spec: {type(error).__name__}") from error
+
+
+def encode_attempt(attempt: Attempt) -> bytes:
+    """Attempt -> JSON array in the order of its fields."""
+    return _JSON.encode(attempt)
+
+
+def decode_record(name: TimerName, record: bytes) -> Timer:
+    """Read a record as lua/common.lua lays it out; raises InvalidTimerError when it is damaged."""
+    try:
+        # No more than the record's size: a damaged length must not allocate gigabytes.
+        unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
+        unpacker.feed(record)
+        values = list(unpacker)
+        if unpacker.tell() != len(record):
+            raise InvalidTimerError("unreadable record: its end is missing")
+        head = msgspec.convert(values[:_HEAD_FIELDS], _Head)
+        spec, *log = values[_HEAD_FIELDS:]
+        return Timer(
+            name=name,
+            state=STATE_OF_LETTER[head.state],
+            generation=head.generation,
+            attempts=head.attempts,
+            due_ms=head.due_ms,
+            spec=decode_spec(spec),
+            log=tuple(map(_ATTEMPT.decode, log)),
+        )
+    except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
+        raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
+
+
+def encode_policy(policy: ApplicationPolicy | DestinationPolicy) -> bytes:
+    """Policy -> JSON object, defaults left out."""
+    return _JSON.encode(policy)
+
+
+def decode_policy(kind: type[PolicyT], raw: bytes | None) -> PolicyT:
+    """The inverse of encode_policy, which also made `raw`; None and empty bytes say nothing."""
+    return msgspec.json.decode(raw, type=kind) if raw else kind()

@@ -1,0 +1,83 @@
+"""All that is kept on the store's server, behind one connection."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from httpqueue.clock import StoreNow, server_time
+from httpqueue.errors import StartError
+from httpqueue.storage.api_keys import ApiKeys
+from httpqueue.storage.archive import Archive
+from httpqueue.storage.connection import connect, redis_errors
+from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.outbox import Outbox
+from httpqueue.storage.policies import Policies
+from httpqueue.storage.timers import Store
+
+log = structlog.get_logger()
+
+
+class Storage:
+    """The parts of the store; every method of theirs raises UnavailableError when the server is away."""
+
+    def __init__(self, redis: Redis, *, archive_error_rate: float, now: StoreNow = server_time) -> None:
+        self._redis = redis
+        self._archive = Archive(redis, error_rate=archive_error_rate)
+        self.store = Store(redis, archive=self._archive, now=now)
+        self.outbox = Outbox(redis, now=now)
+        self.lookup = Lookup(redis, now=now)
+        self.policies = Policies(redis)
+        self.api_keys = ApiKeys(redis)
+
+    async def ping(self) -> None:
+        """Raises UnavailableError with the reason."""
+        with redis_errors():
+            await self._redis.ping()
+
+    async def check(self, *, allow_unsafe: bool) -> None:
+        """Whether this server may keep timers; raises StartError when not, and logs what is doubtful."""
+        with redis_errors():
+            memory = await self._redis.info("memory")
+            persistence = await self._redis.info("persistence")
+            snapshots = await self._snapshots()
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and not allow_unsafe:
+            raise StartError(
+                f"Redis may evict timers (maxmemory-policy {policy}): set it to noeviction, "
+                "or HTTPQUEUE_ALLOW_UNSAFE_REDIS=true"
+            )
+        if not persistence.get("aof_enabled") and not snapshots:
+            log.warning("store.not_persistent", remedy="set appendonly yes in Redis")
+        await self._archive.open()
+
+    async def _snapshots(self) -> bool:
+        """Whether the server saves snapshots; one whose CONFIG is forbidden is believed to."""
+        try:
+            return bool((await self._redis.config_get("save")).get("save", "?"))
+        except ResponseError:
+            return True
+
+
+@asynccontextmanager
+async def open_storage(
+    url: str, *, archive_error_rate: float, now: StoreNow = server_time
+) -> AsyncIterator[Storage]:
+    """The store on that server, which is not asked anything yet."""
+    redis = connect(url, Redis)
+    try:
+        yield Storage(redis, archive_error_rate=archive_error_rate, now=now)
+    finally:
+        await redis.aclose()
+
+
+@asynccontextmanager
+async def open_api_keys(url: str) -> AsyncIterator[ApiKeys]:
+    """The API keys alone, for the command that makes them."""
+    redis = connect(url, Redis)
+    try:
+        yield ApiKeys(redis)
+    finally:
+        await redis.aclose()

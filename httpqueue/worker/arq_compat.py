@@ -1,0 +1,83 @@
+"""A stock arq worker can drain the queue: `arq httpqueue.worker.arq_compat.WorkerSettings`.
+
+It runs one wake-up at a time, so it is slow. It is here because the queue is in arq's format: whoever has arq's
+workers, tools and monitoring can use them.
+"""
+
+import sys
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import orjson
+import structlog
+from arq.connections import RedisSettings
+from arq.worker import func
+
+from httpqueue.errors import SettingsError
+from httpqueue.settings import Settings, load
+from httpqueue.storage.keys import queue_keys
+from httpqueue.storage.queue import JOB_FUNCTION, read_job
+from httpqueue.storage.storage import open_storage
+from httpqueue.storage.timers import LEASE_MARGIN_MS
+from httpqueue.timers.commands import Begun
+from httpqueue.worker.attempts import Attempts
+from httpqueue.worker.wiring import open_attempts
+
+POLL_S: Final = 0.05
+
+log = structlog.get_logger()
+
+
+async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
+    """The arq job function: one attempt for one wake-up, named by the job's id or by the argument."""
+    wake_up = read_job((wake_up_id or ctx["job_id"]).encode(), b"")
+    if wake_up is None:
+        log.error("worker.unreadable", job=ctx["job_id"])
+        return
+    attempts: Attempts = ctx["attempts"]
+    [answer] = await attempts.begin([wake_up])
+    if isinstance(answer, Begun):
+        await attempts.run(answer)
+
+
+JOB: Final = func(deliver, name=JOB_FUNCTION)
+
+
+def worker_settings(settings: Settings) -> dict[str, Any]:
+    """What a stock arq worker needs to know."""
+    if settings.redis_url is None:
+        raise SettingsError("setting HTTPQUEUE_REDIS_URL: arq needs the Redis that all parts share")
+    store_url, queue_url = settings.redis_url, settings.broker_redis_url or settings.redis_url
+    resources = AsyncExitStack()
+
+    async def on_startup(ctx: dict[str, Any]) -> None:
+        storage = await resources.enter_async_context(
+            open_storage(store_url, archive_error_rate=settings.archive_error_rate)
+        )
+        await storage.check(allow_unsafe=settings.allow_unsafe_redis)
+        ctx["attempts"] = await resources.enter_async_context(open_attempts(settings, storage.store))
+
+    async def on_shutdown(_: dict[str, Any]) -> None:
+        await resources.aclose()
+
+    return {
+        "functions": [JOB],
+        "queue_name": queue_keys().queue,
+        "redis_settings": RedisSettings.from_dsn(queue_url),
+        "on_startup": on_startup,
+        "on_shutdown": on_shutdown,
+        "job_serializer": orjson.dumps,
+        "job_deserializer": orjson.loads,
+        "max_jobs": settings.concurrency,
+        "job_timeout": settings.attempt_timeout_ms / 1000 + LEASE_MARGIN_MS / 1000,
+        "poll_delay": POLL_S,
+        "keep_result": 0,
+        "max_tries": sys.maxsize,  # attempts are counted in the store
+    }
+
+
+def __getattr__(name: str) -> Any:
+    """WorkerSettings, made when arq's command asks for it: only then are the settings read."""
+    if name == "WorkerSettings":
+        return worker_settings(load())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

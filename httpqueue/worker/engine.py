@@ -1,0 +1,199 @@
+"""The worker: claims due wake-ups in batches and runs their attempts.
+
+A wake-up that is lost between claim and begin is put again by the relay's heal pass.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+from uuid import uuid4
+
+import structlog
+
+from httpqueue import clock
+from httpqueue.errors import UnavailableError
+from httpqueue.runtime.outage import Outage
+from httpqueue.storage.queue import Queue
+from httpqueue.timers.commands import Begun, Refusal, WakeUp
+from httpqueue.worker.attempts import Attempts
+from httpqueue.worker.calls import SLOW_S, Calls
+
+IDLE_S: Final = 1.0
+"""The longest sleep: a wake message that got lost costs no more than this."""
+ALIVE_S: Final = 5
+"""How often a worker says that it is alive."""
+MAX_CLAIM: Final = 500
+GATHER_S: Final = 0.003
+"""Under load: how long freed slots are gathered for one claim."""
+AT_ONCE_MS: Final = 1
+MAX_UNFINISHED: Final = 4
+"""Attempts a slot that may wait for their finish, as they do when the store is away."""
+AHEAD: Final = 2
+"""Wake-ups a slot that are claimed ahead of free slots, while the queue has more and all calls are quick."""
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """A worker whose wake-ups are claimed, begun and finished many at a time."""
+
+    def __init__(self, *, attempts: Attempts, queue: Queue, concurrency: int, grace_s: float) -> None:
+        self._attempts = attempts
+        self._queue = queue
+        self._concurrency = concurrency
+        self._grace_s = grace_s
+        self._outage = Outage("worker.claim")
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._held: list[WakeUp] = []
+        self._is_full = False  # at the last look
+        self._ahead = 0
+        self._name = uuid4().hex
+        self._noted_s = 0.0
+        self._calls = Calls(concurrency)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Claim and run attempts until stop(); servers that are away are waited for."""
+        self._attempts.hand_unblocked_to(self._hold)
+        listener = asyncio.create_task(self._listen())
+        try:
+            while not self._stopping.is_set():
+                await self._round()
+            await self._wind_down()
+        finally:
+            listener.cancel()
+            await self._cancel_attempts()
+
+    async def stop(self) -> None:
+        """Claim no more, give back what was not begun, let attempts in flight end within the grace time."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def _wind_down(self) -> None:
+        self._attempts.hand_unblocked_to(None)
+        left_over, self._held = self._held, []
+        if left_over:
+            with suppress(UnavailableError):
+                await self._queue.put([replace(wake_up, due_ms=AT_ONCE_MS) for wake_up in left_over])
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=self._grace_s)
+
+    async def _cancel_attempts(self) -> None:
+        left = list(self._tasks.values())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _round(self) -> None:
+        """Claim what is due, begin it, sleep until there is more to do."""
+        self._wake.clear()
+        if self._stopping.is_set():  # it was set before the line above
+            return
+        free = self._free()
+        self._is_full = not free
+        try:
+            # A host that turns slow makes slots free without any call ending: look again soon.
+            idle_s = await self._claim(free) if free else SLOW_S
+            await self._say_alive()
+        except UnavailableError as error:
+            await self._wait_out(error)
+            return
+        self._outage.over()
+        if idle_s:
+            await self._sleep(idle_s)
+        if self._free() < self._concurrency // 2:
+            await clock.sleep(GATHER_S)
+
+    def _free(self) -> int:
+        """How many attempts may start: a slot is taken until the answer is there, not until the finish."""
+        unfinished = self._concurrency * MAX_UNFINISHED - len(self._tasks)
+        return max(0, min(self._calls.free(), unfinished, MAX_CLAIM))
+
+    async def _claim(self, free: int) -> float:
+        """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
+        idle_s = 0.0
+        if len(self._held) < free:
+            claim = await self._queue.claim(free - len(self._held) + self._ahead)
+            for job in claim.unreadable:
+                log.error("worker.unreadable", job=job)
+            self._held += claim.wake_ups
+            self._ahead = self._concurrency * AHEAD if claim.wait_ms == 0 and self._calls.are_quick() else 0
+            idle_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+        wake_ups, self._held = self._held[:free], self._held[free:]
+        await self._begin(wake_ups)
+        return 0 if self._held else idle_s
+
+    async def _begin(self, wake_ups: Sequence[WakeUp]) -> None:
+        if not wake_ups:
+            return
+        try:
+            answers = await self._attempts.begin(wake_ups, self._calls.room())
+        except UnavailableError:
+            self._held.extend(wake_ups)  # they are no longer in the queue
+            raise
+        later = []
+        for answer in answers:
+            if isinstance(answer, Begun):
+                self._start(answer)
+            elif answer.refusal is Refusal.EARLY:
+                # The queue's server is ahead of the store's: what counts is the store's clock.
+                loop = asyncio.get_running_loop()
+                loop.call_later(answer.wait_ms / 1000, self._hold, answer.wake_up)
+            elif answer.until_ms:
+                later.append(replace(answer.wake_up, due_ms=answer.until_ms))
+        if later:
+            await self._queue.put(later)
+
+    def _start(self, begun: Begun) -> None:
+        name = f"{begun.wake_up.name}:{begun.wake_up.generation}:{begun.attempt}"
+        self._calls.begin(begun.host, name)
+        task = self._tasks[name] = asyncio.create_task(
+            self._attempts.run(begun, lambda: self._answered(begun.host, name))
+        )
+        task.add_done_callback(lambda task: self._ended(name, task))
+
+    def _answered(self, host: str, name: str) -> None:
+        if self._is_full:
+            self._wake.set()
+        self._calls.end(host, name)
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._is_full:
+            self._wake.set()
+        del self._tasks[name]
+        if not task.cancelled() and (error := task.exception()):
+            log.error("worker.bug", attempt=name, exc_info=error)
+
+    def _hold(self, wake_up: WakeUp) -> None:
+        self._held.append(wake_up)
+        self._wake.set()
+
+    async def _say_alive(self) -> None:
+        now_s = clock.monotonic_s()
+        if now_s - self._noted_s >= ALIVE_S or not self._noted_s:
+            await self._queue.note_worker(self._name)
+            self._noted_s = now_s
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _wait_out(self, error: UnavailableError) -> None:
+        """Wait for a server that is away, unless the worker is told to stop meanwhile."""
+        waiting = asyncio.create_task(self._outage.wait(error))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, stopping):
+            task.cancel()
+
+    async def _listen(self) -> None:
+        outage = Outage("worker.listen")
+        while True:
+            try:
+                await self._queue.listen(self._wake.set)
+            except UnavailableError as error:
+                await outage.wait(error)

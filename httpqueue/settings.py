@@ -8,16 +8,16 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.connection import parse_url
 
 from httpqueue.errors import SettingsError
+from httpqueue.storage.connection import check_url
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
+from httpqueue.webhooks.client.factory import SenderKind
 
 PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
-_REDIS_URL: Final = re.compile(r"(rediss?|unix)://\S+")
 _API_KEY: Final = re.compile(r"[!-~]{16,}")  # what every client can send in a header as it is
 
 
@@ -28,13 +28,6 @@ class Mode(StrEnum):
     API = "api"
     RELAY = "relay"
     WORKER = "worker"
-
-
-class SenderKind(StrEnum):
-    """Which HTTP client calls the webhooks."""
-
-    PYREQWEST = "pyreqwest"
-    HTTPX = "httpx"
 
 
 class LogFormat(StrEnum):
@@ -60,15 +53,8 @@ def parse_duration_ms(value: str | int) -> int:
 
 
 def _redis_url(value: str) -> str:
-    """A URL that redis-py can use, made of the ancestor's host:port if need be."""
-    url = value.strip() if "://" in value else f"redis://{value.strip()}"
-    try:
-        if _REDIS_URL.fullmatch(url):
-            parse_url(url)  # type: ignore[no-untyped-call] # redis-py 5 has no annotations here
-            return url
-    except ValueError:
-        pass
-    raise ValueError("must be host:port, or a URL that begins with redis://, rediss:// or unix://")
+    """A URL of a Redis server, made of the ancestor's host:port if need be."""
+    return check_url(value.strip() if "://" in value else f"redis://{value.strip()}")
 
 
 def _list(value: object) -> object:

@@ -1,12 +1,14 @@
 """How httpqueue reaches Redis: one way to connect, and one error when a server is away."""
 
 import asyncio
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -15,6 +17,9 @@ from httpqueue.errors import UnavailableError
 
 SOCKET_TIMEOUT_S: Final = 5
 """No answer for this long: the server is away. Blocking reads must ask for less."""
+
+
+_URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
 
 class _PromptWrites(AbstractConnection):
@@ -66,6 +71,18 @@ _PROMPT: Final = {
     SSLConnection: _PromptTls,
     UnixDomainSocketConnection: _PromptUnix,
 }
+
+
+def check_url(url: str) -> str:
+    """The URL as given when redis-py can use it; ValueError with a sentence for the user otherwise."""
+    try:
+        if _URL.fullmatch(url):
+            parse_url(url)  # type: ignore[no-untyped-call] # redis-py 5 has no annotations here
+            return url
+    except ValueError:
+        pass
+    raise ValueError("must be host:port, or a URL that begins with redis://, rediss:// or unix://")
+
 
 RedisT = TypeVar("RedisT", bound=Redis)
 

@@ -1,9 +1,17 @@
 """Which Sender the settings ask for."""
 
-from httpqueue.settings import SenderKind
+from enum import StrEnum
+
 from httpqueue.webhooks.client.httpx_sender import HttpxSender
 from httpqueue.webhooks.client.pyreqwest_sender import PyreqwestSender
 from httpqueue.webhooks.client.sender import Sender
+
+
+class SenderKind(StrEnum):
+    """Which HTTP client calls the webhooks."""
+
+    PYREQWEST = "pyreqwest"
+    HTTPX = "httpx"
 
 
 def create_sender(kind: SenderKind) -> Sender:

@@ -1,4 +1,4 @@
-"""The stored forms: a timer's record, its spec, its attempts, and what operators say of applications and hosts."""
+"""The stored forms: a timer's record, its spec and attempts, and the policies of applications and destinations."""
 
 from typing import Final, TypeVar
 

@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from tests.support.processes import REPOSITORY
 DOCUMENTS = sorted(
     path for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")) if ".venv" not in path.parts
 )
+PACKAGE = REPOSITORY / "httpqueue"
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+COMMON = {"clock", "errors"}
+"""What every module may import."""
 
 
 def test_the_state_diagram_is_the_codes() -> None:
     """Every arrow of docs/architecture.md is a transition of timer.TRANSITIONS, and the other way round."""
-    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    [diagram] = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", text, re.DOTALL)
+    [diagram] = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", ARCHITECTURE, re.DOTALL)
     arrows = re.findall(r"^\s*(\w+) --> (\w+):", diagram, re.MULTILINE)
     assert {(State(source), State(target)) for source, target in arrows} == TRANSITIONS
     assert "[*] --> scheduled: create" in diagram
@@ -25,17 +29,53 @@ def test_the_state_diagram_is_the_codes() -> None:
 
 def test_every_script_is_in_the_architecture() -> None:
     """A transition that is added or renamed is told."""
-    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for script in (REPOSITORY / "httpqueue" / "storage" / "lua").glob("*.lua"):
-        if script.stem != "common":
-            assert f"| {script.stem} |" in text
+    scripts = {script.stem for script in (PACKAGE / "storage" / "lua").glob("*.lua")} - {"common"}
+    assert scripts
+    assert {name for name in scripts if f"| {name} |" not in ARCHITECTURE} == set()
 
 
-def test_every_module_has_a_place_in_the_architecture() -> None:
-    """The page names all modules of the package."""
-    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for module in (REPOSITORY / "httpqueue").glob("[a-z]*.py"):
-        assert re.search(rf"\b{module.stem}\b", text), module.stem
+def packages() -> set[str]:
+    """The packages and modules right in httpqueue/, but those that every module may import."""
+    names = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    return names - {"__init__", "__main__"} - COMMON
+
+
+def imports_of(path: Path) -> set[str]:
+    """The packages that a module imports."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[1] for name in names if name.startswith("httpqueue.")}
+
+
+def test_the_picture_of_the_packages_is_what_they_import() -> None:
+    """Each arrow is an import, each import an arrow, and each package has its sentence."""
+    [picture] = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    arrows = set(re.findall(r"^\s*(\w+) --> (\w+)$", picture, re.MULTILINE))
+    imports = {
+        (package, target)
+        for package in packages()
+        for path in [PACKAGE / f"{package}.py", *(PACKAGE / package).rglob("*.py")]
+        if path.exists()
+        for target in imports_of(path) - {package} - COMMON
+    }
+    assert arrows == imports
+    assert set(re.findall(r"^\| `(\w+)` \|", ARCHITECTURE, re.MULTILINE)) == packages()
+
+
+def test_every_function_and_file_of_the_walk_is_there() -> None:
+    """`Class.method` in `file`, as the page's tables write it."""
+    places = re.findall(r"`([\w.]+)` in `([\w/.]+)`", ARCHITECTURE)
+    assert len(places) >= 10
+    for name, file in places:
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            found = [node for node in tree.body if getattr(node, "name", None) == part]
+            assert found, f"{name} in {file}"
+            tree = found[0]  # type: ignore[assignment] # a class or function has a body, too
+    for file in re.findall(r"`((?:\w+/)+\w+\.(?:py|lua))`", ARCHITECTURE):
+        assert (PACKAGE / file).exists() or (REPOSITORY / file).exists(), file
 
 
 def test_the_metrics_of_the_operations_page_exist() -> None:

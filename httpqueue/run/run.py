@@ -118,8 +118,19 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
             if mode in {Mode.ALL, Mode.WORKER}:
                 parts.create_task(_worker(store, open_queue(queue_url, now=now), settings, stop))
             log.info("run.ready", mode=mode.value)
-    except* StartError as errors:
-        raise errors.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        raise _start_error(group) or group from None
+
+
+def _start_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The StartError in a group, or None.
+
+    Python before 3.11.3 wraps what is raised inside `except*` in a new group, so that clause is of no use here.
+    """
+    found: BaseException | None = group.subgroup(StartError)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
 
 
 async def _check(store: Store, keys: KeyRing, settings: Settings) -> None:

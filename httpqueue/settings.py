@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
 from httpqueue.errors import SettingsError
+from httpqueue.runtime.logs import LogFormat
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
 
@@ -35,14 +36,6 @@ class SenderKind(StrEnum):
 
     PYREQWEST = "pyreqwest"
     HTTPX = "httpx"
-
-
-class LogFormat(StrEnum):
-    """AUTO is human-readable on a terminal and JSON elsewhere."""
-
-    AUTO = "auto"
-    JSON = "json"
-    TEXT = "text"
 
 
 def parse_duration_ms(value: str | int) -> int:

@@ -259,19 +259,52 @@ async def until_blocked(redis: Redis) -> None:
             pass
 
 
-async def test_run_relays_until_cancelled(redis: Redis, store: Store, queue: Queue) -> None:
-    """It leaves no consumer behind."""
-    running = asyncio.create_task(make_relay(store, queue).run())
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+async def test_run_relays_until_its_end(redis: Redis, store: Store, queue: Queue, end: str) -> None:
+    """It is stopped or cancelled, and leaves no consumer behind."""
+    rel = make_relay(store, queue)
+    running = asyncio.create_task(rel.run())
     await until_blocked(redis)
     await store.create([new_timer("a")])
     async with asyncio.timeout(30):
         while not await queued(queue):
             pass
     await until_blocked(redis)
-    running.cancel()
-    await asyncio.wait([running])
-    assert running.cancelled()
+    if end == "stop":
+        await rel.stop()
+        await rel.stop()
+        async with asyncio.timeout(30):
+            await running
+    else:
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
     assert await redis.xinfo_consumers(STORE.outbox, keys.OUTBOX_GROUP) == []
+
+
+async def test_a_relay_that_is_stopped_before_it_runs(redis: Redis, store: Store, queue: Queue) -> None:
+    """It does nothing and returns."""
+    rel = make_relay(store, queue)
+    await rel.stop()
+    async with asyncio.timeout(30):
+        await rel.run()
+    assert await redis.keys("*") == []
+
+
+async def test_a_bug_in_a_pass_ends_the_relay(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run() raises it; only an outage is waited for."""
+    rel = make_relay(store, queue)
+
+    async def sweep() -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(rel, "sweep", sweep)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(30):
+            await rel.run()
+    assert caught.group_contains(KeyError, match="bug")
 
 
 async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

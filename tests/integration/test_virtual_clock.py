@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from httpqueue.clock import sleep
-from httpqueue.run.virtual import LOOK_S, VirtualClock
+from httpqueue.run.virtual_clock import LOOK_S, VirtualClock
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies

@@ -149,7 +149,7 @@ def test_cmd_is_no_package_and_its_scripts_are_short() -> None:
     assert {"all.py", "api.py", "relay.py", "worker.py"} <= scripts.keys()
     assert "__init__.py" not in scripts
     for path in scripts.values():
-        assert len(path.read_text().splitlines()) <= 40, path
+        assert len(path.read_text().splitlines()) <= 10, path
 
 
 def test_make_help_lists_every_target() -> None:

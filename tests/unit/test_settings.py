@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from httpqueue.errors import SettingsError
+from httpqueue.runtime.logs import LogFormat
 from httpqueue.settings import (
     PREFIX,
-    LogFormat,
     Mode,
     SenderKind,
     Settings,

@@ -1,4 +1,4 @@
-"""A clock that stands still until it is advanced: what is due on the way fires as it would in real time."""
+"""The virtual clock stands still until a user advances it; timers due on the way fire in their order."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from httpqueue.storage.lookup import Lookup, Pulse
 from httpqueue.storage.queue import Queue
 
 LOOK_S: Final = 0.002
-"""How often it is asked whether all is settled."""
+"""How often to ask whether all due timers have fired."""
 
 
 class VirtualClock:
-    """Now, for store, queue and API (httpqueue.clock.StoreNow); begins at this machine's time."""
+    """The time for store, queue and API (a httpqueue.clock.StoreNow). It begins at this machine's time."""
 
     def __init__(self) -> None:
         self._now_ms = clock.now_ms()
@@ -27,9 +27,9 @@ class VirtualClock:
     async def advance(
         self, target_of: Callable[[int], int], *, lookup: Lookup, relay: Relay, queue: Queue
     ) -> None:
-        """Go from now to target_of(now), and stop wherever something is due on the way until it is settled.
+        """Move from now to target_of(now). Whenever a timer is due on the way, wait until it has fired.
 
-        One after another: two that go on by an hour go on by two hours.
+        Calls queue up: two calls that each advance by an hour advance by two hours in all.
         """
         async with self._one_at_a_time:
             target_ms = target_of(self._now_ms)

@@ -17,10 +17,14 @@ class StoreKeys:
     """A partition's keys on the store's server. `member` is application:id, a timer's name in all of them."""
 
     records: str  # + member  string: the record, see lua/common.lua
-    due: str  # zset: member -> due ms of every unfinished timer
+    due: str  # + application  zset: id -> due ms of its timers that wait for nothing but time
+    held: str  # + application  zset: id -> due ms of those that run or wait for a lane, a line or a reserved start
+    ended: str  # + state letter:application  zset: id -> due ms of those that have ended and have a record
+    next: str  # zset: application -> the earliest of its due index, ms
+    filled: str  # hash: application -> due ms:id, up to which its due index was put into the queue
     running: str  # zset: member -> lease end of every running timer
-    finished: str  # zset: member -> due ms of every finished timer that has a record
-    retention: str  # zset: member -> ms at which a finished timer's record goes
+    up: str  # hash: since when the store is up without a break, and when it was last asked, ms
+    retention: str  # zset: member -> ms at which an ended timer's record goes
     outbox: str  # stream: changes the relay has still to act on
     outbox_dead: str  # stream: outbox entries nobody could read
     set_aside: str  # zset: member -> ms at which its unreadable record was met
@@ -31,7 +35,8 @@ class StoreKeys:
     destinations: str  # hash: host -> JSON: its DestinationPolicy
     lanes: str  # + application:ordering key  zset: member -> due ms, -inf for the one whose turn it is
     lines: str  # + host:<host> or application:<application>  zset: member -> due ms
-    waiting: str  # zset: member -> its reserved start, ms, or LATER for one that waits in a line
+    waiting: str  # zset: member -> its reserved start, ms
+    probes: str  # zset: lane:<lane>, host:<host> or application:<application> -> ms at which it is tried again
     permits: str  # + host  zset: member -> lease end; for hosts with a concurrency limit
     starts: str  # + host  zset: member -> its reserved start, ms; for hosts with a rate
     next_start: str  # + host  string: ms at which the next call may start; for hosts with a rate
@@ -55,6 +60,9 @@ OUTBOX_GROUP: Final = "relay"  # the consumer group of every outbox
 
 _PREFIXES: Final = {
     "records": "timer:",
+    "due": "due:",
+    "held": "held:",
+    "ended": "ended:",
     "outbox_dead": "outbox:dead",
     "set_aside": "set-aside",
     "archive_layers": "archive:",

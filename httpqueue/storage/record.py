@@ -1,6 +1,6 @@
 """The stored forms: a timer's record, its spec and attempts, and the policies of applications and destinations."""
 
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgpack
 import msgspec
@@ -18,19 +18,25 @@ PolicyT = TypeVar("PolicyT", ApplicationPolicy, DestinationPolicy)
 _JSON: Final = msgspec.json.Encoder()
 _SPEC: Final = msgspec.json.Decoder(Spec)
 _ATTEMPT: Final = msgspec.json.Decoder(Attempt)
-_HEAD_FIELDS: Final = 7
+_HEAD_FIELDS: Final = 11
+FORMAT: Final = 1
+"""Of a record; another one cannot be read."""
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
     """The head of a record as lua/common.lua lays it out."""
 
+    format: Literal[1]
     state: bytes
     generation: int
     attempts: int
+    lost: int
     due_ms: int
     timeout_ms: int
     lane: bytes
     host: bytes
+    nonce: bytes
+    holder: bytes
 
 
 def encode_spec(spec: Spec) -> bytes:
@@ -64,6 +70,7 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
         spec, *log = values[_HEAD_FIELDS:]
         return Timer(
             name=name,
+            nonce=head.nonce.decode(),
             state=STATE_OF_LETTER[head.state],
             generation=head.generation,
             attempts=head.attempts,

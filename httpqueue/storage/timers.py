@@ -4,6 +4,7 @@ A call is one Redis script, so after a crash each of its timers is either throug
 """
 
 from collections.abc import Iterable, Sequence
+from secrets import token_urlsafe
 from typing import Any, Final
 
 import structlog
@@ -35,25 +36,26 @@ from httpqueue.timers.commands import (
     Finished,
     Found,
     NewTimer,
-    Position,
     Recur,
     Refusal,
     Refused,
     Retry,
     WakeUp,
-    WakeUpPage,
 )
 from httpqueue.timers.cron import first_due
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import Timer
 
 LEASE_MARGIN_MS: Final = 10_000
-"""A running attempt is believed alive this much longer than it may take."""
+"""A lease is so much longer than the attempt's timeout ..."""
+MAX_LEASE_MS: Final = 20_000
+"""... but never longer than this: a living worker renews it (beat)."""
 KEPT_ATTEMPTS: Final = 10
 """So many of the last attempts stay in a record."""
+NONCE_BYTES: Final = 6
+"""48 bits: two timers of one name never have the same nonce."""
 
 log = structlog.get_logger()
 
@@ -68,12 +70,27 @@ class Store:
         self._archive = archive
         self._now = now
         self._keys = keys or store_keys()
-        self._create, self._begin, self._finish, self._change, self._cancel, self._forget = (
+        (
+            self._create,
+            self._begin,
+            self._beat,
+            self._finish,
+            self._hand_back,
+            self._set_aside,
+            self._change,
+            self._cancel,
+        ) = (
             Script(redis, name, self._keys)
-            for name in ("create", "begin", "finish", "change", "cancel", "forget")
-        )
-        self._upcoming, self._set_aside = (
-            Script(redis, name, self._keys) for name in ("upcoming", "set_aside")
+            for name in (
+                "create",
+                "begin",
+                "beat",
+                "finish",
+                "hand_back",
+                "set_aside",
+                "change",
+                "cancel",
+            )
         )
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
@@ -85,6 +102,7 @@ class Store:
                 encode_spec(timer.spec),
                 *_packed_due(first_due(timer.spec.schedule, now_ms)),
                 *_head_of(timer.spec),
+                new_nonce(),
                 timer.if_exists.value,
             )
             for timer in timers
@@ -93,17 +111,25 @@ class Store:
         return [Created(Creation(creation.decode()), due_ms) for creation, due_ms in answers]
 
     async def begin(
-        self, wake_ups: Sequence[WakeUp], *, lease_ms: int, room: dict[str, int] | None = None
+        self,
+        wake_ups: Sequence[WakeUp],
+        *,
+        holder: str,
+        timeout_ms: int,
+        room: dict[str, int] | None = None,
     ) -> list[Begun | Refused]:
         """Start an attempt for each wake-up whose timer is due; the answers stand in their order.
 
-        A timer with a timeout of its own is leased for that and LEASE_MARGIN_MS. room: by host, how many
-        calls the worker can still make, where that is not any number.
+        holder names the worker and this call. When the answer is lost, repeat the call with the same holder: it
+        gives the same attempts. timeout_ms: of timers that have none of their own. room: by host, how many calls
+        the worker can still make, where that is not any number.
         """
         answers, policies = await self._begin(
             self._script_now(),
-            lease_ms,
+            holder,
+            timeout_ms,
             LEASE_MARGIN_MS,
+            MAX_LEASE_MS,
             pack(room or {}),
             pack([(member_of(wake_up.name), wake_up.generation) for wake_up in wake_ups]),
         )
@@ -111,7 +137,10 @@ class Store:
             application.decode(): decode_policy(ApplicationPolicy, policy)
             for application, policy in zip(policies[::2], policies[1::2], strict=True)
         }
-        decoded = [_begun(*pair, policy_of) for pair in zip(wake_ups, answers, strict=True)]
+        decoded = [
+            _begun(wake_up, holder, answer, policy_of)
+            for wake_up, answer in zip(wake_ups, answers, strict=True)
+        ]
         damaged = [
             member_of(answer.wake_up.name)
             for answer, raw in zip(decoded, answers, strict=True)
@@ -121,38 +150,56 @@ class Store:
             await self._set_aside(self._script_now(), pack(damaged))
         return decoded
 
+    async def beat(self, attempts: Sequence[Begun]) -> list[bool]:
+        """Renew the leases of attempts that are alive; False for one whose lease was lost."""
+        answers = await self._beat(
+            self._script_now(),
+            pack([(member_of(each.wake_up.name), each.nonce, each.holder, each.lease_ms) for each in attempts]),
+        )
+        return [bool(answer) for answer in answers]
+
+    async def hand_back(self, attempts: Sequence[tuple[Begun, bool]]) -> list[bool]:
+        """Give up attempts, each with whether its webhook may have been called; others make them.
+
+        What was not called costs no attempt. False for one that was no longer the worker's own.
+        """
+        answers = await self._hand_back(
+            self._script_now(),
+            pack(
+                [
+                    (member_of(begun.wake_up.name), begun.nonce, begun.holder, may_be_sent)
+                    for begun, may_be_sent in attempts
+                ]
+            ),
+        )
+        return [bool(answer) for answer in answers]
+
     async def finish(self, attempts: Sequence[Finish], *, take_unblocked: bool = False) -> Finished:
         """Say how attempts ended.
 
         take_unblocked: the caller starts the timers that these ends let start; otherwise the relay hears of
         them, and the answer names none.
         """
-        layer = self._archive.current()
-        answers, count, unblocked = await self._finish(
+        answers, unblocked = await self._finish(
             self._script_now(),
-            layer.number,
             KEPT_ATTEMPTS,
             int(take_unblocked),
             pack(
                 [
                     (
-                        member_of(finish.wake_up.name),
-                        finish.wake_up.generation,
-                        finish.attempt.number,
+                        member_of(finish.begun.wake_up.name),
+                        finish.begun.nonce,
+                        finish.begun.holder,
                         *_packed_then(finish.then),
                         encode_attempt(finish.attempt),
                         finish.attempt.error is None,
                         _result(finish),
-                        layer.positions(member_of(finish.wake_up.name))
-                        if isinstance(finish.then, End)
-                        else (),
                         _packed_callback(finish.then),
                     )
                     for finish in attempts
                 ]
             ),
         )
-        self._archive.note_count(layer.number, count)
         return Finished(
             counted=[bool(answer) for answer in answers],
             unblocked=[
@@ -180,16 +227,7 @@ class Store:
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
         """End a scheduled timer, whose record stays for retention_ms; or delete a failed one."""
-        layer, member = self._archive.current(), member_of(name)
-        answer, count = await self._cancel(
-            self._script_now(),
-            member,
-            version or "",
-            retention_ms,
-            layer.number,
-            pack(layer.positions(member)),
-        )
-        self._archive.note_count(layer.number, count)
+        answer = await self._cancel(self._script_now(), member_of(name), version or "", retention_ms)
         return _changed(answer)
 
     async def get(self, name: TimerName) -> Found | None:
@@ -210,28 +248,18 @@ class Store:
         return Found(decode_record(name, record), now_ms)
 
     async def is_archived(self, name: TimerName) -> bool:
-        """Whether a timer of that name finished once."""
+        """Whether a timer of that name ended, and its retention is over.
+
+        Until the archive has its id, its record says so.
+        """
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zscore(self._keys.retention, member_of(name))
+            pipeline.time()
+            kept_until_ms, time = await pipeline.execute()
+        if kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now):
+            return True
         return await self._archive.contains(member_of(name))
-
-    async def upcoming(self, position: Position, *, ahead_ms: int, limit: int) -> WakeUpPage:
-        """The wake-ups of timers due up to ahead_ms from now, of at most limit timers."""
-        now_ms, last, last_due_ms, found = await self._upcoming(
-            self._script_now(),
-            position.due_ms,
-            ahead_ms,
-            "" if position.name is None else member_of(position.name),
-            limit,
-        )
-        wake_ups: list[WakeUp] = []
-        waiting: list[WakeUp] = []
-        for member, generation, due_ms, waits in zip(*(found[n::4] for n in range(4)), strict=True):
-            (waiting if waits else wake_ups).append(WakeUp(name_of(member), generation, due_ms))
-        return WakeUpPage(wake_ups, Position(last_due_ms, name_of(last)) if last else None, now_ms, waiting)
-
-    async def forget(self, *, limit: int) -> int:
-        """Drop the records of finished timers whose retention is over; returns how many."""
-        count: int = await self._forget(self._script_now(), limit)
-        return count
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time, which only a cron needs: it costs a round trip."""
@@ -252,12 +280,9 @@ def time_ms(time: tuple[int, int], now: StoreNow) -> int:
     return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
 
 
-def readable(member: bytes, record: bytes) -> Timer | None:
-    """A record that cannot be read is no timer; begin sets it aside."""
-    try:
-        return decode_record(name_of(member), record)
-    except InvalidTimerError:
-        return None
+def new_nonce() -> str:
+    """Eight URL-safe characters."""
+    return token_urlsafe(NONCE_BYTES)
 
 
 def _head_of(spec: Spec) -> tuple[int, str, str]:
@@ -290,18 +315,32 @@ def _packed_callback(then: Retry | Recur | End) -> tuple[Any, ...]:
     if callback is None:
         return ()
     timeout_ms, _, host = _head_of(callback.spec)
-    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host
+    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, new_nonce()
 
 
-def _begun(wake_up: WakeUp, answer: list[Any], policy_of: dict[str, ApplicationPolicy]) -> Begun | Refused:
+def _begun(
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+) -> Begun | Refused:
     match answer:
-        case [b"begun", attempt, due_ms, now_ms, raw_spec, host]:
+        case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
             try:
                 spec = decode_spec(raw_spec)
             except InvalidTimerError:
                 return Refused(wake_up, Refusal.UNREADABLE)
             policy = policy_of.get(wake_up.name.application, _NO_POLICY)
-            return Begun(wake_up, attempt, due_ms, now_ms, spec, host.decode(), policy)
+            return Begun(
+                wake_up=wake_up,
+                nonce=nonce.decode(),
+                holder=holder,
+                lease_ms=lease_ms,
+                attempt=attempt,
+                lost=lost,
+                due_ms=due_ms,
+                started_ms=now_ms,
+                spec=spec,
+                host=host.decode(),
+                policy=policy,
+            )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
         case [b"waiting", until_ms]:
@@ -313,8 +352,8 @@ def _begun(wake_up: WakeUp, answer: list[Any], policy_of: dict[str, ApplicationP
 
 def _changed(answer: list[Any]) -> Changed:
     match answer:
-        case [b"changed", letter, due_ms, generation]:
-            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, generation)
+        case [b"changed", letter, due_ms, version]:
+            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
         case [b"gone"]:
             return Changed(ChangeResult.GONE)
         case [b"state" | b"version" as reason, letter]:

@@ -77,7 +77,8 @@ class Changed:
     result: ChangeResult
     state: State | None = None
     due_ms: int = 0
-    generation: int = 0
+    version: str = ""
+    """Its new version; that before it for a cancelled one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,16 @@ class Begun:
     """An attempt that is ours until its lease ends."""
 
     wake_up: WakeUp
+    nonce: str
+    """The timer's."""
+    holder: str
+    """This worker and the begin call; finish, beat and hand_back must name it."""
+    lease_ms: int
+    """From the moment at which begin was called."""
     attempt: int
     """Its number, from 1."""
+    lost: int
+    """How many workers were lost in this attempt before."""
     due_ms: int
     started_ms: int
     """By the store's clock."""
@@ -114,7 +123,7 @@ class Begun:
 
 
 class Refusal(StrEnum):
-    """Why begin starts no attempt."""
+    """Why begin starts no attempt. LATER: the answer is long enough, ask again."""
 
     GONE = "gone"
     STALE = "stale"
@@ -125,6 +134,7 @@ class Refusal(StrEnum):
     BLOCKED = "blocked"
     PAUSED = "paused"
     WAITING = "waiting"
+    LATER = "later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,7 @@ class End:
 class Finish:
     """How an attempt ended, and what becomes of its timer."""
 
-    wake_up: WakeUp
+    begun: Begun
     attempt: Attempt
     then: Retry | Recur | End
     was_called: bool = True
@@ -199,23 +209,10 @@ class OutboxEntry:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in an index of timers: behind this name, due at due_ms; without a name, before all of them."""
+    """A place in a list of timers: behind this name, due at due_ms."""
 
-    due_ms: int = 0
-    name: TimerName | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WakeUpPage:
-    """Part of the due index, in its order; next is None when the end was reached at now_ms.
-
-    waiting: timers that waited for host or application and may try again.
-    """
-
-    wake_ups: list[WakeUp]
-    next: Position | None
-    now_ms: int
-    waiting: list[WakeUp] = field(default_factory=list)
+    due_ms: int
+    name: TimerName
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class Timer:
     """A timer as the store knows it; due_ms is when its next (or last) attempt should start."""
 
     name: TimerName
+    nonce: str
+    """Drawn when it was created: tells it from another timer that had its name before."""
     state: State
     generation: int
     attempts: int
@@ -90,4 +92,4 @@ class Timer:
     @property
     def version(self) -> str:
         """Differs whenever the timer does: an entity tag (RFC 9110 section 8.8.3) without its quotes."""
-        return f"{self.generation}.{self.attempts}.{self.state.letter}"
+        return f"{self.nonce}.{self.generation}.{self.attempts}.{self.state.letter}"

@@ -1,25 +1,29 @@
 -- begin: start an attempt for each wake-up whose timer is due and that nothing holds up.
--- KEYS    records, due, running, counts, applications, destinations, lanes, lines, permits, next_start, starts,
---         set_aside, waiting
--- ARGV    1 now   2 lease ms   3 how much longer a lease is than a timer's own timeout, ms
---         4 msgpack {host: calls that the worker has still room for}, of those that have not room for all
---         5 msgpack [[member, generation], ...]
+-- KEYS    records, due, held, next, running, up, counts, applications, destinations, lanes, lines, permits, next_start,
+--         starts, set_aside, waiting, probes, outbox
+-- ARGV    1 now   2 holder: the worker and this call; a repeated call has the same
+--         3 the worker's timeout, ms   4 how much longer a lease is than the timeout, ms   5 longest lease, ms
+--         6 msgpack {host: calls that the worker has still room for}, of those that have not room for all
+--         7 msgpack [[member, generation], ...]
 -- RETURNS {an answer for each wake-up, {application, its policy, ...}}, an answer being
---         {'begun', attempt, due ms, now ms, spec, host}
+--         {'begun', attempt, workers lost in it, due ms, now ms, lease ms, nonce, spec, host}
 --         {'early', ms until it is due}
 --         {'waiting', when its host lets it start, ms, 0: not known}
 --         {'paused'}    its application or host is
 --         {'blocked'}   another timer of its ordering key comes first
+--         {'later'}     the answer is long enough: ask again
 --         {'gone' | 'stale' | 'finished' | 'running' | 'unreadable'}
--- A timer that runs past its lease has lost its worker and begins again.
+-- A timer that runs past its lease has lost its worker: it begins again, as the same attempt.
 
 local now = now_ms(ARGV[1])
-local lease, margin, room, wake_ups =
-  tonumber(ARGV[2]), tonumber(ARGV[3]), cmsgpack.unpack(ARGV[4]), cmsgpack.unpack(ARGV[5])
+local holder, usual_timeout, margin, longest_lease, room, wake_ups =
+  ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
 local MISSED_MS = 1000 -- a reserved start is missed by more than that, as workers take a while to come
 local applications, destinations = {}, {} -- name -> {text, values}, or false
 local begun, leases, begun_lines = {}, {}, {} -- begun: a set; begun_lines: lines in which they may have waited
-local may_wait = redis.call('EXISTS', keys.waiting) == 1 -- most of the time no timer does
+local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0 -- most of the time no timer does
+local since = up_since(now)
+local bytes = 0
 
 local function policy_of(cache, key, name)
   if cache[name] == nil then
@@ -27,12 +31,6 @@ local function policy_of(cache, key, name)
     cache[name] = text and {text = text, values = cjson.decode(text)} or false
   end
   return cache[name]
-end
-
-local function join_line(line, member, due, answer)
-  redis.call('ZADD', line, due, member)
-  redis.call('ZADD', keys.waiting, LATER, member)
-  return answer
 end
 
 -- When a host's rate lets a timer start: starts are reserved 1/rate s apart, and a timer keeps the one it was given.
@@ -55,12 +53,14 @@ local function host_obstacle(member, head, policy)
   local start = rate and reserve_start(host, rate, concurrency, member) or now
   if start > now then
     redis.call('ZADD', keys.waiting, start, member)
+    place_in('held', member, head.due)
     return {'waiting', start}
   end
   if concurrency then
     redis.call('ZREMRANGEBYSCORE', keys.permits .. host, '-inf', now)
     if redis.call('ZCARD', keys.permits .. host) >= concurrency then
-      return join_line(host_line(host), member, head.due, {'waiting', 0})
+      join_line(host_line(host), member, head, now)
+      return {'waiting', 0}
     end
   end
   return nil
@@ -68,48 +68,67 @@ end
 
 -- nil, or the answer that names what holds the timer up.
 local function obstacle(member, head)
-  local application, host = application_of(member), head.host
-  local application_policy = policy_of(applications, keys.applications, application)
-  if application_policy and application_policy.values.paused then
-    return join_line(application_line(application), member, head.due, {'paused'})
+  local host = head.host
+  local application = policy_of(applications, keys.applications, application_of(member))
+  if application and application.values.paused then
+    join_line(application_line(member), member, head, now)
+    return {'paused'}
   end
   local destination = policy_of(destinations, keys.destinations, host)
   if destination and destination.values.paused then
-    return join_line(host_line(host), member, head.due, {'paused'})
+    join_line(host_line(host), member, head, now)
+    return {'paused'}
   end
   if is_blocked(member, head.lane) then
+    place_in('held', member, head.due)
+    probe_later('lane:' .. lane_name(member, head.lane), now)
     return {'blocked'}
   end
   if room[host] and room[host] < 1 then
-    return join_line(host_line(host), member, head.due, {'waiting', 0})
+    join_line(host_line(host), member, head, now)
+    return {'waiting', 0}
   end
   return destination and host_obstacle(member, head, destination.values)
 end
 
+local function lease_of(head)
+  return math.min((head.timeout > 0 and head.timeout or usual_timeout) + margin, longest_lease)
+end
+
+local function answer_begun(member, head, spec)
+  local lease = lease_of(head)
+  begun[member] = true
+  leases[#leases + 1] = now + lease
+  leases[#leases + 1] = member
+  bytes = bytes + #spec
+  return {'begun', head.attempts, head.lost, head.due, now, lease, head.nonce, spec, head.host}
+end
+
 local function begin(member, head, spec)
   local host = head.host
-  local lease_end = now + (head.timeout > 0 and head.timeout + margin or lease)
   count_move(member, head.state, RUNNING)
-  head.state = RUNNING
-  head.attempts = head.attempts + 1
+  if head.state == RUNNING then
+    head.lost = head.lost + 1
+  else
+    head.attempts = head.attempts + 1
+  end
+  head.state, head.holder = RUNNING, holder
   write_record(member, head, head.rest)
+  place_in('held', member, head.due)
   if head.lane ~= '' then
-    redis.call('ZADD', lane_key(member, head.lane), TURN, member)
+    redis.call('ZADD', keys.lanes .. lane_name(member, head.lane), TURN, member)
   end
   if destinations[host] then
     redis.call('ZREM', keys.starts .. host, member)
     if destinations[host].values.concurrency then
-      redis.call('ZADD', keys.permits .. host, lease_end, member)
+      redis.call('ZADD', keys.permits .. host, now + lease_of(head), member)
     end
   end
   room[host] = room[host] and room[host] - 1
   if may_wait then
-    begun_lines[host_line(host)], begun_lines[application_line(application_of(member))] = true, true
+    begun_lines[host_line(host)], begun_lines[application_line(member)] = true, true
   end
-  begun[member] = true
-  leases[#leases + 1] = lease_end
-  leases[#leases + 1] = member
-  return {'begun', head.attempts, head.due, now, spec, host}
+  return answer_begun(member, head, spec)
 end
 
 local function answer_to(member, generation)
@@ -120,14 +139,17 @@ local function answer_to(member, generation)
   local head = read_head(record)
   local spec = head and read_spec(head)
   if not spec then
-    set_aside(member, now)
+    set_aside(member, head, now)
     return {'unreadable'}
   end
   if head.generation ~= generation then
     return {'stale'}
   end
   if head.state == RUNNING then
-    if begun[member] or tonumber(redis.call('ZSCORE', keys.running, member) or 0) > now then
+    if head.holder == holder and not begun[member] then
+      return answer_begun(member, head, spec) -- this call is repeated: its first answer was lost
+    end
+    if begun[member] or not is_lost(member, now, since) then
       return {'running'}
     end
   elseif head.state ~= SCHEDULED then
@@ -145,17 +167,17 @@ local function leave_all_lines()
   end
   call_for_all('ZREM', keys.waiting, members)
   for line, _ in pairs(begun_lines) do
-    call_for_all('ZREM', line, members)
+    call_for_all('ZREM', keys.lines .. line, members)
   end
 end
 
 local answers = {}
 for i, wake_up in ipairs(wake_ups) do
   local member, generation = unpack(wake_up)
-  answers[i] = answer_to(member, generation)
+  answers[i] = bytes < MAX_ANSWER_BYTES and answer_to(member, generation) or {'later'}
 end
 call_for_all('ZADD', keys.running, leases)
-write_counts()
+write_changes()
 if may_wait then
   leave_all_lines()
 end

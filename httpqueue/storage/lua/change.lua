@@ -1,11 +1,11 @@
 -- change: give timers other content or another due time, each under its next generation; attempts count from 1 again.
--- KEYS    records, due, finished, retention, outbox, counts, lanes, lines, starts, waiting
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting, probes
 -- ARGV    1 now
 --         2 msgpack [[member, letters of the states it may be in, version or '', spec or '' (keep), timeout ms,
 --           ordering key, host, due ms or false (keep), due counts from now?], ...]
--- RETURNS a timer {'changed', state letter before, due ms, generation}
+-- RETURNS a timer {'changed', state letter before, due ms, version}
 --         {'gone'} | {'state', its letter} | {'version', its state letter}
--- A version is generation.attempts.state letter: what the client has seen must still be so.
+-- What the client has seen, the version, must still be so.
 
 local now = now_ms(ARGV[1])
 
@@ -34,14 +34,13 @@ for i, wish in ipairs(cmsgpack.unpack(ARGV[2])) do
     if ms then
       head.due = instant_ms(ms, is_delay, now)
     end
-    head.state, head.generation, head.attempts = SCHEDULED, head.generation + 1, 0
+    head.state, head.generation, head.attempts, head.lost = SCHEDULED, head.generation + 1, 0, 0
     write_record(member, head, rest)
-    redis.call('ZADD', keys.due, head.due, member)
-    join_lane(member, head)
+    take_place(member, head, now)
     tell_relay(member, head)
     count_move(member, from_state, SCHEDULED)
-    answers[i] = {'changed', from_state, head.due, head.generation}
+    answers[i] = {'changed', from_state, head.due, version_of(head)}
   end
 end
-write_counts()
+write_changes()
 return answers

@@ -1,11 +1,11 @@
 -- claim: pop due wake-ups, the earliest first.
 -- KEYS    queue, jobs
--- ARGV    1 now   2 limit   3 the job definition that put writes
+-- ARGV    1 now   2 ms that this server is ahead of the store   3 limit   4 the job definition that put writes
 -- RETURNS {ms until the next wake-up is due: 0 when more may be due now, -1 when the queue is empty,
 --          {wake-up id, job definition or '' for the one that put writes, ...}}
 
-local now = now_ms(ARGV[1])
-local limit, usual_definition = tonumber(ARGV[2]), ARGV[3]
+local now = now_ms(ARGV[1]) - ARGV[2]
+local limit, usual_definition = tonumber(ARGV[3]), ARGV[4]
 local ids = redis.call('ZRANGEBYSCORE', keys.queue, '-inf', now, 'LIMIT', 0, limit)
 local claimed, jobs = {}, {}
 for i, id in ipairs(ids) do

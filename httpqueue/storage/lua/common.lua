@@ -2,18 +2,23 @@
 -- names in its header (see scripts.py).
 --
 -- A record is a sequence of MessagePack values, so that its head can be changed without touching the rest:
---   state letter, generation, attempts, due ms, timeout ms (0: the worker's), ordering key ('': none), host
---   | spec (JSON) | attempts (JSON each), the oldest first
+--   format version, state letter, generation, attempts, lost, due ms, timeout ms (0: the worker's),
+--   ordering key ('': none), host, nonce, holder ('': nobody) | spec (JSON) | attempts (JSON each), the oldest first
+-- `lost` counts the workers that were lost in this attempt. `holder` is the worker and the begin call that lead it.
 -- Strings are MessagePack's old kind throughout: cmsgpack knows no bin type.
--- A `member` is application:id, the name of a timer.
+-- A `member` is application:id, the name of a timer. Indices of one application hold ids.
 
+local FORMAT = 1
 local SCHEDULED, RUNNING, DONE, FAILED, CANCELLED = 's', 'r', 'd', 'f', 'c'
 local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true, [CANCELLED] = true}
-local HEAD_VALUES = 7
-local HEAD_BYTES = 512 -- no head is longer
-local LATER = 2 ^ 53 -- the score in `waiting` of a timer in a line: nobody knows yet when it may start
+local HEAD_VALUES = 11
+local HEAD_BYTES = 640 -- no head is longer
 local TURN = '-inf' -- the score in its lane of the timer whose turn it is, whatever its due time
 local MAX_ARGUMENTS = 4000 -- even, and below what Lua can unpack
+local MAX_ANSWER_BYTES = 4000000 -- a longer answer would block the server for too long
+local PROBE_MS = 10000 -- how often a lane or line that nobody serves is tried
+local SILENCE_MS = 5000 -- nobody has called the store for so long: the store was away
+local UP_GRACE_MS = 15000 -- for so long after that, no running timer is taken over
 
 -- `given` is ms since the epoch, or '' for this server's TIME.
 local function now_ms(given)
@@ -41,20 +46,20 @@ local function call_for_all(command, key, arguments)
   end
 end
 
--- -> {state, generation, attempts, due, timeout, lane, host, rest}; nil when the record cannot be read.
--- `rest` is spec and attempts, packed.
+-- -> {state, generation, attempts, lost, due, timeout, lane, host, nonce, holder, rest}; nil when the record cannot
+-- be read. `rest` is spec and attempts, packed.
 local function read_head(record)
-  local ok, next, state, generation, attempts, due, timeout, lane, host =
+  local ok, next, format, state, generation, attempts, lost, due, timeout, lane, host, nonce, holder =
     pcall(cmsgpack.unpack_limit, record, HEAD_VALUES)
   -- Any bytes are MessagePack of something, so the values must make sense, too.
-  if not ok or not STATES[state] or type(generation) ~= 'number' or type(attempts) ~= 'number'
-    or type(due) ~= 'number' or type(timeout) ~= 'number' or type(lane) ~= 'string' or type(host) ~= 'string'
-    or next < 0 then
+  if not ok or format ~= FORMAT or not STATES[state] or type(generation) ~= 'number' or type(attempts) ~= 'number'
+    or type(lost) ~= 'number' or type(due) ~= 'number' or type(timeout) ~= 'number' or type(lane) ~= 'string'
+    or type(host) ~= 'string' or type(nonce) ~= 'string' or type(holder) ~= 'string' or next < 0 then
     return nil
   end
   return {
-    state = state, generation = generation, attempts = attempts, due = due, timeout = timeout, lane = lane,
-    host = host, rest = string.sub(record, next + 1)
+    state = state, generation = generation, attempts = attempts, lost = lost, due = due, timeout = timeout,
+    lane = lane, host = host, nonce = nonce, holder = holder, rest = string.sub(record, next + 1)
   }
 end
 
@@ -64,10 +69,10 @@ local function head_of(member)
   return record and read_head(record)
 end
 
--- The same without reading a long spec and log: the head has no `rest`.
+-- The same without reading a long spec and log: the head has no whole `rest`. And whether there is a record.
 local function short_head_of(member)
   local record = redis.call('GETRANGE', keys.records .. member, 0, HEAD_BYTES)
-  return record ~= '' and read_head(record), record ~= ''
+  return record ~= '' and read_head(record) or nil, record ~= ''
 end
 
 -- -> the spec; nil when it cannot be read.
@@ -76,29 +81,59 @@ local function read_spec(head)
   return ok and type(spec) == 'string' and spec or nil
 end
 
+local function new_head(generation, due, timeout, lane, host, nonce)
+  return {
+    state = SCHEDULED, generation = generation, attempts = 0, lost = 0, due = due, timeout = timeout, lane = lane,
+    host = host, nonce = nonce, holder = ''
+  }
+end
+
 local function write_record(member, head, rest)
   redis.call('SET', keys.records .. member, cmsgpack.pack(
-    head.state, head.generation, head.attempts, head.due, head.timeout, head.lane, head.host) .. rest)
+    FORMAT, head.state, head.generation, head.attempts, head.lost, head.due, head.timeout, head.lane, head.host,
+    head.nonce, head.holder) .. rest)
 end
 
 -- What clients see of a timer's version: an ETag without its quotes.
 local function version_of(head)
-  return string.format('%.0f.%.0f.%s', head.generation, head.attempts, head.state)
+  return string.format('%s.%.0f.%.0f.%s', head.nonce, head.generation, head.attempts, head.state)
 end
 
 local function application_of(member)
   return string.sub(member, 1, string.find(member, ':', 1, true) - 1)
 end
 
--- Counts of timers by application and state: changes are gathered, then written once.
-local count_changes = {}
+local function id_of(member)
+  return string.sub(member, string.find(member, ':', 1, true) + 1)
+end
+
+local function is_finished(head)
+  return head.state ~= SCHEDULED and head.state ~= RUNNING
+end
+
+-- The indices of an application: every unfinished timer is in one of the first two.
+--   due   waits for nothing but its due time; a relay sees to its wake-up
+--   held  runs, or waits for a lane, a line or a reserved start; whatever ends that sees to its wake-up
+--   ended, one for each final state
+-- Changes are gathered, then written once by `write_changes`; the last one of a timer counts.
+local places, counts = {}, {}
+
+local function place_in(index, member, score)
+  local application = application_of(member)
+  local ids = places[application]
+  if not ids then
+    ids = {}
+    places[application] = ids
+  end
+  ids[id_of(member)] = {index, score}
+end
 
 local function count_move(member, from, to)
   local application = application_of(member)
-  local changes = count_changes[application]
+  local changes = counts[application]
   if not changes then
     changes = {}
-    count_changes[application] = changes
+    counts[application] = changes
   end
   if from then
     changes[from] = (changes[from] or 0) - 1
@@ -108,8 +143,40 @@ local function count_move(member, from, to)
   end
 end
 
-local function write_counts()
-  for application, changes in pairs(count_changes) do
+local function write_next(application)
+  local first = redis.call('ZRANGE', keys.due .. application, 0, 0, 'WITHSCORES')
+  if first[1] then
+    redis.call('ZADD', keys.next, first[2], application)
+  else
+    redis.call('ZREM', keys.next, application)
+  end
+end
+
+local function write_places(application, ids)
+  local added, removed = {due = {}, held = {}}, {due = {}, held = {}}
+  for id, place in pairs(ids) do
+    for index, list in pairs(removed) do
+      if place[1] == index then
+        local entries = added[index]
+        entries[#entries + 1] = place[2]
+        entries[#entries + 1] = id
+      else
+        list[#list + 1] = id
+      end
+    end
+  end
+  for _, index in ipairs({'due', 'held'}) do
+    call_for_all('ZADD', keys[index] .. application, added[index])
+    call_for_all('ZREM', keys[index] .. application, removed[index])
+  end
+  write_next(application)
+end
+
+local function write_changes()
+  for application, ids in pairs(places) do
+    write_places(application, ids)
+  end
+  for application, changes in pairs(counts) do
     for state, change in pairs(changes) do
       local field = application .. ':' .. state
       if change ~= 0 and redis.call('HINCRBY', keys.counts, field, change) <= 0 then
@@ -119,30 +186,43 @@ local function write_counts()
   end
 end
 
+local function ended_index(member, state)
+  return keys.ended .. state .. ':' .. application_of(member)
+end
+
+-- A timer has ended: it is found among the ended ones until its retention is over and `drop` takes it out.
+local function file_ended(member, head, now, retention_ms)
+  place_in(nil, member)
+  redis.call('ZADD', ended_index(member, head.state), head.due, id_of(member))
+  redis.call('ZADD', keys.retention, now + retention_ms, member)
+end
+
+local function leave_ended(member, head)
+  redis.call('ZREM', ended_index(member, head.state), id_of(member))
+  redis.call('ZREM', keys.retention, member)
+end
+
+-- Whether a finished timer's retention is over: then it is gone for clients, though its record is still there.
+local function is_over(member, head, now)
+  return is_finished(head) and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now
+end
+
 -- Ask the relay to put a timer's wake-up into the queue.
 local function tell_relay(member, head)
   redis.call('XADD', keys.outbox, '*', 'timer', member, 'generation', head.generation, 'due', head.due)
 end
 
-local function is_finished(head)
-  return head.state ~= SCHEDULED and head.state ~= RUNNING
-end
-
--- Whether a finished timer's retention is over: then it is gone, though `forget` has still to drop its record.
-local function is_over(member, head, now)
-  return is_finished(head) and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now
-end
-
 -- Timers that `finish` hands to the worker that called it, instead of asking the relay: set by finish.lua.
 local unblocked
 
--- Wake a timer that was waiting in a lane or a line. To wake one that is running does no harm.
+-- A timer that was held may be tried again. One that is running stays held: its lease sees to it.
 local function wake(member, now)
   redis.call('ZREM', keys.waiting, member)
   local head = head_of(member)
-  if not head or is_finished(head) then
+  if not head or head.state ~= SCHEDULED then
     return
   end
+  place_in('due', member, head.due)
   if unblocked and head.due <= now then
     unblocked[#unblocked + 1] = member
     unblocked[#unblocked + 1] = head.generation
@@ -151,13 +231,27 @@ local function wake(member, now)
   end
 end
 
-local function lane_key(member, lane)
-  return keys.lanes .. application_of(member) .. ':' .. lane
+-- A lane or line in which somebody waits is probed from time to time, in case nobody serves it.
+local function probe_later(name, now)
+  redis.call('ZADD', keys.probes, 'NX', now + PROBE_MS, name)
 end
 
-local function join_lane(member, head)
-  if head.lane ~= '' then
-    redis.call('ZADD', lane_key(member, head.lane), head.due, member)
+local function lane_name(member, lane)
+  return application_of(member) .. ':' .. lane
+end
+
+-- A timer takes its place in its lane and in the indices. Behind another timer it is held.
+local function take_place(member, head, now)
+  if head.lane == '' then
+    place_in('due', member, head.due)
+    return
+  end
+  local key = keys.lanes .. lane_name(member, head.lane)
+  redis.call('ZADD', key, head.due, member)
+  local is_first = redis.call('ZRANGE', key, 0, 0)[1] == member
+  place_in(is_first and 'due' or 'held', member, head.due)
+  if not is_first then
+    probe_later('lane:' .. lane_name(member, head.lane), now)
   end
 end
 
@@ -166,7 +260,7 @@ local function leave_lane(member, lane, now)
   if lane == '' then
     return
   end
-  local key = lane_key(member, lane)
+  local key = keys.lanes .. lane_name(member, lane)
   redis.call('ZREM', key, member)
   local first = redis.call('ZRANGE', key, 0, 0)[1]
   if first then
@@ -179,45 +273,142 @@ local function is_blocked(member, lane)
   if lane == '' then
     return false
   end
-  local key = lane_key(member, lane)
+  local key = keys.lanes .. lane_name(member, lane)
   local first = redis.call('ZRANGE', key, 0, 0)[1]
-  while first and first ~= member and not redis.call('ZSCORE', keys.due, first) do
-    redis.call('ZREM', key, first) -- its record was set aside: nobody else would take it out
+  while first and first ~= member and not short_head_of(first) do
+    redis.call('ZREM', key, first) -- its record cannot be read: nobody else would take it out
     first = redis.call('ZRANGE', key, 0, 0)[1]
   end
   return first and first ~= member
 end
 
 local function host_line(host)
-  return keys.lines .. 'host:' .. host
+  return 'host:' .. host
 end
 
-local function application_line(application)
-  return keys.lines .. 'application:' .. application
+local function application_line(member)
+  return 'application:' .. application_of(member)
+end
+
+-- A due timer waits in a line, without an attempt being counted.
+local function join_line(line, member, head, now)
+  redis.call('ZADD', keys.lines .. line, head.due, member)
+  probe_later(line, now)
+  place_in('held', member, head.due)
 end
 
 -- A timer no longer waits for its host or application.
 local function leave_lines(member, host)
-  redis.call('ZREM', host_line(host), member)
+  redis.call('ZREM', keys.lines .. host_line(host), member)
   redis.call('ZREM', keys.starts .. host, member)
-  redis.call('ZREM', application_line(application_of(member)), member)
+  redis.call('ZREM', keys.lines .. application_line(member), member)
   redis.call('ZREM', keys.waiting, member)
 end
 
--- A timer gives up the place that it has: in its lane and lines, or among the finished.
+-- A timer gives up the place that it has: in its lane and lines, or among the ended.
 local function leave_place(member, head, now)
-  if head.state == SCHEDULED then
+  if is_finished(head) then
+    leave_ended(member, head)
+  else
     leave_lane(member, head.lane, now)
     leave_lines(member, head.host)
-  else
-    redis.call('ZREM', keys.finished, member)
-    redis.call('ZREM', keys.retention, member)
+  end
+end
+
+-- Calls to a host have ended: their permits are free, and as many timers of its line are woken.
+local function free_host(host, members, now)
+  if redis.call('EXISTS', keys.permits .. host) == 1 then
+    call_for_all('ZREM', keys.permits .. host, members)
+  end
+  local line = keys.lines .. host_line(host)
+  if redis.call('EXISTS', line) == 1 then
+    local next = redis.call('ZPOPMIN', line, #members)
+    for i = 1, #next, 2 do
+      wake(next[i], now)
+    end
   end
 end
 
 -- A record nobody can read leaves the indices, or it would come back for ever; it stays for inspection.
-local function set_aside(member, now)
-  redis.call('ZREM', keys.due, member)
+local function set_aside(member, head, now)
+  place_in(nil, member)
   redis.call('ZREM', keys.running, member)
   redis.call('ZADD', keys.set_aside, now, member)
+  if head then
+    leave_lane(member, head.lane, now)
+  end
+end
+
+-- Whether the attempt that a worker speaks of is still its own.
+local function is_held_by(head, nonce, holder)
+  return head and head.state == RUNNING and head.nonce == nonce and head.holder == holder
+end
+
+-- Since when the store has been up without a break, ms. The first to call after a silence moves it to now, so that
+-- workers whose leases ended during an outage can keep their attempts.
+local function up_since(now)
+  local up = redis.call('HMGET', keys.up, 'seen', 'since')
+  local seen, since = tonumber(up[1] or 0), tonumber(up[2] or 0)
+  if seen + SILENCE_MS < now then
+    since = now
+    redis.call('HSET', keys.up, 'seen', now, 'since', since)
+  elseif seen + 1000 < now then
+    redis.call('HSET', keys.up, 'seen', now)
+  end
+  return since
+end
+
+-- Whether a running timer has lost its worker.
+local function is_lost(member, now, since)
+  local lease_end = tonumber(redis.call('ZSCORE', keys.running, member) or 0)
+  return now > math.max(lease_end, since + UP_GRACE_MS)
+end
+
+-- As Redis orders members of one score: byte by byte. Lua's own < follows the locale.
+local function is_before(one, other)
+  for i = 1, math.min(#one, #other) do
+    local a, b = string.byte(one, i), string.byte(other, i)
+    if a ~= b then
+      return a < b
+    end
+  end
+  return #one < #other
+end
+
+-- How many entries of an index are at (score, id) or before it; id '': before every entry of that score.
+local function count_until(index, score, id)
+  local text = string.format('%.0f', score)
+  local low = redis.call('ZCOUNT', index, '-inf', '(' .. text)
+  if id == '' then
+    return low
+  end
+  local high = low + redis.call('ZCOUNT', index, text, text)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if is_before(id, redis.call('ZRANGE', index, middle, middle)[1]) then
+      high = middle
+    else
+      low = middle + 1
+    end
+  end
+  return low
+end
+
+-- How far an application's due index was put into the queue: (due ms, id), all up to there; nil: nothing yet.
+local function filled_until(application)
+  local text = redis.call('HGET', keys.filled, application)
+  if not text then
+    return nil
+  end
+  local due, id = string.match(text, '^(%d+):(.*)$')
+  return tonumber(due), id
+end
+
+local function write_filled(application, due, id)
+  redis.call('HSET', keys.filled, application, string.format('%.0f:%s', due, id))
+end
+
+local function is_paused(application)
+  local text = redis.call('HGET', keys.applications, application)
+  return text and cjson.decode(text).paused
 end

@@ -1,21 +1,16 @@
--- create: store timers, each with its place in the due index and its outbox entry.
--- KEYS    records, due, finished, retention, outbox, counts, lanes, lines, starts, waiting
--- ARGV    1 now   2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, if exists], ...]
+-- create: store timers, each with its place in an index and its outbox entry.
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting, probes
+-- ARGV    1 now
+--         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce, if exists], ...]
 -- RETURNS a timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms of who has the id}
 -- An id that is taken: 'exists' when the specs are the same, otherwise what `if exists` says. A running timer and
 -- an unreadable record are never replaced.
 
 local now = now_ms(ARGV[1])
-local due_index = {}
 
-local function store(member, generation, spec, due, timeout, lane, host, from_state)
-  local head = {
-    state = SCHEDULED, generation = generation, attempts = 0, due = due, timeout = timeout, lane = lane, host = host
-  }
+local function store(member, head, spec, from_state)
   write_record(member, head, cmsgpack.pack(spec))
-  due_index[#due_index + 1] = due
-  due_index[#due_index + 1] = member
-  join_lane(member, head)
+  take_place(member, head, now)
   tell_relay(member, head)
   count_move(member, from_state, SCHEDULED)
 end
@@ -32,7 +27,7 @@ end
 
 local answers = {}
 for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, spec, ms, is_delay, timeout, lane, host, if_exists = unpack(timer)
+  local member, spec, ms, is_delay, timeout, lane, host, nonce, if_exists = unpack(timer)
   local due = instant_ms(ms, is_delay, now)
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
@@ -41,7 +36,7 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
     leave_place(member, head, now)
   end
   if is_gone or not record then
-    store(member, 0, spec, due, timeout, lane, host, is_gone and head.state or nil)
+    store(member, new_head(0, due, timeout, lane, host, nonce), spec, is_gone and head.state or nil)
     answers[i] = {'created', due}
   else
     local known = head and read_spec(head)
@@ -55,13 +50,12 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
       answers[i] = {'running', head.due}
     elseif is_wanted(if_exists, head, due) then
       leave_place(member, head, now)
-      store(member, head.generation + 1, spec, due, timeout, lane, host, head.state)
+      store(member, new_head(head.generation + 1, due, timeout, lane, host, nonce), spec, head.state)
       answers[i] = {'replaced', due}
     else
       answers[i] = {'kept', head.due}
     end
   end
 end
-call_for_all('ZADD', keys.due, due_index)
-write_counts()
+write_changes()
 return answers

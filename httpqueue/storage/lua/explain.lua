@@ -12,7 +12,7 @@ if not head or not read_spec(head) then
   return {now, record or ''}
 end
 local host = head.host
-local first = head.lane ~= '' and redis.call('ZRANGE', lane_key(member, head.lane), 0, 0)[1]
+local first = head.lane ~= '' and redis.call('ZRANGE', keys.lanes .. lane_name(member, head.lane), 0, 0)[1]
 return {
   now,
   record,
@@ -22,5 +22,5 @@ return {
   first or '',
   redis.call('ZSCORE', keys.starts .. host, member) or '',
   redis.call('ZSCORE', keys.running, member) or '',
-  redis.call('ZSCORE', host_line(host), member) or ''
+  redis.call('ZSCORE', keys.lines .. host_line(host), member) or ''
 }

@@ -1,40 +1,25 @@
 -- pulse: whether anything is still to be done now, and when there will be something; for the virtual clock.
--- KEYS    records, due, running, outbox, lanes, waiting, queue
--- ARGV    1 now   2 rank of the first due timer to look at   3 how many to look at
--- RETURNS {1 when nothing happens now and none of these timers may start, how many timers were looked at,
---          ms of the next thing to happen, -1: nothing ever}
+-- KEYS    next, running, outbox, waiting, applications, queue
+-- ARGV    1 now   2 limit of applications
+-- RETURNS {1 when all is settled, ms of the next thing to happen, -1: nothing ever}
+-- What is in a due index waits for nothing but time, or for its application's pause to end.
 
-local now, first, limit = now_ms(ARGV[1]), ARGV[2], ARGV[3]
+local now, limit = now_ms(ARGV[1]), ARGV[2]
+local next_ms = -1
 
-local function may_start(member)
-  local head = head_of(member)
-  local next_try = tonumber(redis.call('ZSCORE', keys.waiting, member) or now)
-  return head and next_try <= now and not is_blocked(member, head.lane)
-end
-
-local looked_at = 0
-
-local function is_settled()
-  if redis.call('XLEN', keys.outbox) > 0 or redis.call('ZCARD', keys.running) > 0
-    or redis.call('ZCOUNT', keys.queue, '-inf', now) > 0 then
-    return false
-  end
-  local members = redis.call('ZRANGEBYSCORE', keys.due, '-inf', now, 'LIMIT', first, limit)
-  looked_at = #members
-  for _, member in ipairs(members) do
-    if may_start(member) then
-      return false
-    end
-  end
-  return true
-end
-
-local next = -1
-local after_now, before_later = string.format('(%.0f', now), string.format('(%.0f', LATER)
-for _, index in ipairs({keys.due, keys.waiting, keys.queue}) do
-  local score = redis.call('ZRANGEBYSCORE', index, after_now, before_later, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  if score and (next < 0 or tonumber(score) < next) then
-    next = tonumber(score)
+local function note(ms)
+  if ms and (next_ms < 0 or tonumber(ms) < next_ms) then
+    next_ms = tonumber(ms)
   end
 end
-return {is_settled() and 1 or 0, looked_at, next}
+
+local is_settled = redis.call('XLEN', keys.outbox) == 0 and redis.call('ZCARD', keys.running) == 0
+  and redis.call('ZCOUNT', keys.queue, '-inf', now) == 0 and redis.call('ZCOUNT', keys.waiting, '-inf', now) == 0
+local due = redis.call('ZRANGEBYSCORE', keys.next, '-inf', now, 'LIMIT', 0, limit)
+for _, application in ipairs(due) do
+  is_settled = is_settled and is_paused(application)
+end
+for _, index in ipairs({keys.next, keys.waiting, keys.queue}) do
+  note(redis.call('ZRANGEBYSCORE', index, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+end
+return {is_settled and 1 or 0, next_ms}

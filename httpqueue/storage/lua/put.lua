@@ -1,9 +1,11 @@
--- put: place wake-ups in the queue, or move those that are there; tells workers when one of them became the earliest.
+-- put: place wake-ups in the queue; tells workers when one of them became the earliest.
 -- KEYS    queue, jobs, wake
--- ARGV    1 arq job definition   2 msgpack [[wake-up id, due ms], ...]
+-- ARGV    1 now   2 arq job definition   3 msgpack [[wake-up id, due ms], ...]
 -- RETURNS how many were not in the queue before
+-- What is past due is put behind what is in the queue already, so that it goes before nobody. A wake-up that is in
+-- the queue stays where it is.
 
-local definition, wake_ups = ARGV[1], cmsgpack.unpack(ARGV[2])
+local now, definition, wake_ups = now_ms(ARGV[1]), ARGV[2], cmsgpack.unpack(ARGV[3])
 
 local function earliest()
   return tonumber(redis.call('ZRANGE', keys.queue, 0, 0, 'WITHSCORES')[2] or math.huge)
@@ -16,11 +18,13 @@ for _, wake_up in ipairs(wake_ups) do
   local id, due = unpack(wake_up)
   jobs[#jobs + 1] = keys.jobs .. id
   jobs[#jobs + 1] = definition
-  entries[#entries + 1] = due
+  entries[#entries + 1] = math.max(due, now)
   entries[#entries + 1] = id
 end
 call_for_all('MSET', nil, jobs)
-call_for_all('ZADD', keys.queue, entries)
+for first = 1, #entries, MAX_ARGUMENTS do
+  redis.call('ZADD', keys.queue, 'NX', unpack(entries, first, math.min(first + MAX_ARGUMENTS - 1, #entries)))
+end
 if earliest() < before then
   redis.call('PUBLISH', keys.wake, '')
 end

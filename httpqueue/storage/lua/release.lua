@@ -1,7 +1,8 @@
 -- release: take timers out of a line, the earliest first, and wake them: its limit or pause has changed.
--- KEYS    records, outbox, lines, next_start, starts, waiting
+-- KEYS    records, due, held, next, outbox, counts, filled, lines, next_start, starts, waiting
 -- ARGV    1 'host' or 'application'   2 its name   3 limit
 -- RETURNS how many were taken out
+-- The due index of an application that was paused is put into the queue from its beginning again.
 
 local kind, name, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
@@ -13,8 +14,13 @@ local function take_out(line)
   return #members / 2
 end
 
+local released
 if kind == 'application' then
-  return take_out(application_line(name))
+  redis.call('HDEL', keys.filled, name)
+  released = take_out(keys.lines .. 'application:' .. name)
+else
+  redis.call('DEL', keys.next_start .. name)
+  released = take_out(keys.lines .. 'host:' .. name) + take_out(keys.starts .. name)
 end
-redis.call('DEL', keys.next_start .. name)
-return take_out(host_line(name)) + take_out(keys.starts .. name)
+write_changes()
+return released

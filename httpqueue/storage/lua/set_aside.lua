@@ -1,8 +1,9 @@
 -- set_aside: take timers whose spec nobody can read out of the indices; their records stay for inspection.
--- KEYS    due, running, set_aside
+-- KEYS    records, due, held, next, running, set_aside, outbox, counts, lanes, waiting
 -- ARGV    1 now   2 msgpack [member, ...]
 
 local now = now_ms(ARGV[1])
 for _, member in ipairs(cmsgpack.unpack(ARGV[2])) do
-  set_aside(member, now)
+  set_aside(member, short_head_of(member), now)
 end
+write_changes()

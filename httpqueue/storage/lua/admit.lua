@@ -1,0 +1,41 @@
+-- admit: which new wake-ups go into the queue now; the due index keeps the others until `top_up` finds them.
+-- KEYS    due, filled, applications
+-- ARGV    1 now   2 horizon, ms   3 window: wake-ups of one application in the queue
+--         4 msgpack [[member, due ms], ...]
+-- RETURNS 1 a wake-up that goes into the queue, 0 one that does not
+
+local now = now_ms(ARGV[1])
+local end_ms, window = now + ARGV[2], tonumber(ARGV[3])
+local applications = {}
+
+-- {until, id}: wake-ups up to there go into the queue; nil: none does.
+local function limit_of(application)
+  if is_paused(application) then
+    return nil
+  end
+  local index = keys.due .. application
+  local due, id = filled_until(application)
+  if not due then -- `top_up` has not come by yet: a few wake-ups need not wait for it
+    local count = redis.call('ZCOUNT', index, '-inf', end_ms)
+    return count <= window and {end_ms, '\255'} or nil
+  end
+  if count_until(index, due, id) > 2 * window then -- a flood of wake-ups that are all due before the limit
+    local last = redis.call('ZRANGE', index, window - 1, window - 1, 'WITHSCORES')
+    due, id = tonumber(last[2]), last[1]
+    write_filled(application, due, id)
+  end
+  return {due, id}
+end
+
+local answers = {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local member, due = unpack(item)
+  local application, id = application_of(member), id_of(member)
+  if applications[application] == nil then
+    applications[application] = limit_of(application) or false
+  end
+  local limit = applications[application]
+  local is_within = limit and (due < limit[1] or due == limit[1] and not is_before(limit[2], id))
+  answers[i] = is_within and due <= end_ms and 1 or 0
+end
+return answers

@@ -1,0 +1,21 @@
+-- beat: the attempts of a worker are alive; their leases begin anew.
+-- KEYS    records, running, up, permits
+-- ARGV    1 now   2 msgpack [[member, nonce, holder, lease ms], ...]
+-- RETURNS 1 an attempt that is still the worker's own, 0 one that is not: its lease is lost
+
+local now = now_ms(ARGV[1])
+up_since(now)
+local answers, leases = {}, {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local member, nonce, holder, lease = unpack(item)
+  local head = short_head_of(member)
+  answers[i] = 0
+  if is_held_by(head, nonce, holder) then
+    leases[#leases + 1] = now + lease
+    leases[#leases + 1] = member
+    redis.call('ZADD', keys.permits .. head.host, 'XX', now + lease, member)
+    answers[i] = 1
+  end
+end
+call_for_all('ZADD', keys.running, leases)
+return answers

@@ -1,0 +1,31 @@
+-- hand_back: a worker gives up attempts that it has begun; another worker makes them.
+-- KEYS    records, due, held, next, running, outbox, counts, lanes, lines, permits, waiting
+-- ARGV    1 now   2 msgpack [[member, nonce, holder, may have been sent?], ...]
+-- RETURNS 1 an attempt that was the worker's own, 0 one that was not
+-- What was not sent costs no attempt. What may have been sent counts as a lost worker: the webhook may come twice.
+
+local now = now_ms(ARGV[1])
+local answers, ended, hosts = {}, {}, {}
+for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local member, nonce, holder, may_be_sent = unpack(item)
+  local head = head_of(member)
+  answers[i] = 0
+  if is_held_by(head, nonce, holder) then
+    head.state, head.holder, head.attempts = SCHEDULED, '', head.attempts - 1
+    head.lost = head.lost + (may_be_sent and 1 or 0)
+    write_record(member, head, head.rest)
+    place_in('due', member, head.due)
+    count_move(member, RUNNING, SCHEDULED)
+    tell_relay(member, head)
+    ended[#ended + 1] = member
+    hosts[head.host] = hosts[head.host] or {}
+    table.insert(hosts[head.host], member)
+    answers[i] = 1
+  end
+end
+call_for_all('ZREM', keys.running, ended)
+for host, members in pairs(hosts) do
+  free_host(host, members, now)
+end
+write_changes()
+return answers

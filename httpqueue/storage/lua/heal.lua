@@ -1,0 +1,51 @@
+-- heal: wake what nobody else will: timers that lost their worker, lanes and lines that nobody serves, and reserved
+-- starts that passed without their timer.
+-- KEYS    records, due, held, next, running, up, outbox, counts, lanes, lines, waiting, probes
+-- ARGV    1 now   2 how long a reserved start is past, ms   3 limit of each
+-- RETURNS {member, generation, due ms, ...} of the timers that lost their worker; the relay is told of the others
+
+local now = now_ms(ARGV[1])
+local late, limit = now - ARGV[2], ARGV[3]
+local since = up_since(now)
+
+local function lost_workers()
+  local found = {}
+  if now <= since + UP_GRACE_MS then
+    return found
+  end
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.running, '-inf', now, 'LIMIT', 0, limit)) do
+    local head, is_there = short_head_of(member)
+    if is_there then
+      local n = #found
+      found[n + 1], found[n + 2], found[n + 3] = member, head and head.generation or 0, head and head.due or 0
+    else
+      redis.call('ZREM', keys.running, member)
+    end
+  end
+  return found
+end
+
+local function probe(name)
+  local key = string.sub(name, 1, 5) == 'lane:' and keys.lanes .. string.sub(name, 6) or keys.lines .. name
+  local first = redis.call('ZRANGE', key, 0, 0)[1]
+  while first and not short_head_of(first) do
+    redis.call('ZREM', key, first)
+    first = redis.call('ZRANGE', key, 0, 0)[1]
+  end
+  if not first then
+    redis.call('ZREM', keys.probes, name)
+    return
+  end
+  redis.call('ZADD', keys.probes, now + PROBE_MS, name)
+  wake(first, now)
+end
+
+local lost = lost_workers()
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', keys.probes, '-inf', now, 'LIMIT', 0, limit)) do
+  probe(name)
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.waiting, '-inf', late, 'LIMIT', 0, limit)) do
+  wake(member, now)
+end
+write_changes()
+return lost

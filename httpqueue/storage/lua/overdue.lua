@@ -1,0 +1,43 @@
+-- overdue: wake-ups that went into the queue and did not start their timers for long: some may be lost.
+-- KEYS    records, due, next, filled, applications
+-- ARGV    1 now   2 overdue by ms   3 limit   4 how many applications to pass over
+--         5 due ms and   6 id of the last one of the first application, or 0 and ''
+-- RETURNS {how many applications to pass over next, -1: that was the last one, due ms, id of the last one,
+--          {member, generation, due ms, ...}}
+
+local latest = now_ms(ARGV[1]) - ARGV[2]
+local limit, passed, last_due, last_id = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local found = {}
+
+local function read(application)
+  local filled_due, filled_id = filled_until(application)
+  local index = keys.due .. application
+  local first = count_until(index, last_due, last_id)
+  local until_filled = filled_due and count_until(index, filled_due, filled_id) or 0
+  local wanted = math.min(limit - #found / 3, until_filled - first)
+  local entries = wanted > 0 and redis.call('ZRANGE', index, first, first + wanted - 1, 'WITHSCORES') or {}
+  for i = 1, #entries, 2 do
+    if tonumber(entries[i + 1]) > latest then
+      break
+    end
+    last_id, last_due = entries[i], tonumber(entries[i + 1])
+    local member = application .. ':' .. last_id
+    local head = short_head_of(member)
+    local n = #found
+    found[n + 1], found[n + 2], found[n + 3] = member, head and head.generation or 0, last_due
+  end
+end
+
+while #found / 3 < limit do
+  local application = redis.call('ZRANGEBYSCORE', keys.next, '-inf', latest, 'LIMIT', passed, 1)[1]
+  if not application then
+    return {-1, 0, '', found}
+  end
+  if not is_paused(application) then
+    read(application)
+  end
+  if #found / 3 < limit then
+    passed, last_due, last_id = passed + 1, 0, ''
+  end
+end
+return {passed, last_due, last_id, found}

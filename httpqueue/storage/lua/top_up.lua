@@ -1,0 +1,51 @@
+-- top_up: the wake-ups that the queue should have next, for some applications. Each is handed out once.
+-- KEYS    records, due, next, filled, applications
+-- ARGV    1 now   2 horizon, ms   3 window: wake-ups of one application in the queue   4 limit of all
+--         5 how many of the applications that have something due within the horizon to pass over
+-- RETURNS {now ms, how many to pass over next, -1: that was the last one,
+--          ms until which all of every application is in the queue or '', {member, generation, due ms, ...}}
+
+local now = now_ms(ARGV[1])
+local end_ms, window, limit, passed = now + ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local APPLICATIONS = 50 -- looked at in one call
+local found, complete_until = {}, ''
+
+-- Hand out the application's next wake-ups; false when the limit of all stopped it.
+local function fill(application)
+  local index = keys.due .. application
+  local due, id = filled_until(application)
+  due, id = due or 0, id or ''
+  local filled = count_until(index, due, id)
+  if filled * 2 < window then
+    local wanted = math.min(window - filled, limit - #found / 3)
+    local entries = redis.call('ZRANGE', index, filled, filled + wanted - 1, 'WITHSCORES')
+    local count = 0
+    for i = 1, #entries, 2 do
+      if tonumber(entries[i + 1]) > end_ms then
+        break
+      end
+      count = count + 1
+      id, due = entries[i], tonumber(entries[i + 1])
+      local head = short_head_of(application .. ':' .. id)
+      local n = #found
+      found[n + 1], found[n + 2], found[n + 3] = application .. ':' .. id, head and head.generation or 0, due
+    end
+    if count < wanted then
+      due, id = end_ms, ''
+    end
+    write_filled(application, due, id)
+  end
+  if due < end_ms and (complete_until == '' or due < complete_until) then
+    complete_until = due
+  end
+  return #found / 3 < limit
+end
+
+local applications = redis.call('ZRANGEBYSCORE', keys.next, '-inf', end_ms, 'LIMIT', passed, APPLICATIONS)
+for _, application in ipairs(applications) do
+  if not is_paused(application) and not fill(application) then
+    return {now, passed, complete_until, found}
+  end
+  passed = passed + 1
+end
+return {now, #applications < APPLICATIONS and -1 or passed, complete_until, found}

@@ -1,0 +1,104 @@
+"""Which wake-ups the queue should have, and which were lost: what relays ask of the store.
+
+A relay that dies between an answer and the queue loses wake-ups; `overdue` finds them again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from httpqueue.clock import StoreNow, server_time
+from httpqueue.storage.connection import redis_errors
+from httpqueue.storage.keys import StoreKeys, member_of, name_of, store_keys
+from httpqueue.storage.scripts import Script, pack
+from httpqueue.timers.commands import WakeUp
+
+WINDOW: Final = 5_000
+"""Wake-ups of one application that the queue holds; the rest of a backlog waits in its due index."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """Wake-ups that the queue should have next."""
+
+    wake_ups: list[WakeUp]
+    next: int | None
+    """Where the next call goes on; None: there is nothing more to put now."""
+    complete_for_ms: int | None
+    """So long from now, the queue has all wake-ups of every application; None: as far as the horizon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a search for overdue wake-ups goes on: applications passed over, and an entry of the next one."""
+
+    passed: int = 0
+    due_ms: int = 0
+    id: str = ""
+
+
+class WakeUps:
+    """Every method raises UnavailableError when the server is away."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        now: StoreNow = server_time,
+        keys: StoreKeys | None = None,
+        window: int = WINDOW,
+    ) -> None:
+        self._redis = redis
+        self._now = now
+        self._keys = keys or store_keys()
+        self._window = window
+        self._admit, self._top_up, self._overdue, self._heal = (
+            Script(redis, name, self._keys) for name in ("admit", "top_up", "overdue", "heal")
+        )
+
+    async def admit(self, wake_ups: Sequence[WakeUp], *, horizon_ms: int) -> list[WakeUp]:
+        """Those that go into the queue now; the due index keeps the others until top_up finds them."""
+        items = [(member_of(wake_up.name), wake_up.due_ms) for wake_up in wake_ups]
+        answers = await self._admit(self._script_now(), horizon_ms, self._window, pack(items))
+        return [wake_up for wake_up, admitted in zip(wake_ups, answers, strict=True) if admitted]
+
+    async def top_up(self, start: int, *, horizon_ms: int, limit: int) -> TopUp:
+        """At most limit wake-ups that the queue should have next; start: 0, or what the last call answered."""
+        now_ms, following, complete_until, found = await self._top_up(
+            self._script_now(), horizon_ms, self._window, limit, start
+        )
+        complete_ms = None if complete_until == b"" else max(0, complete_until - now_ms)
+        return TopUp(_wake_ups(found), None if following < 0 else following, complete_ms)
+
+    async def overdue(self, place: Place, *, by_ms: int, limit: int) -> tuple[list[WakeUp], Place | None]:
+        """Wake-ups that were put and did not start their timers in time, and where the search goes on."""
+        passed, due_ms, timer_id, found = await self._overdue(
+            self._script_now(), by_ms, limit, place.passed, place.due_ms, place.id
+        )
+        following = None if passed < 0 else Place(passed, due_ms, timer_id.decode())
+        return _wake_ups(found), following
+
+    async def heal(self, *, late_ms: int, limit: int) -> list[WakeUp]:
+        """Try lanes and lines that nobody serves and reserved starts that are past by late_ms.
+
+        Returns the wake-ups of timers that lost their worker.
+        """
+        return _wake_ups(await self._heal(self._script_now(), late_ms, limit))
+
+    async def start_over(self) -> None:
+        """The queue has lost its data: what was put into it is put again."""
+        with redis_errors():
+            await self._redis.delete(self._keys.filled)
+
+    def _script_now(self) -> int | str:
+        now_ms = self._now()
+        return "" if now_ms is None else now_ms
+
+
+def _wake_ups(found: list[Any]) -> list[WakeUp]:
+    return [
+        WakeUp(name_of(member), generation, due_ms)
+        for member, generation, due_ms in zip(found[::3], found[1::3], found[2::3], strict=True)
+    ]

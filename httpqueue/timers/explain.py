@@ -122,6 +122,8 @@ def _of_queue(facts: Facts) -> Explanation | None:
         return Explanation(Code.WAITING, reason, {"host": host, "until": turn})
     if facts.is_in_line:
         limit = facts.destination.concurrency
-        limited = f"has a concurrency limit of {limit}" if limit else "is slow and uses its share of the workers"
+        limited = (
+            f"has a concurrency limit of {limit}" if limit else "is slow and uses its share of the workers"
+        )
         return Explanation(Code.WAITING, f"waiting: destination {host} {limited}", {"host": host})
     return None

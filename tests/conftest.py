@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from tests.support.frozen import FrozenTime
 
@@ -31,9 +31,15 @@ async def redis(valkey_server: EmbeddedValkey) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def store(redis: Redis) -> Store:
-    """A store on the empty server."""
-    return Store(redis, archive=Archive(redis, error_rate=1e-6))
+async def storage(redis: Redis) -> Storage:
+    """All that is kept on the empty server."""
+    return Storage(redis, archive_error_rate=1e-6)
+
+
+@pytest.fixture
+async def store(storage: Storage) -> Store:
+    """The store on the empty server."""
+    return storage.store
 
 
 @pytest.fixture
@@ -51,9 +57,15 @@ def time() -> FrozenTime:
 
 
 @pytest.fixture
-async def frozen_store(redis: Redis, time: FrozenTime) -> Store:
-    """A store on the empty server, in the test's own time."""
-    return Store(redis, archive=Archive(redis, error_rate=1e-6), now=time)
+async def frozen_storage(redis: Redis, time: FrozenTime) -> Storage:
+    """All that is kept on the empty server, in the test's own time."""
+    return Storage(redis, archive_error_rate=1e-6, now=time)
+
+
+@pytest.fixture
+async def frozen_store(frozen_storage: Storage) -> Store:
+    """The store on the empty server, in the test's own time."""
+    return frozen_storage.store
 
 
 @pytest.fixture

@@ -8,14 +8,12 @@ import httpx
 from redis.asyncio import Redis
 
 from httpqueue.api.app import Backend, create_app
-from httpqueue.storage.lookup import Lookup
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, finish_of
+from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, finish_of, storage_of
 
 HOOK: Final = "http://receiver/"
 OUTCOMES: Final = {State.DONE: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
@@ -31,12 +29,13 @@ class Lab:
     worker_silence_ms: int | None = 0
 
     def __post_init__(self) -> None:
+        storage = storage_of(self.store)
         app = create_app(
             Backend(
                 store=self.store,
-                lookup=Lookup(self.redis, now=self.time),
-                policies=Policies(self.redis),
-                readiness=self.store.ping,
+                lookup=storage.lookup,
+                policies=storage.policies,
+                readiness=storage.ping,
                 worker_silence_ms=self.silence_ms,
                 retention_ms=HOUR_MS,
                 now_ms=self.time,
@@ -76,14 +75,15 @@ class Lab:
         self, timer_id: str, *, generation: int = 0, application: str = DEFAULT_APPLICATION
     ) -> Begun:
         """An attempt of a timer that is due."""
-        wake = WakeUp(TimerName(application, f"{timer_id}"), generation)
+        wake = WakeUp(TimerName(application, timer_id), generation)
         [begun] = await self.store.begin([wake], lease_ms=LEASE_MS)
         assert isinstance(begun, Begun), begun
         return begun
 
     async def end(self, begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> None:
         """How it ended."""
-        assert await self.store.finish([finish_of(begun, outcome, ms)]) == [True]
+        finished = await self.store.finish([finish_of(begun, outcome, ms)])
+        assert finished.counted == [True]
 
     async def bring(self, timer_id: str, state: State, **members: Any) -> None:
         """A new timer in that state."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from httpqueue.storage.outbox import Outbox
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Retry, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
@@ -47,7 +48,7 @@ def new_timer(timer_id: str, delay_ms: int = 0, **spec: Any) -> NewTimer:
 
 def wake_up(timer_id: str, generation: int = 0) -> WakeUp:
     """The wake-up of such a timer."""
-    return WakeUp(TimerName(DEFAULT_APPLICATION, f"{timer_id}"), generation)
+    return WakeUp(TimerName(DEFAULT_APPLICATION, timer_id), generation)
 
 
 async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
@@ -71,9 +72,16 @@ def finish_of(begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> Finish:
     )
 
 
+def storage_of(store: Store) -> Storage:
+    """All that is kept on the server of this store, which is a part of it."""
+    storage = Storage(store._redis, archive_error_rate=1e-6, now=store._now)
+    storage.store, storage._archive = store, store._archive
+    return storage
+
+
 def outbox_of(store: Store) -> Outbox:
     """The outbox that this store fills."""
-    return Outbox(store._redis, now=store._now)
+    return storage_of(store).outbox
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

@@ -40,7 +40,7 @@ async def woken(store: Store) -> list[str]:
     entries, _ = await outbox_of(store).read("relay", limit=5_000, block_ms=1)
     if entries:
         await outbox_of(store).acknowledge(entries)
-    return [entry.wake_up.member.partition(":")[2] for entry in entries if entry.wake_up]
+    return [entry.wake_up.name.id for entry in entries if entry.wake_up]
 
 
 async def waiting(redis: Redis) -> list[str]:

@@ -10,7 +10,7 @@ from httpqueue.relay.relay import Relay
 from httpqueue.settings import SenderKind
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Created, Finish, NewTimer
+from httpqueue.timers.commands import Created, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import Delay, Schedule
@@ -20,6 +20,7 @@ from httpqueue.webhooks.client.factory import create_sender
 from httpqueue.worker.attempts import Attempts
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.plan import AttemptPolicy
+from tests.support.frozen import storage_of
 from tests.support.keys import STORE
 from tests.support.receiver import Received
 
@@ -62,7 +63,7 @@ class Pipeline:
         async with asyncio.timeout(60):
             while True:
                 self.finished.clear()
-                if await self.store.redis.zcard(STORE.due) == but:
+                if await self.store._redis.zcard(STORE.due) == but:
                     return
                 await self.finished.wait()
 
@@ -78,30 +79,18 @@ def assert_growing(waits_ms: Sequence[int], requests: Sequence[Received]) -> Non
         assert later.arrived_ms - earlier.arrived_ms >= wait_ms - 1  # both are whole ms
 
 
-def tell_finished(store: Store, event: asyncio.Event) -> None:
-    """Set the event after each finish of this store."""
-    finish = store.finish
-
-    async def finish_and_tell(attempts: Sequence[Finish]) -> list[bool]:
-        try:
-            return await finish(attempts)
-        finally:
-            event.set()
-
-    store.finish = finish_and_tell  # type: ignore[method-assign] # a test signal
-
-
 @asynccontextmanager
 async def running(
     store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
 ) -> AsyncIterator[Pipeline]:
     """Relay and worker at work."""
-    await store.check(allow_unsafe=False)
-    relay = Relay(store=store, queue=queue, horizon_ms=600_000, batch_size=500)
-    finished = asyncio.Event()
-    tell_finished(store, finished)
+    storage = storage_of(store)
+    await storage.check(allow_unsafe=False)
+    relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=600_000, batch_size=500)
     relaying = asyncio.create_task(relay.run())
     async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
+        finished = asyncio.Event()
+        worker._attempts.finished.listen(lambda _: finished.set())
         try:
             yield Pipeline(store, queue, relay, worker, finished)
         finally:
@@ -114,15 +103,14 @@ async def running(
 async def working(
     store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
 ) -> AsyncIterator[Worker]:
-    """A worker at work, which closes the queue when it ends."""
+    """A worker at work."""
     sender = create_sender(SenderKind.PYREQWEST)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = Worker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
-    task = asyncio.create_task(worker.async_run())
+    task = asyncio.create_task(worker.run())
     try:
         yield worker
     finally:
         await worker.stop()
-        with suppress(asyncio.CancelledError):
-            await task
+        await task
         await sender.close()

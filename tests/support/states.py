@@ -25,7 +25,7 @@ async def bring(store: Store, time: FrozenTime, state: State) -> Timer:
     await store.create([new_timer("a", 100)])
     time.advance(500)
     if state is State.CANCELLED:
-        await store.cancel(TimerName("default", "a"), version=None, ms=HOUR_MS)
+        await store.cancel(TimerName("default", "a"), version=None, retention_ms=HOUR_MS)
     elif state is not State.SCHEDULED:
         begun = await begin_one(store, "a")
         ends = {State.DONE: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}

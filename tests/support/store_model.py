@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from httpqueue.timers.commands import (
     Change,
     Changed,
+    ChangeResult,
     Created,
     Creation,
+    End,
     Finish,
     IfExists,
     Refusal,
+    Retry,
 )
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.timer import FINISHED, State
-from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import LEASE_MS, FrozenTime
 
 LANES: dict[str, str | None] = {"a": None, "b": "lane", "c": "lane", "d": "lane", "e": "other"}
@@ -96,16 +99,17 @@ class StoreModel:
 
     def finish(self, end: Finish) -> bool:
         """Whether the attempt was the timer's own."""
-        name = end.wake_up.member.removeprefix("default:")
+        name = end.wake_up.name.id
         timer = self.timers.get(name)
-        own = (State.RUNNING, end.wake_up.generation, end.attempt)
+        own = (State.RUNNING, end.wake_up.generation, end.attempt.number)
         if timer is None or (timer.state, timer.generation, timer.attempts) != own:
             return False
-        if end.outcome is Outcome.RETRY:
-            timer.state, timer.due_ms = State.SCHEDULED, self.time.now_ms + end.ms
+        if isinstance(end.then, Retry):
+            timer.state, timer.due_ms = State.SCHEDULED, self.time.now_ms + end.then.delay_ms
             return True
+        assert isinstance(end.then, End)
         self.archived.add(name)
-        self._end(name, State.DONE if end.outcome is Outcome.DELIVERED else State.FAILED, end.ms)
+        self._end(name, end.then.state, end.then.retention_ms)
         return True
 
     def _end(self, name: str, state: State, ms: int) -> None:
@@ -116,15 +120,18 @@ class StoreModel:
 
     def change(self, change: Change) -> Changed:
         """The definite answer."""
-        timer = self.there(change.id)
+        timer = self.there(change.name.id)
         if timer is None:
             return Changed(ChangeResult.GONE)
         if timer.state not in change.states:
             return Changed(ChangeResult.OTHER_STATE, timer.state)
         if change.version not in {None, timer.version}:
             return Changed(ChangeResult.OTHER_VERSION, timer.state)
-        due_ms = timer.due_ms if change.due_ms is None else self.time.now_ms + change.due_ms
-        self.timers[change.id] = Model(timer.delay_ms, due_ms, generation=timer.generation + 1)
+        due_ms = timer.due_ms
+        if change.due is not None:
+            assert isinstance(change.due, Delay)
+            due_ms = self.time.now_ms + change.due.delay_ms
+        self.timers[change.name.id] = Model(timer.delay_ms, due_ms, generation=timer.generation + 1)
         return Changed(ChangeResult.CHANGED, timer.state, due_ms, timer.generation + 1)
 
     def cancel(self, name: str, version: str | None, ms: int) -> Changed:

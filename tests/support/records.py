@@ -1,0 +1,24 @@
+"""Records as lua/common.lua lays them out, sound or damaged, for tests that write them into Redis."""
+
+from typing import Any
+
+import msgpack
+
+
+def pack_values(*values: object) -> bytes:
+    """One MessagePack value after the other, without the bin type, which Redis' cmsgpack does not know."""
+    return b"".join(msgpack.packb(value, use_bin_type=False) for value in values)
+
+
+def encode_record(  # noqa: PLR0913 - as many as a head has
+    *rest: Any,
+    state: Any = b"s",
+    generation: Any = 0,
+    attempts: Any = 0,
+    due_ms: Any = 1,
+    timeout_ms: Any = 0,
+    lane: Any = b"",
+    host: Any = b"receiver",
+) -> bytes:
+    """A record with this head; rest is its spec and the attempts, encoded. Any value may be a wrong one."""
+    return pack_values(state, generation, attempts, due_ms, timeout_ms, lane, host, *rest)

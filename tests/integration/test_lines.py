@@ -6,13 +6,15 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from httpqueue.api.rules import check_host, check_url
 from httpqueue.relay.relay import GRACE_MS, Relay
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, IfExists, Position, Refusal, Refused
+from httpqueue.timers.commands import Begun, Change, IfExists, Position, Refusal, Refused
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import DestinationPolicy
+from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import (
     HOUR_MS,
@@ -77,6 +79,42 @@ async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, pol
     assert await woken(frozen_store) == ["a", "b", "c"]
     assert len(begun(await begin(frozen_store, "abce"))) == 3
     assert await waiting(redis) == ["e"]
+
+
+@pytest.mark.parametrize("spelling", ["bücher.example", "BU\u0308CHER.example.", "XN--BCHER-KVA。Example"])
+async def test_a_pause_holds_a_host_however_it_is_spelled(
+    redis: Redis, frozen_store: Store, policies: Policies, spelling: str
+) -> None:
+    """The timers' URLs as well as the name by which it is paused, also after a change; all of them go on."""
+    urls = {
+        "a": "http://bücher.example/",
+        "b": "https://BÜCHER.EXAMPLE.:8443/x",
+        "c": "http://xn--bcher-kva.example/",
+        "d": "http://\uff42ücher。example",
+        "e": "http://bucher.example/",
+    }
+    for number, (name, url) in enumerate(urls.items()):
+        timer = new_timer(name, number - len(urls) + 1)
+        await frozen_store.create(
+            [replace(timer, spec=msgspec.structs.replace(timer.spec, url=check_url(url)))]
+        )
+    await create(frozen_store, "f")
+    other = msgspec.structs.replace(new_timer("f").spec, url="http://Bücher.example/f")
+    await frozen_store.change([Change(TimerName("default", "f"), frozenset({State.SCHEDULED}), spec=other)])
+    await woken(frozen_store)
+    host = check_host(spelling)
+    await policies.set_destination(host, DestinationPolicy(paused=True))
+    answers = await begin(frozen_store, "abcde")
+    assert refusals(answers) == dict.fromkeys("abcd", Refusal.PAUSED) | {"e": None}
+    assert await frozen_store.begin([wake_up("f", 1)], lease_ms=LEASE_MS) == [
+        Refused(wake_up("f", 1), Refusal.PAUSED)
+    ]
+    assert (await policies.destination(host)).waiting == 5
+    await policies.set_destination(host, DestinationPolicy())
+    assert await woken(frozen_store) == ["a", "b", "c", "d", "f"]
+    assert len(begun(await begin(frozen_store, "abcd"))) == 4
+    await begin_one(frozen_store, "f", 1)
+    assert await no_line_is_left(redis)
 
 
 async def test_a_long_line_is_released_as_a_whole(frozen_store: Store, policies: Policies) -> None:

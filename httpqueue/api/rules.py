@@ -117,7 +117,7 @@ def check_host(text: str) -> str:
         or not _is_host(host, f"http://{host}/")
     ):
         raise ValueError("must be a host without scheme, port and path, such as example.com")
-    return normal_host(host)
+    return normal_host(text)
 
 
 def check_method(text: str) -> str:

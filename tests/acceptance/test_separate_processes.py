@@ -70,7 +70,7 @@ async def test_parts_by_their_other_names(
 ) -> None:
     """`httpqueue api`, the ancestor's APP_MODE=relay and =workers, or a stock arq as the worker."""
     shared = {"redis_url": valkey_server.url}
-    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.engine.WorkerSettings")
+    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.arq_compat.WorkerSettings")
     async with (
         Receiver() as receiver,
         started(*HTTPQUEUE, "api", cwd=tmp_path, **shared) as api,

@@ -15,6 +15,7 @@ from httpqueue.api.app import create_app, create_ops_app
 from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
 from httpqueue.timers.commands import Created, Found, NewTimer
+from httpqueue.timers.names import TimerName
 from tests.support.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of, ready
 
 
@@ -30,9 +31,9 @@ class BrokenStore(FakeStore):
         del timers
         raise await self._failure()
 
-    async def get(self, application: str, timer_id: str) -> Found | None:
+    async def get(self, name: TimerName) -> Found | None:
         """Never finds."""
-        del application, timer_id
+        del name
         raise await self._failure()
 
     async def _failure(self) -> Exception:

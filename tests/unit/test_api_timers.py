@@ -13,6 +13,7 @@ from httpqueue.api.models import TimerRequest
 from httpqueue.api.requests import read_timer
 from httpqueue.api.views import ArchivedTimer, StoredTimer, TimerView
 from httpqueue.timers.commands import Created, NewTimer
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import MAX_DUE_MS, Delay, Instant, Schedule, format_instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
@@ -64,8 +65,7 @@ async def test_everything_given_is_stored_as_given() -> None:
     }
     assert (await post(store, members)).status_code == 201
     timer = store.only()
-    assert timer.application == "default"
-    assert timer.id == "order-4711"
+    assert timer.name == TimerName("default", "order-4711")
     assert timer.spec == Spec(
         url="http://example.com:81/{id}?a=b",
         schedule=Instant(1_893_456_000_500),

@@ -7,14 +7,16 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from httpqueue import clock
-from httpqueue.api import openapi, operations, swagger_ui
+from httpqueue.api import docs_ui
 from httpqueue.api.auth import Auth, KeyRing
-from httpqueue.api.clock import Advance, clock_routes
-from httpqueue.api.lists import Lists
-from httpqueue.api.operations import Readiness
+from httpqueue.api.handlers import probes
+from httpqueue.api.handlers.applications import Applications, Destinations
+from httpqueue.api.handlers.clock import Advance, clock_routes
+from httpqueue.api.handlers.lists import Lists
+from httpqueue.api.handlers.probes import Readiness
+from httpqueue.api.handlers.timers import NowMs, Timers, WorkerSilence
 from httpqueue.api.problems import Problems
-from httpqueue.api.tenants import Applications, Destinations
-from httpqueue.api.timers import NowMs, Timers, WorkerSilence
+from httpqueue.api.schema import openapi
 from httpqueue.storage.registry import Registry
 from httpqueue.storage.survey import Survey
 from httpqueue.storage.timers import Store
@@ -51,9 +53,9 @@ def create_app(
         *Applications(backend.registry).routes(),
         *Destinations(backend.registry).routes(),
         *(clock_routes(backend.now_ms, backend.advance) if backend.advance else ()),
-        *operations.routes(backend.readiness),
+        *probes.routes(backend.readiness),
         *openapi.routes(),
-        *swagger_ui.routes(),
+        *docs_ui.routes(),
     ]
     if keys is None:
         return Problems(_router(routes))
@@ -62,7 +64,7 @@ def create_app(
 
 def create_ops_app(*, readiness: Readiness) -> ASGIApp:
     """/healthz, /readyz and /metrics alone, for the metrics port of relay and worker."""
-    return Problems(_router(operations.routes(readiness)))
+    return Problems(_router(probes.routes(readiness)))
 
 
 def _router(routes: Sequence[Route]) -> ASGIApp:

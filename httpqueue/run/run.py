@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from httpqueue import __version__
 from httpqueue.api.app import Backend, create_app, create_ops_app
 from httpqueue.api.auth import KeyRing
-from httpqueue.api.operations import Readiness
+from httpqueue.api.handlers.probes import Readiness
 from httpqueue.clock import server_time
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.relay.relay import Relay

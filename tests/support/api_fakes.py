@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from httpqueue import clock
 from httpqueue.api.app import Backend, create_app
-from httpqueue.api.operations import Readiness
+from httpqueue.api.handlers.probes import Readiness
 from httpqueue.storage.registry import Registry
 from httpqueue.storage.survey import Survey
 from httpqueue.storage.timers import Store

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from httpqueue.api.models import TimerRequest
-from httpqueue.api.requests import read_timer
-from httpqueue.api.views import ArchivedTimer, StoredTimer, TimerView
+from httpqueue.api.schema.answer_models import ArchivedTimer, StoredTimer, TimerView
+from httpqueue.api.schema.read_timer import read_timer
+from httpqueue.api.schema.request_models import TimerRequest
 from httpqueue.timers.commands import Created, NewTimer
 from httpqueue.timers.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
 from httpqueue.timers.spec import Spec

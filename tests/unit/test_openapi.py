@@ -11,13 +11,13 @@ import pytest
 from starlette.routing import Route, Router
 
 from httpqueue import __version__
-from httpqueue.api import openapi
 from httpqueue.api.app import create_app
-from httpqueue.api.models import TimerRequest
 from httpqueue.api.problems import Problems
-from httpqueue.api.queries import ListQuery
-from httpqueue.api.reference import CALLS
-from httpqueue.api.requests import read_timer
+from httpqueue.api.schema import openapi
+from httpqueue.api.schema.operations import CALLS
+from httpqueue.api.schema.query import ListQuery
+from httpqueue.api.schema.read_timer import read_timer
+from httpqueue.api.schema.request_models import TimerRequest
 from tests.support.api_fakes import FakeStore, api, backend
 
 SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
@@ -26,7 +26,7 @@ SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
 def test_the_printed_description_is_the_committed_one() -> None:
     """Run `make openapi` after a change of the models."""
     printed = subprocess.run(
-        [sys.executable, "-m", "httpqueue.api.openapi"], capture_output=True, check=True, timeout=60
+        [sys.executable, "-m", "httpqueue.api.schema.openapi"], capture_output=True, check=True, timeout=60
     ).stdout
     assert printed == SWAGGER_JSON.read_bytes()
 

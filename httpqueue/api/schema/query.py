@@ -11,11 +11,11 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Scope as Connection
 
-from httpqueue.api import rules
 from httpqueue.api.auth import application_of
-from httpqueue.api.models import EXAMPLE_INSTANT, ApplicationName, Instant
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.api.requests import read
+from httpqueue.api.schema import field_checks
+from httpqueue.api.schema.read_timer import read
+from httpqueue.api.schema.request_models import EXAMPLE_INSTANT, ApplicationName, Instant
 from httpqueue.timers.commands import Place
 from httpqueue.timers.timer import State
 
@@ -48,8 +48,8 @@ ListedState = Annotated[
 ]
 Label = Annotated[
     str,
-    AfterValidator(rules.check_label_filter),
-    WithJsonSchema({"type": "string", "pattern": rules.LABEL_FILTER_PATTERN}),
+    AfterValidator(field_checks.check_label_filter),
+    WithJsonSchema({"type": "string", "pattern": field_checks.LABEL_FILTER_PATTERN}),
 ]
 
 
@@ -67,7 +67,7 @@ class ListQuery(BaseModel):
     )
     due_from: Instant = Field(None, description="Due at this instant or later.", examples=[EXAMPLE_INSTANT])
     due_to: Instant = Field(None, description="Due at this instant or earlier.")
-    host: Annotated[str, AfterValidator(rules.check_host)] | None = Field(
+    host: Annotated[str, AfterValidator(field_checks.check_host)] | None = Field(
         None, description="The host of their url.", examples=["example.com"]
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
@@ -112,7 +112,7 @@ def application_in_query(request: Request) -> str:
     given = request.query_params.get("application")
     if given is not None:
         try:
-            rules.check_application(given)
+            field_checks.check_application(given)
         except ValueError as error:
             errors = [FieldError("application", str(error))]
             raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors) from None

@@ -9,7 +9,10 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from httpqueue.api.models import (
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+from httpqueue.api.schema.json_body import MAX_BODY_BYTES
+from httpqueue.api.schema.render import content_of, schedule_of
+from httpqueue.api.schema.request_models import (
     MAX_BATCH,
     CallbackRequest,
     RetentionRequest,
@@ -17,9 +20,6 @@ from httpqueue.api.models import (
     TimerContent,
     TimerRequest,
 )
-from httpqueue.api.parsing import MAX_BODY_BYTES
-from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.api.rendering import content_of, schedule_of
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.cron import next_run_ms
 from httpqueue.timers.retry import Retry

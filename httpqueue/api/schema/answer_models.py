@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from httpqueue.api.models import EXAMPLE_ID, EXAMPLE_INSTANT
+from httpqueue.api.schema.request_models import EXAMPLE_ID, EXAMPLE_INSTANT
 from httpqueue.timers.explain import Code
 from httpqueue.timers.timer import State
 

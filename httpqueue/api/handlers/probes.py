@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from httpqueue.api import answers
+from httpqueue.api import responses
 
 Readiness = Callable[[], Awaitable[None]]
 """Returns when the process can work; raises UnavailableError with the reason when it cannot."""
@@ -17,12 +17,12 @@ def routes(readiness: Readiness) -> list[Route]:
     """The three of them."""
 
     async def healthz(_request: Request) -> Response:
-        return answers.json_response({"status": "ok"})
+        return responses.json_response({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        async with answers.in_time():
+        async with responses.in_time():
             await readiness()
-        return answers.json_response({"status": "ok"})
+        return responses.json_response({"status": "ok"})
 
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -8,8 +8,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from httpqueue.api import parsing
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+from httpqueue.api.schema import json_body
 from httpqueue.timers.commands import Answer, Changed
 from httpqueue.timers.timer import State
 
@@ -39,12 +39,12 @@ def json_response(
 
 async def read_members(request: Request) -> dict[str, Any]:
     """The request's JSON object."""
-    return await parsing.read_object(request.scope, request.receive)
+    return await json_body.read_object(request.scope, request.receive)
 
 
 async def read_optional(request: Request) -> dict[str, Any]:
     """The same for requests whose body may be missing."""
-    return await parsing.read_optional(request.scope, request.receive)
+    return await json_body.read_optional(request.scope, request.receive)
 
 
 async def read_nothing(request: Request) -> None:

@@ -12,7 +12,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from httpqueue.api import rules
+from httpqueue.api.schema import field_checks
 from httpqueue.timers.commands import IfExists
 from httpqueue.timers.cron import check_cron, check_zone
 from httpqueue.timers.schedule import MAX_DUE_MS, MS_PER_S, has_offset, parse_instant_ms, parse_local
@@ -85,18 +85,19 @@ class _Request(BaseModel):
 
 
 Amount = Annotated[float | None, Field(ge=0)]
-HeaderName = Annotated[str, AfterValidator(rules.check_header_name)]
-HeaderValue = Annotated[str, AfterValidator(rules.check_header_value)]
+HeaderName = Annotated[str, AfterValidator(field_checks.check_header_name)]
+HeaderValue = Annotated[str, AfterValidator(field_checks.check_header_value)]
 Headers = Annotated[
     dict[HeaderName, HeaderValue],
-    BeforeValidator(rules.check_header_count),
-    AfterValidator(rules.check_headers),
+    BeforeValidator(field_checks.check_header_count),
+    AfterValidator(field_checks.check_headers),
 ]
 Url = Annotated[
     str,
-    AfterValidator(rules.check_url),
+    AfterValidator(field_checks.check_url),
     Field(
-        examples=["https://example.com/hooks/{id}"], json_schema_extra={"maxLength": rules.MAX_URL_CHARACTERS}
+        examples=["https://example.com/hooks/{id}"],
+        json_schema_extra={"maxLength": field_checks.MAX_URL_CHARACTERS},
     ),
 ]
 Instant = Annotated[
@@ -108,8 +109,8 @@ Instant = Annotated[
 ]
 ApplicationName = Annotated[
     str | None,
-    _nullable(rules.check_application),
-    Field(examples=["shop"], json_schema_extra={"pattern": rules.APPLICATION_PATTERN}),
+    _nullable(field_checks.check_application),
+    Field(examples=["shop"], json_schema_extra={"pattern": field_checks.APPLICATION_PATTERN}),
 ]
 Seconds = Annotated[float | None, Field(ge=0, le=MAX_RETENTION_S)]
 
@@ -158,7 +159,7 @@ class TimerContent(_Request):
 
     url: Url = Field(
         description="The webhook, http or https, called exactly as given; {id} in its path or query is "
-        f"replaced by the timer's id. At most {rules.MAX_URL_CHARACTERS:,} characters, no credentials."
+        f"replaced by the timer's id. At most {field_checks.MAX_URL_CHARACTERS:,} characters, no credentials."
     )
     hours: Amount = Field(None, description="Added to minutes and seconds.", examples=[1])
     minutes: Amount = Field(None, description="Added to hours and seconds.", examples=[15])
@@ -189,13 +190,13 @@ class TimerContent(_Request):
     method: Annotated[
         str,
         BeforeValidator(lambda method: DEFAULT_METHOD if method is None else method),
-        AfterValidator(rules.check_method),
-        WithJsonSchema({"type": "string", "enum": list(rules.METHODS)}),
+        AfterValidator(field_checks.check_method),
+        WithJsonSchema({"type": "string", "enum": list(field_checks.METHODS)}),
     ] = Field(DEFAULT_METHOD, description="The method of the call; small letters are accepted.")
     headers: Headers | None = Field(
         None,
-        description=f"Headers of the call, at most {rules.MAX_HEADERS}. Not Host, Content-Length, those of "
-        "the connection, and those that httpqueue sets itself (webhook-id, webhook-timestamp, "
+        description=f"Headers of the call, at most {field_checks.MAX_HEADERS}. Not Host, Content-Length, "
+        "those of the connection, and those that httpqueue sets itself (webhook-id, webhook-timestamp, "
         "webhook-signature, httpqueue-attempt).",
         examples=[{"X-Source": "shop"}],
     )
@@ -209,15 +210,15 @@ class TimerContent(_Request):
     )
     retry: RetryRequest | None = Field(None, description="Retries; what is absent is as the server is set.")
     callback: CallbackRequest | None = Field(None, description="Who is told when it has finished.")
-    ordering_key: Annotated[str | None, _nullable(rules.check_ordering_key)] = Field(
+    ordering_key: Annotated[str | None, _nullable(field_checks.check_ordering_key)] = Field(
         None,
         description="Timers of one application with the same key are called one after another, in the order "
         "of their due times; the next one starts when the one before it is done or has failed.",
         examples=["customer-17"],
-        json_schema_extra={"pattern": rules.ORDERING_KEY_PATTERN},
+        json_schema_extra={"pattern": field_checks.ORDERING_KEY_PATTERN},
     )
-    labels: Annotated[dict[str, str], AfterValidator(rules.check_labels)] | None = Field(
-        None, description=f"For filters; at most {rules.MAX_LABELS}.", examples=[{"team": "blue"}]
+    labels: Annotated[dict[str, str], AfterValidator(field_checks.check_labels)] | None = Field(
+        None, description=f"For filters; at most {field_checks.MAX_LABELS}.", examples=[{"team": "blue"}]
     )
     past_due: Annotated[
         Any,
@@ -266,12 +267,12 @@ class TimerRequest(TimerContent):
 
     id: Annotated[
         str | None,
-        _nullable(rules.check_id),
+        _nullable(field_checks.check_id),
         Field(
             description="Chosen by the client, so that a POST can be repeated safely; made up when absent. "
             "Unique in its application.",
             examples=[EXAMPLE_ID],
-            json_schema_extra={"pattern": rules.ID_PATTERN},
+            json_schema_extra={"pattern": field_checks.ID_PATTERN},
         ),
     ] = None
     application: ApplicationName = Field(None, description="Whose timer it is; `default` when absent.")
@@ -302,7 +303,7 @@ class ReplayRequest(_Request):
     """Which failed timers are to be sent again: those that meet every condition given."""
 
     application: ApplicationName = Field(None, description="Whose timers; `default` when absent.")
-    label: Annotated[str | None, _nullable(rules.check_label_filter)] = Field(
+    label: Annotated[str | None, _nullable(field_checks.check_label_filter)] = Field(
         None, description="name:value", examples=["team:blue"]
     )
     host: str | None = Field(None, description="The host of their url.", examples=["example.com"])

@@ -6,17 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from httpqueue.api.models import (
-    AdvanceRequest,
-    ApplicationRequest,
-    BatchRequest,
-    CallbackChange,
-    DestinationRequest,
-    ReplayRequest,
-    TimerContent,
-    TimerRequest,
-)
-from httpqueue.api.views import (
+from httpqueue.api.schema.answer_models import (
     ApplicationList,
     ApplicationView,
     ArchivedTimer,
@@ -32,6 +22,16 @@ from httpqueue.api.views import (
     StoredTimer,
     TimerList,
     TimerView,
+)
+from httpqueue.api.schema.request_models import (
+    AdvanceRequest,
+    ApplicationRequest,
+    BatchRequest,
+    CallbackChange,
+    DestinationRequest,
+    ReplayRequest,
+    TimerContent,
+    TimerRequest,
 )
 
 

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from httpqueue.api import answers
-from httpqueue.api.models import AdvanceRequest
+from httpqueue.api import responses
 from httpqueue.api.problems import FieldError, faulty_fields
-from httpqueue.api.queries import check_query
-from httpqueue.api.requests import read
+from httpqueue.api.schema.query import check_query
+from httpqueue.api.schema.read_timer import read
+from httpqueue.api.schema.request_models import AdvanceRequest
 from httpqueue.timers.schedule import MAX_DUE_MS, MS_PER_S, format_instant
 
 Advance = Callable[[Callable[[int], int]], Awaitable[None]]
@@ -24,16 +24,16 @@ def clock_routes(now_ms: Callable[[], int], advance: Advance) -> list[Route]:
 
     async def get(request: Request) -> Response:
         check_query(request.scope)
-        return answers.json_response({"now": format_instant(now_ms())})
+        return responses.json_response({"now": format_instant(now_ms())})
 
     async def post_advance(request: Request) -> Response:
         check_query(request.scope)
-        wish = read(AdvanceRequest, await answers.read_members(request))
+        wish = read(AdvanceRequest, await responses.read_members(request))
         if (wish.seconds is None) is (wish.to is None):
             raise _fault("seconds", "send either seconds or to")
         _target_ms(wish, now_ms())  # what is wrong with it is said before it waits for others
         await advance(partial(_target_ms, wish))
-        return answers.json_response({"now": format_instant(now_ms())})
+        return responses.json_response({"now": format_instant(now_ms())})
 
     return [
         Route("/clock", get, methods=["GET"]),

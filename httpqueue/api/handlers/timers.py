@@ -14,15 +14,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from httpqueue import clock
-from httpqueue.api import answers
+from httpqueue.api import responses
 from httpqueue.api.auth import application_of
-from httpqueue.api.models import CallbackChange
-from httpqueue.api.parsing import MAX_BATCH_BYTES, read_object
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
-from httpqueue.api.queries import application_in_query, check_query, if_match
-from httpqueue.api.rendering import attempt_view, timer_view
-from httpqueue.api.requests import callback_of, patched, read, read_batch, read_content, read_timer
-from httpqueue.api.rules import is_known_id
+from httpqueue.api.schema.field_checks import is_known_id
+from httpqueue.api.schema.json_body import MAX_BATCH_BYTES, read_object
+from httpqueue.api.schema.query import application_in_query, check_query, if_match
+from httpqueue.api.schema.read_timer import callback_of, patched, read, read_batch, read_content, read_timer
+from httpqueue.api.schema.render import attempt_view, timer_view
+from httpqueue.api.schema.request_models import CallbackChange
 from httpqueue.runtime.batch import Batcher
 from httpqueue.runtime.metrics import TIMERS_CREATED
 from httpqueue.storage.survey import Survey
@@ -39,7 +39,7 @@ CONFLICT: Final = faulty_fields(
     HTTPStatus.CONFLICT,
     [FieldError("id", "belongs to a timer with other content: choose another, or send the same content")],
 )
-IN_FLIGHT: Final = answers.state_conflict(State.RUNNING)
+IN_FLIGHT: Final = responses.state_conflict(State.RUNNING)
 CHANGEABLE: Final = frozenset({State.SCHEDULED})
 REPLAYABLE: Final = frozenset({State.FAILED})
 NO_VERSION: Final = "-"
@@ -62,7 +62,7 @@ class PostTimer:
         check_query(scope)
         members = await read_object(scope, receive)
         timer = read_timer(members, now_ms=self._now_ms(), application_of=partial(application_of, scope))
-        async with asyncio.timeout(answers.ANSWER_WITHIN_S):
+        async with asyncio.timeout(responses.ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
         _check_created(created)
         body = orjson.dumps({"id": timer.id, "due": format_instant(created.due_ms)})
@@ -118,45 +118,45 @@ class Timers:
         whose = partial(application_of, request.scope)
         items = read_batch(members, now_ms=self._now_ms(), application_of=whose)
         timers = [item for item in items if isinstance(item, NewTimer)]
-        async with answers.in_time():
+        async with responses.in_time():
             created = iter(await self._store.create(timers) if timers else ())
         results = [
             problem_content(item) if isinstance(item, ProblemError) else _result(item, next(created))
             for item in items
         ]
         TIMERS_CREATED.inc(sum(result["status"] == HTTPStatus.CREATED for result in results))
-        return answers.json_response({"results": results})
+        return responses.json_response({"results": results})
 
     async def get(self, request: Request) -> Response:
         """The timer, or what the archive remembers of it, or 404."""
         application, timer_id = _address(request)
-        async with answers.in_time():
+        async with responses.in_time():
             found = await self._store.get(application, timer_id)
             if found is not None:
                 view = timer_view(found.timer, found.now_ms)
-                return answers.json_response(view, headers=answers.etag(found.timer.version))
+                return responses.json_response(view, headers=responses.etag(found.timer.version))
             if await self._store.is_archived(application, timer_id):
-                return answers.json_response(
+                return responses.json_response(
                     {"id": timer_id, "status": State.ARCHIVED, "time_left": 0, "archived": True}
                 )
-        raise answers.not_found()
+        raise responses.not_found()
 
     async def attempts(self, request: Request) -> Response:
         """The last attempts."""
-        async with answers.in_time():
+        async with responses.in_time():
             found = await self._find(*_address(request))
-        return answers.json_response({"attempts": [attempt_view(each) for each in found.timer.log]})
+        return responses.json_response({"attempts": [attempt_view(each) for each in found.timer.log]})
 
     async def explain(self, request: Request) -> Response:
         """Why it has not fired yet."""
         application, timer_id = _address(request)
-        async with answers.in_time():
+        async with responses.in_time():
             await self._find(application, timer_id)  # whose retention is over, or whose record is damaged
             facts = await self._survey.facts(application, timer_id)
             if facts is None:
                 raise await self._missing(application, timer_id)
             explanation = explain(facts, worker_silence_ms=await self._worker_silence_ms())
-        return answers.json_response(
+        return responses.json_response(
             {
                 "code": explanation.code,
                 "reason": explanation.reason,
@@ -167,7 +167,7 @@ class Timers:
     async def put(self, request: Request) -> Response:
         """Other content under the same id."""
         application, timer_id = _address(request)
-        members = await answers.read_members(request)
+        members = await responses.read_members(request)
         for name, own in (("id", timer_id), ("application", application)):
             if members.pop(name, None) not in (None, own):
                 errors = [FieldError(name, f"must be {own}, as in the path, or left out")]
@@ -179,7 +179,7 @@ class Timers:
     async def patch(self, request: Request) -> Response:
         """A merge patch (RFC 7396) of what GET shows; it is due as before unless the patch says when."""
         application, timer_id = _address(request)
-        patch = await answers.read_members(request)
+        patch = await responses.read_members(request)
 
         def patched_change(timer: Timer) -> Change:
             spec, due_ms, reschedules = patched(timer.spec, patch, now_ms=self._now_ms())
@@ -191,7 +191,7 @@ class Timers:
     async def put_callback(self, request: Request) -> Response:
         """Another callback, and nothing else."""
         application, timer_id = _address(request)
-        wanted = read(CallbackChange, await answers.read_members(request)).callback
+        wanted = read(CallbackChange, await responses.read_members(request)).callback
 
         def change(timer: Timer) -> Change:
             spec = replace(timer.spec, callback=callback_of(wanted, timer.spec.url))
@@ -202,14 +202,14 @@ class Timers:
     async def fire(self, request: Request) -> Response:
         """Due now."""
         application, timer_id = _address(request)
-        await answers.read_nothing(request)
+        await responses.read_nothing(request)
         change = Change(application, timer_id, CHANGEABLE, due_ms=0, from_now=True)
         return await self._answer_change(request, change)
 
     async def replay(self, request: Request) -> Response:
         """A failed timer once more."""
         application, timer_id = _address(request)
-        await answers.read_nothing(request)
+        await responses.read_nothing(request)
         change = Change(application, timer_id, REPLAYABLE, due_ms=0, from_now=True)
         return await self._answer_change(request, change)
 
@@ -217,7 +217,7 @@ class Timers:
         """Cancel it before it is sent, or delete it when it has failed."""
         application, timer_id = _address(request)
         wanted = if_match(request)
-        async with answers.in_time():
+        async with responses.in_time():
             version = None if wanted is None else await self._matching_version(application, timer_id, wanted)
             cancelled = await self._store.cancel(
                 application, timer_id, version=version, ms=self._retention_ms
@@ -225,21 +225,21 @@ class Timers:
             if cancelled.answer is Answer.GONE:
                 raise await self._missing(application, timer_id)
         if cancelled.answer is not Answer.OTHER_STATE or cancelled.state is not State.CANCELLED:
-            answers.check_changed(cancelled)
+            responses.check_changed(cancelled)
         status = "deleted" if cancelled.state is State.FAILED else State.CANCELLED.value
-        return answers.json_response({"id": timer_id, "status": status, "due": None})
+        return responses.json_response({"id": timer_id, "status": status, "due": None})
 
     async def _edit(self, request: Request, change: Callable[[Timer], Change]) -> Response:
         """Read, change, and write only if nobody else did meanwhile; else once more."""
         application, timer_id = _address(request)
         wanted = if_match(request)
-        async with answers.in_time():
+        async with responses.in_time():
             while True:
                 timer = (await self._find(application, timer_id)).timer
                 if timer.state not in CHANGEABLE:
-                    raise answers.state_conflict(timer.state)
+                    raise responses.state_conflict(timer.state)
                 if wanted is not None and timer.version not in wanted:
-                    raise answers.precondition_failed()
+                    raise responses.precondition_failed()
                 wish = replace(change(timer), version=timer.version)
                 [changed] = await self._store.change([wish])
                 if changed.answer is not Answer.OTHER_VERSION:
@@ -247,7 +247,7 @@ class Timers:
 
     async def _answer_change(self, request: Request, change: Change) -> Response:
         wanted = if_match(request)
-        async with answers.in_time():
+        async with responses.in_time():
             if wanted is not None:
                 version = await self._matching_version(change.application, change.id, wanted)
                 change = replace(change, version=version)
@@ -257,10 +257,10 @@ class Timers:
     async def _answer(self, change: Change, changed: Changed) -> Response:
         if changed.answer is Answer.GONE:
             raise await self._missing(change.application, change.id)
-        answers.check_changed(changed)
-        return answers.json_response(
+        responses.check_changed(changed)
+        return responses.json_response(
             {"id": change.id, "status": State.SCHEDULED, "due": format_instant(changed.due_ms)},
-            headers=answers.etag(f"{changed.generation}.0.{State.SCHEDULED.letter}"),
+            headers=responses.etag(f"{changed.generation}.0.{State.SCHEDULED.letter}"),
         )
 
     async def _matching_version(self, application: str, timer_id: str, wanted: frozenset[str]) -> str:
@@ -279,8 +279,8 @@ class Timers:
     async def _missing(self, application: str, timer_id: str) -> ProblemError:
         await self._store.get(application, timer_id)  # raises InvalidTimerError for a damaged record
         if await self._store.is_archived(application, timer_id):
-            return answers.state_conflict(State.ARCHIVED)
-        return answers.not_found()
+            return responses.state_conflict(State.ARCHIVED)
+        return responses.not_found()
 
 
 def _address(request: Request) -> tuple[str, str]:
@@ -288,7 +288,7 @@ def _address(request: Request) -> tuple[str, str]:
     timer_id: str = request.path_params["timer_id"]
     application = application_in_query(request)
     if not is_known_id(timer_id):
-        raise answers.not_found()
+        raise responses.not_found()
     return application, timer_id
 
 

@@ -1,6 +1,6 @@
 """The API's description (OpenAPI 3.1), made from reference.py and the models.
 
-`python -m httpqueue.api.openapi` prints it.
+`python -m httpqueue.api.schema.openapi` prints it.
 """
 
 import sys
@@ -16,12 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from httpqueue import __version__
-from httpqueue.api import problems, rules
+from httpqueue.api import problems
 from httpqueue.api.auth import scope_of
-from httpqueue.api.models import EXAMPLE_ID
-from httpqueue.api.queries import ListQuery
-from httpqueue.api.reference import CALLS, TAGS, Answer, Call
-from httpqueue.api.views import Problem
+from httpqueue.api.schema import field_checks
+from httpqueue.api.schema.answer_models import Problem
+from httpqueue.api.schema.operations import CALLS, TAGS, Answer, Call
+from httpqueue.api.schema.query import ListQuery
+from httpqueue.api.schema.request_models import EXAMPLE_ID
 
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _REF: Final = "#/components/schemas/"
@@ -47,10 +48,14 @@ _HEADERS: Final = {
 _PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ENTITY_TAGS: Final = r'^ *(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*) *$'
 _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
-    "timer_id": ("path", "The timer's id.", {"pattern": rules.KNOWN_ID_PATTERN, "examples": [EXAMPLE_ID]}),
+    "timer_id": (
+        "path",
+        "The timer's id.",
+        {"pattern": field_checks.KNOWN_ID_PATTERN, "examples": [EXAMPLE_ID]},
+    ),
     "application": (
         *("path", "The application's name."),
-        {"pattern": rules.APPLICATION_PATTERN, "examples": ["shop"]},
+        {"pattern": field_checks.APPLICATION_PATTERN, "examples": ["shop"]},
     ),
     "host": ("path", "A host without scheme and port.", {"minLength": 1, "examples": ["example.com"]}),
     "If-Match": (

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from httpqueue.api import answers
+from httpqueue.api import responses
 from httpqueue.api.auth import application_of, sees_all
-from httpqueue.api.models import ReplayRequest
 from httpqueue.api.problems import FieldError, faulty_fields
-from httpqueue.api.queries import LISTED, check_query, decode_cursor, encode_cursor, read_list_query
-from httpqueue.api.rendering import timer_summary
-from httpqueue.api.requests import read
-from httpqueue.api.rules import check_host
+from httpqueue.api.schema.field_checks import check_host
+from httpqueue.api.schema.query import LISTED, check_query, decode_cursor, encode_cursor, read_list_query
+from httpqueue.api.schema.read_timer import read
+from httpqueue.api.schema.render import timer_summary
+from httpqueue.api.schema.request_models import ReplayRequest
 from httpqueue.storage.survey import Survey, Window
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Answer, Change, Listed, Place
@@ -56,9 +56,9 @@ class Lists:
             to_ms=query.due_to,
         )
         matches = _matcher(query.label, query.host)
-        async with answers.in_time():
+        async with responses.in_time():
             listed = await self._page(window, matches, decode_cursor(query.cursor), query.limit)
-        return answers.json_response(
+        return responses.json_response(
             {
                 "timers": [timer_summary(timer, listed.now_ms) for timer in listed.timers],
                 "next_cursor": encode_cursor(listed.next) if listed.next else None,
@@ -68,7 +68,7 @@ class Lists:
     async def replay(self, request: Request) -> Response:
         """Failed timers once more."""
         check_query(request.scope)
-        wish = read(ReplayRequest, await answers.read_optional(request))
+        wish = read(ReplayRequest, await responses.read_optional(request))
         host = None if wish.host is None else _host(wish.host)
         window = Window(
             states=frozenset({State.FAILED}),
@@ -78,13 +78,13 @@ class Lists:
         )
         matches = _matcher([wish.label] if wish.label else [], host)
         replayed, timers, place = 0, [], None
-        async with answers.in_time():
+        async with responses.in_time():
             async for page in self._pages(window, matches, wish.limit):
                 timers += page.timers
                 place = page.next
         if not wish.dry_run:
             replayed = await self._replay(timers)
-        return answers.json_response(
+        return responses.json_response(
             {
                 "dry_run": wish.dry_run,
                 "matched": len(timers),

@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from httpqueue.api import answers, rules
+from httpqueue.api import responses
 from httpqueue.api.auth import application_of, sees_all
-from httpqueue.api.models import ApplicationRequest, DestinationRequest
 from httpqueue.api.problems import FieldError, faulty_fields
-from httpqueue.api.queries import check_query
-from httpqueue.api.rendering import application_view, destination_view
-from httpqueue.api.requests import read, retention_of
+from httpqueue.api.schema import field_checks
+from httpqueue.api.schema.query import check_query
+from httpqueue.api.schema.read_timer import read, retention_of
+from httpqueue.api.schema.render import application_view, destination_view
+from httpqueue.api.schema.request_models import ApplicationRequest, DestinationRequest
 from httpqueue.storage.registry import Registry, Tenant
 from httpqueue.timers.policies import Application, Destination
 
@@ -39,12 +40,12 @@ class Applications:
     async def list(self, request: Request) -> Response:
         """Those that the caller may see."""
         check_query(request.scope)
-        async with answers.in_time():
+        async with responses.in_time():
             tenants = await self._registry.tenants()
         if not sees_all(request.scope):
             own = application_of(request.scope, None)
             tenants = [tenant for tenant in tenants if tenant.name == own]
-        return answers.json_response({"applications": [application_view(tenant) for tenant in tenants]})
+        return responses.json_response({"applications": [application_view(tenant) for tenant in tenants]})
 
     async def get(self, request: Request) -> Response:
         """One, known or not."""
@@ -53,7 +54,7 @@ class Applications:
     async def put(self, request: Request) -> Response:
         """Other settings; a pause stays as it is."""
         name = _application(request)
-        wish = read(ApplicationRequest, await answers.read_members(request))
+        wish = read(ApplicationRequest, await responses.read_members(request))
         retention = retention_of(wish.retention)
         return await self._update(
             name,
@@ -67,23 +68,23 @@ class Applications:
 
     async def pause(self, request: Request) -> Response:
         """Hold its webhooks back."""
-        await answers.read_nothing(request)
+        await responses.read_nothing(request)
         return await self._update(_application(request), lambda policy: replace(policy, paused=True))
 
     async def resume(self, request: Request) -> Response:
         """Let them go; what became due meanwhile is called at once."""
-        await answers.read_nothing(request)
+        await responses.read_nothing(request)
         return await self._update(_application(request), lambda policy: replace(policy, paused=False))
 
     async def _update(self, name: str, change: Callable[[Application], Application]) -> Response:
-        async with answers.in_time():
+        async with responses.in_time():
             await self._registry.update_application(name, change)
         return await self._view(name)
 
     async def _view(self, name: str) -> Response:
-        async with answers.in_time():
+        async with responses.in_time():
             tenants = {tenant.name: tenant for tenant in await self._registry.tenants()}
-        return answers.json_response(application_view(tenants.get(name, Tenant(name, Application()))))
+        return responses.json_response(application_view(tenants.get(name, Tenant(name, Application()))))
 
 
 class Destinations:
@@ -105,9 +106,9 @@ class Destinations:
     async def list(self, request: Request) -> Response:
         """Every one that was called or is set up."""
         check_query(request.scope)
-        async with answers.in_time():
+        async with responses.in_time():
             hosts = await self._registry.hosts()
-        return answers.json_response({"destinations": [destination_view(host) for host in hosts]})
+        return responses.json_response({"destinations": [destination_view(host) for host in hosts]})
 
     async def get(self, request: Request) -> Response:
         """One, known or not."""
@@ -116,7 +117,7 @@ class Destinations:
     async def put(self, request: Request) -> Response:
         """Other limits; who waits tries again under them."""
         name = _host(request)
-        wish = read(DestinationRequest, await answers.read_members(request))
+        wish = read(DestinationRequest, await responses.read_members(request))
         return await self._set(name, Destination(wish.paused, wish.rate, wish.concurrency))
 
     async def delete(self, request: Request) -> Response:
@@ -124,27 +125,27 @@ class Destinations:
         return await self._set(_host(request), Destination())
 
     async def _set(self, name: str, policy: Destination) -> Response:
-        async with answers.in_time():
+        async with responses.in_time():
             await self._registry.set_destination(name, policy)
         return await self._view(name)
 
     async def _view(self, name: str) -> Response:
-        async with answers.in_time():
+        async with responses.in_time():
             host = await self._registry.host(name)
-        return answers.json_response(destination_view(host))
+        return responses.json_response(destination_view(host))
 
 
 def _application(request: Request) -> str:
     """Of the path; raises ProblemError (403, 422)."""
     check_query(request.scope)
-    name = _checked("application", request.path_params["application"], rules.check_application)
+    name = _checked("application", request.path_params["application"], field_checks.check_application)
     return application_of(request.scope, name)
 
 
 def _host(request: Request) -> str:
     """Of the path; raises ProblemError (422)."""
     check_query(request.scope)
-    return _checked("host", request.path_params["host"], rules.check_host)
+    return _checked("host", request.path_params["host"], field_checks.check_host)
 
 
 def _checked(field: str, text: str, check: Callable[[str], str]) -> str:

@@ -1,0 +1,1 @@
+"""The handlers: each module serves some paths of the API."""

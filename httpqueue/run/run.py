@@ -23,9 +23,9 @@ import uvloop
 from starlette.types import ASGIApp
 
 from httpqueue import __version__
-from httpqueue.api.app import Backend, create_app, create_ops_app
-from httpqueue.api.auth import KeyRing
-from httpqueue.api.handlers.probes import Readiness
+from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.api.backend import Backend, Readiness
+from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import server_time
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.relay.relay import Relay
@@ -105,7 +105,7 @@ async def _run(settings: Settings, store_url: str, *, kept_in: str) -> None:
                 backend = _backend(store, queue, settings, readiness)
                 if isinstance(now, VirtualClock):
                     backend = _with_clock(backend, now, relay, queue)
-                app = create_app(backend, keys=keys, rate_limit_per_s=settings.rate_limit)
+                app = create_app(backend, api_keys=keys, rate_limit_per_s=settings.rate_limit)
                 parts.create_task(_http(app, listener, stop, lambda: _greet(listener, kept_in)))
             if settings.metrics_port is not None:
                 listener = stack.enter_context(_listener(settings, "metrics_port"))

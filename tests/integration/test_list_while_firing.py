@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from httpqueue.api.app import Backend, create_app
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.registry import Registry
 from httpqueue.storage.survey import Survey

@@ -25,7 +25,8 @@ from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from httpqueue import clock
-from httpqueue.api.app import Backend, create_app
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
 from httpqueue.api.schema import openapi
 from httpqueue.api.schema.field_checks import APPLICATION_PATTERN, is_id
 from httpqueue.storage import keys

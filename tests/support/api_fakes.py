@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from httpqueue import clock
-from httpqueue.api.app import Backend, create_app
-from httpqueue.api.handlers.probes import Readiness
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend, Readiness
 from httpqueue.storage.registry import Registry
 from httpqueue.storage.survey import Survey
 from httpqueue.storage.timers import Store

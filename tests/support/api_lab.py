@@ -7,7 +7,8 @@ from typing import Any, Final
 import httpx
 from redis.asyncio import Redis
 
-from httpqueue.api.app import Backend, create_app
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
 from httpqueue.storage.registry import Registry
 from httpqueue.storage.survey import Survey
 from httpqueue.storage.timers import Store

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from httpqueue.api.schema.answer_models import ArchivedTimer, StoredTimer, TimerView
-from httpqueue.api.schema.read_timer import read_timer
+from httpqueue.api.schema.read_timer import read_content
 from httpqueue.api.schema.request_models import TimerRequest
 from httpqueue.timers.commands import Created, NewTimer
 from httpqueue.timers.schedule import MAX_DUE_MS, After, At, Schedule, format_instant
@@ -113,9 +113,9 @@ async def test_when_it_is_due(members: dict[str, Any], schedule: Schedule) -> No
 def test_a_delay_may_lead_up_to_the_end_of_year_9999() -> None:
     """And not a millisecond beyond."""
     members = {"url": URL, "seconds": 1}
-    assert read_timer(members, now_ms=MAX_DUE_MS - 1_000).spec.schedule == After(1_000)
+    assert read_content(members, now_ms=MAX_DUE_MS - 1_000)[0].schedule == After(1_000)
     with pytest.raises(Exception, match="year 9999"):
-        read_timer(members, now_ms=MAX_DUE_MS - 999)
+        read_content(members, now_ms=MAX_DUE_MS - 999)
 
 
 async def test_made_up_ids_are_short_and_differ() -> None:

@@ -1,53 +1,48 @@
-"""Many timers: lists in pages, and failed timers replayed in bulk."""
+"""GET /timers and POST /timers/replay: timers in pages, and many failed timers sent again."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from httpqueue.api import responses
 from httpqueue.api.auth import application_of, sees_all
-from httpqueue.api.problems import FieldError, faulty_fields
-from httpqueue.api.schema.field_checks import check_host
-from httpqueue.api.schema.query import LISTED, check_query, decode_cursor, encode_cursor, read_list_query
-from httpqueue.api.schema.read_timer import read
+from httpqueue.api.schema.cursor import decode_cursor, encode_cursor
+from httpqueue.api.schema.json_body import read_optional
+from httpqueue.api.schema.query import LISTED, check_query, read_list_query
 from httpqueue.api.schema.render import timer_summary
 from httpqueue.api.schema.request_models import ReplayRequest
+from httpqueue.api.schema.validate import validate
 from httpqueue.storage.survey import Survey, Window
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Answer, Change, Listed, Place
 from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 20_000
-"""Timers that one request looks at; a list then ends early, with a cursor."""
+"""The most timers that one page reads to find those that match. It then ends early, with a cursor."""
 LOOK: Final = 1_000
+"""Timers that one call of the store reads."""
 FIRST_LOOK: Final = 100
+"""The first call reads fewer, because most lists need no more."""
 REPLAYED_AT_ONCE: Final = 500
+"""Timers that one call of the store replays."""
 
 Matches = Callable[[Timer], bool]
+"""Whether a timer has the labels and the host that a client asks for; the store knows neither."""
 
 
 class Lists:
-    """GET /timers and POST /timers/replay."""
+    """Finds timers by state, due time, label and host."""
 
     def __init__(self, *, store: Store, survey: Survey) -> None:
         self._store = store
         self._survey = survey
 
-    def routes(self) -> list[Route]:
-        """What is served here."""
-        return [
-            Route("/timers", self.get, methods=["GET"]),
-            Route("/timers/replay", self.replay, methods=["POST"]),
-        ]
-
     async def get(self, request: Request) -> Response:
-        """A page of timers, sorted by due."""
+        """GET /timers: a page of timers, sorted by due time."""
         query = read_list_query(request)
         window = Window(
             states=frozenset(query.status) or LISTED,
@@ -66,27 +61,26 @@ class Lists:
         )
 
     async def replay(self, request: Request) -> Response:
-        """Failed timers once more."""
+        """POST /timers/replay: schedules matching failed timers again, due now."""
         check_query(request.scope)
-        wish = read(ReplayRequest, await responses.read_optional(request))
-        host = None if wish.host is None else _host(wish.host)
+        wanted = validate(ReplayRequest, await read_optional(request.scope, request.receive))
         window = Window(
             states=frozenset({State.FAILED}),
-            application=application_of(request.scope, wish.application),
-            from_ms=wish.due_from or 0,
-            to_ms=wish.due_to,
+            application=application_of(request.scope, wanted.application),
+            from_ms=wanted.due_from or 0,
+            to_ms=wanted.due_to,
         )
-        matches = _matcher([wish.label] if wish.label else [], host)
+        matches = _matcher([wanted.label] if wanted.label else [], wanted.host)
         replayed, timers, place = 0, [], None
         async with responses.in_time():
-            async for page in self._pages(window, matches, wish.limit):
+            async for page in self._pages(window, matches, wanted.limit):
                 timers += page.timers
                 place = page.next
-        if not wish.dry_run:
+        if not wanted.dry_run:
             replayed = await self._replay(timers)
         return responses.json_response(
             {
-                "dry_run": wish.dry_run,
+                "dry_run": wanted.dry_run,
                 "matched": len(timers),
                 "replayed": replayed,
                 "ids": [timer.id for timer in timers],
@@ -95,7 +89,8 @@ class Lists:
         )
 
     async def _replay(self, timers: list[Timer]) -> int:
-        wishes = [
+        """How many were replayed; a timer that changed since it was read is not."""
+        changes = [
             Change(
                 timer.application,
                 timer.id,
@@ -107,12 +102,13 @@ class Lists:
             for timer in timers
         ]
         count = 0
-        for first in range(0, len(wishes), REPLAYED_AT_ONCE):
-            changed = await self._store.change(wishes[first : first + REPLAYED_AT_ONCE])
+        for first in range(0, len(changes), REPLAYED_AT_ONCE):
+            changed = await self._store.change(changes[first : first + REPLAYED_AT_ONCE])
             count += sum(each.answer is Answer.CHANGED for each in changed)
         return count
 
     async def _pages(self, window: Window, matches: Matches, limit: int) -> AsyncIterator[Listed]:
+        """Pages with at most limit timers together."""
         place: Place | None = None
         while limit:
             page = await self._page(window, matches, place, min(limit, LOOK))
@@ -123,10 +119,9 @@ class Lists:
                 return
 
     async def _page(self, window: Window, matches: Matches, place: Place | None, limit: int) -> Listed:
-        """At most limit timers; fewer, with a next place, when MAX_LOOK were looked at."""
+        """At most limit timers; there may be fewer and yet a next place, after MAX_LOOK timers were read."""
         found: list[Timer] = []
         for n in range(MAX_LOOK // LOOK):
-            # at first no more than may well be enough
             listed = await self._survey.list(window, place, look_at=LOOK if n else max(limit, FIRST_LOOK))
             for timer in filter(matches, listed.timers):
                 if len(found) == limit:
@@ -139,7 +134,7 @@ class Lists:
 
 
 def _application(request: Request, given: str | None) -> str | None:
-    """The one that is asked for; all of them when none is and the caller may see all."""
+    """The application to list; None for all, if none is given and the caller may see all."""
     return None if given is None and sees_all(request.scope) else application_of(request.scope, given)
 
 
@@ -157,14 +152,6 @@ def _matcher(labels: list[str], host: str | None) -> Matches:
 def _host_of(url: str) -> str:
     authority = urlsplit(url).netloc.lower()
     return authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
-
-
-def _host(text: str) -> str:
-    try:
-        return check_host(text)
-    except ValueError as error:
-        errors = [FieldError("host", str(error))]
-        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors) from None
 
 
 def _place(timer: Timer) -> Place:

@@ -1,213 +1,284 @@
-"""Every call of the API at a glance: what it takes, what it answers. openapi.py makes the document of it."""
+"""The table of all operations: the router, the checks of API keys and the OpenAPI document come from it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import BaseModel
+from httpqueue.api.schema import answer_models as answers
+from httpqueue.api.schema import request_models as requests
+from httpqueue.api.schema.operation import AnswerDoc, Operation
+from httpqueue.timers.access import Scope
 
-from httpqueue.api.schema.answer_models import (
-    ApplicationList,
-    ApplicationView,
-    ArchivedTimer,
-    AttemptsAnswer,
-    BatchAnswer,
-    ChangedTimer,
-    ClockView,
-    DestinationList,
-    DestinationView,
-    ExplainAnswer,
-    Health,
-    ReplayAnswer,
-    StoredTimer,
-    TimerList,
-    TimerView,
-)
-from httpqueue.api.schema.request_models import (
-    AdvanceRequest,
-    ApplicationRequest,
-    BatchRequest,
-    CallbackChange,
-    DestinationRequest,
-    ReplayRequest,
-    TimerContent,
-    TimerRequest,
-)
+_TIMER: Final = "/timers/{timer_id}"
+_APPLICATION: Final = "/applications/{application}"
+_DESTINATION: Final = "/destinations/{host}"
 
+_ID_TAKEN: Final = {409: "The id belongs to a timer with other content, or to one that is in flight."}
+_OTHER_STATE: Final = {409: "The timer is in another state; timer_status names it."}
+_NO_CLOCK: Final = {404: "There is no virtual clock."}
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer's meaning, its body (anyOf; none: text), and the names of its headers."""
-
-    description: str
-    models: tuple[type[BaseModel], ...] = ()
-    headers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One method of one path. Statuses that follow from its parts are not repeated here."""
-
-    method: str
-    path: str
-    name: str
-    """Its operationId."""
-    summary: str
-    answers: Mapping[int, Answer]
-    description: str = ""
-    takes: type[BaseModel] | None = None
-    takes_patch: bool = False
-    """The body is a merge patch (RFC 7396) of `takes`."""
-    body_optional: bool = False
-    lists: bool = False
-    """The query is a ListQuery."""
-    if_match: bool = False
-    problems: Mapping[int, str] = field(default_factory=dict)
-    """Statuses of its own, and what they mean here."""
-    is_open: bool = False
-    """No API key is asked for."""
-
-
-TAGS: Final = {
-    "timers": "Schedule webhooks and see what became of them.",
-    "applications": "Tenants: each has timers of its own.",
-    "destinations": "The hosts that timers call.",
-    "clock": "Of `httpqueue --virtual-clock` alone: time stands still until it is told to go on.",
-    "operations": "For those who run httpqueue.",
-}
-_ONE: Final = "/timers/{timer_id}"
-_TENANT: Final = "/applications/{application}"
-_HOST: Final = "/destinations/{host}"
-_TAKEN: Final = {409: "The id belongs to a timer with other content, or to one that is in flight."}
-_TOO_LATE: Final = {409: "The timer is in another state, which timer_status says."}
-_NO_CLOCK: Final = {404: "The clock is the machine's own."}
-_CHANGED: Final = {200: Answer("What the timer has become.", (ChangedTimer,), ("ETag",))}
+_CHANGED: Final = {200: AnswerDoc("The timer after the change.", (answers.ChangedTimer,), ("ETag",))}
 _STORED: Final = {
-    201: Answer("Stored; the webhook will be called.", (StoredTimer,), ("Location",)),
-    200: Answer("The id had a timer, which stays or was replaced.", (StoredTimer,)),
+    201: AnswerDoc("Stored; the webhook will be called.", (answers.StoredTimer,), ("Location",)),
+    200: AnswerDoc("The id already had a timer, which was kept or replaced.", (answers.StoredTimer,)),
 }
-_APPLICATION: Final = {200: Answer("As it is now.", (ApplicationView,))}
-_DESTINATION: Final = {200: Answer("As it is now.", (DestinationView,))}
-_CLOCK: Final = {200: Answer("Where it stands.", (ClockView,))}
-_HEALTHY: Final = {200: Answer("Yes.", (Health,))}
+_FOUND: Final = {
+    200: AnswerDoc(
+        "The timer, or what the archive remembers of it.",
+        (answers.TimerView, answers.ArchivedTimer),
+        ("ETag?",),
+    )
+}
+_ONE_APPLICATION: Final = {200: AnswerDoc("The application as it is now.", (answers.ApplicationView,))}
+_ONE_DESTINATION: Final = {200: AnswerDoc("The destination as it is now.", (answers.DestinationView,))}
+_CLOCK: Final = {200: AnswerDoc("The time of the virtual clock.", (answers.ClockView,))}
+_PROBE: Final = {200: AnswerDoc("Yes.", (answers.ProbeView,))}
+_PAGE: Final = {200: AnswerDoc("A page or file of the documentation.")}
 
-CALLS: Final = (
-    Call(
-        *("POST", "/timers", "createTimer", "Store a timer", _STORED),
-        "Sending the same id with the same content again is safe: it is stored once.",
-        takes=TimerRequest,
-        problems=_TAKEN,
+OPERATIONS: Final = (
+    Operation(
+        "POST",
+        "/timers",
+        "createTimer",
+        Scope.WRITE,
+        "Store a timer",
+        _STORED,
+        "You may send the same timer with the same id again: it is stored once.",
+        request=requests.TimerRequest,
+        problems=_ID_TAKEN,
     ),
-    Call(
-        *("GET", "/timers", "listTimers", "List timers"),
-        {200: Answer("A page.", (TimerList,))},
-        "In the order of their due times. Pages stay right while timers fire.",
-        lists=True,
+    Operation(
+        "GET",
+        "/timers",
+        "listTimers",
+        Scope.READ,
+        "List timers",
+        {200: AnswerDoc("A page of timers.", (answers.TimerList,))},
+        "Sorted by due time. You may page through the list while timers fire.",
+        has_list_query=True,
     ),
-    Call(
-        *("POST", "/timers/batch", "createTimers", "Store many timers in one commit"),
-        {200: Answer("What became of each, in their order.", (BatchAnswer,))},
-        "Each is stored or refused as if it had been posted alone. At most 8 MiB.",
-        takes=BatchRequest,
+    Operation(
+        "POST",
+        "/timers/batch",
+        "createTimers",
+        Scope.WRITE,
+        "Store many timers in one commit",
+        {200: AnswerDoc("One result for each timer, in the same order.", (answers.BatchAnswer,))},
+        "Each timer is stored or refused on its own, as by POST /timers. The body has at most 8 MiB.",
+        request=requests.BatchRequest,
     ),
-    Call(
-        *("POST", "/timers/replay", "replayTimers", "Send failed timers again"),
-        {200: Answer("Which they are.", (ReplayAnswer,))},
-        takes=ReplayRequest,
-        body_optional=True,
+    Operation(
+        "POST",
+        "/timers/replay",
+        "replayTimers",
+        Scope.WRITE,
+        "Send many failed timers again",
+        {200: AnswerDoc("Which timers are sent again.", (answers.ReplayAnswer,))},
+        request=requests.ReplayRequest,
+        is_body_optional=True,
     ),
-    Call(
-        *("GET", _ONE, "getTimer", "Look at a timer"),
-        {
-            200: Answer(
-                "The timer, or what the archive remembers of it.", (TimerView, ArchivedTimer), ("ETag?",)
-            )
-        },
+    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND),
+    Operation(
+        "PUT",
+        _TIMER,
+        "replaceTimer",
+        Scope.WRITE,
+        "Replace the content of a scheduled timer",
+        _CHANGED,
+        "Absent fields get the same defaults as in a new timer.",
+        request=requests.TimerContent,
+        has_if_match=True,
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("PUT", _ONE, "replaceTimer", "Give a scheduled timer other content", _CHANGED),
-        "What is absent is as in a new timer.",
-        takes=TimerContent,
-        if_match=True,
-        problems=_TOO_LATE,
+    Operation(
+        "PATCH",
+        _TIMER,
+        "changeTimer",
+        Scope.WRITE,
+        "Change some fields of a scheduled timer",
+        _CHANGED,
+        "The body is a merge patch (RFC 7396): null removes a field. Fields of the schedule in it replace "
+        "the whole old schedule; without any, the due time stays.",
+        request=requests.TimerContent,
+        is_patch=True,
+        has_if_match=True,
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("PATCH", _ONE, "changeTimer", "Change parts of a scheduled timer", _CHANGED),
-        "A merge patch (RFC 7396): null removes. The schedule's fields replace the old schedule together; "
-        "without any, it stays due when it was.",
-        takes=TimerContent,
-        takes_patch=True,
-        if_match=True,
-        problems=_TOO_LATE,
+    Operation(
+        "DELETE",
+        _TIMER,
+        "cancelTimer",
+        Scope.WRITE,
+        "Cancel a scheduled timer, or delete a failed one",
+        {200: AnswerDoc("The timer is cancelled or deleted.", (answers.ChangedTimer,))},
+        has_if_match=True,
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("DELETE", _ONE, "cancelTimer", "Cancel a timer before it is sent, or delete a failed one"),
-        {200: Answer("It is cancelled, or deleted.", (ChangedTimer,))},
-        if_match=True,
-        problems=_TOO_LATE,
+    Operation(
+        "GET",
+        f"{_TIMER}/attempts",
+        "listAttempts",
+        Scope.READ,
+        "List a timer's last attempts",
+        {200: AnswerDoc("The attempts, oldest first.", (answers.AttemptsAnswer,))},
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("GET", f"{_ONE}/attempts", "listAttempts", "Look at a timer's last attempts"),
-        {200: Answer("The oldest first.", (AttemptsAnswer,))},
-        problems=_TOO_LATE,
+    Operation(
+        "GET",
+        f"{_TIMER}/explain",
+        "explainTimer",
+        Scope.READ,
+        "Explain why a timer has not fired yet",
+        {200: AnswerDoc("The reason, as a code and as a sentence.", (answers.ExplainAnswer,))},
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("GET", f"{_ONE}/explain", "explainTimer", "Why has a timer not fired yet?"),
-        {200: Answer("A code and a sentence.", (ExplainAnswer,))},
-        problems=_TOO_LATE,
+    Operation(
+        "POST",
+        f"{_TIMER}/fire",
+        "fireTimer",
+        Scope.WRITE,
+        "Call a scheduled timer's webhook now",
+        _CHANGED,
+        has_if_match=True,
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("POST", f"{_ONE}/fire", "fireTimer", "Call a scheduled timer's webhook now", _CHANGED),
-        if_match=True,
-        problems=_TOO_LATE,
+    Operation(
+        "POST",
+        f"{_TIMER}/replay",
+        "replayTimer",
+        Scope.WRITE,
+        "Send a failed timer again",
+        _CHANGED,
+        has_if_match=True,
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("POST", f"{_ONE}/replay", "replayTimer", "Send a failed timer again", _CHANGED),
-        if_match=True,
-        problems=_TOO_LATE,
+    Operation(
+        "PUT",
+        f"{_TIMER}/callback",
+        "setCallback",
+        Scope.WRITE,
+        "Set a scheduled timer's callback",
+        _CHANGED,
+        request=requests.CallbackChange,
+        has_if_match=True,
+        problems=_OTHER_STATE,
     ),
-    Call(
-        *("PUT", f"{_ONE}/callback", "setCallback", "Set a scheduled timer's callback", _CHANGED),
-        takes=CallbackChange,
-        if_match=True,
-        problems=_TOO_LATE,
+    Operation(
+        "GET",
+        "/applications",
+        "listApplications",
+        Scope.READ,
+        "List applications",
+        {200: AnswerDoc("The applications that have timers or settings.", (answers.ApplicationList,))},
     ),
-    Call(
-        *("GET", "/applications", "listApplications", "List applications"),
-        {200: Answer("Those that have timers or are set up.", (ApplicationList,))},
+    Operation("GET", _APPLICATION, "getApplication", Scope.READ, "Get an application", _ONE_APPLICATION),
+    Operation(
+        "PUT",
+        _APPLICATION,
+        "setApplication",
+        Scope.ADMIN,
+        "Set an application's settings",
+        _ONE_APPLICATION,
+        "Absent fields get the server's defaults. Whether the application is paused does not change.",
+        request=requests.ApplicationRequest,
     ),
-    Call("GET", _TENANT, "getApplication", "Look at an application", _APPLICATION),
-    Call(
-        *("PUT", _TENANT, "setApplication", "Set an application up", _APPLICATION),
-        "What is absent is as the server is set; a pause stays as it is.",
-        takes=ApplicationRequest,
+    Operation(
+        "POST",
+        f"{_APPLICATION}/pause",
+        "pauseApplication",
+        Scope.ADMIN,
+        "Pause an application: hold its webhooks back",
+        _ONE_APPLICATION,
     ),
-    Call("POST", f"{_TENANT}/pause", "pauseApplication", "Hold an application's webhooks back", _APPLICATION),
-    Call("POST", f"{_TENANT}/resume", "resumeApplication", "Let an application's webhooks go", _APPLICATION),
-    Call(
-        *("GET", "/destinations", "listDestinations", "List destinations"),
-        {200: Answer("Those that were called or are set up.", (DestinationList,))},
+    Operation(
+        "POST",
+        f"{_APPLICATION}/resume",
+        "resumeApplication",
+        Scope.ADMIN,
+        "Resume an application",
+        _ONE_APPLICATION,
+        "Timers that became due during the pause are called at once.",
     ),
-    Call("GET", _HOST, "getDestination", "Look at a destination", _DESTINATION),
-    Call(
-        *("PUT", _HOST, "setDestination", "Set a destination's limits", _DESTINATION),
-        "What is absent is without limit.",
-        takes=DestinationRequest,
+    Operation(
+        "GET",
+        "/destinations",
+        "listDestinations",
+        Scope.READ,
+        "List destinations",
+        {200: AnswerDoc("The hosts that were called or have limits.", (answers.DestinationList,))},
+        all_applications=True,
     ),
-    Call("DELETE", _HOST, "resetDestination", "Drop a destination's limits", _DESTINATION),
-    Call("GET", "/clock", "readClock", "Read the virtual clock", _CLOCK, problems=_NO_CLOCK),
-    Call(
-        *("POST", "/clock/advance", "advanceClock", "Let virtual time pass", _CLOCK),
-        "Fires all that is due on the way, and answers when that is done.",
-        takes=AdvanceRequest,
+    Operation(
+        "GET",
+        _DESTINATION,
+        "getDestination",
+        Scope.READ,
+        "Get a destination",
+        _ONE_DESTINATION,
+        all_applications=True,
+    ),
+    Operation(
+        "PUT",
+        _DESTINATION,
+        "setDestination",
+        Scope.ADMIN,
+        "Set a destination's limits",
+        _ONE_DESTINATION,
+        "An absent limit means no limit.",
+        request=requests.DestinationRequest,
+        all_applications=True,
+    ),
+    Operation(
+        "DELETE",
+        _DESTINATION,
+        "resetDestination",
+        Scope.ADMIN,
+        "Remove a destination's limits",
+        _ONE_DESTINATION,
+        all_applications=True,
+    ),
+    Operation(
+        "GET",
+        "/clock",
+        "readClock",
+        Scope.READ,
+        "Read the virtual clock",
+        _CLOCK,
         problems=_NO_CLOCK,
+        all_applications=True,
     ),
-    Call("GET", "/healthz", "isAlive", "Is the process alive?", _HEALTHY, is_open=True),
-    Call(
-        *("GET", "/readyz", "isReady", "Can it work? (Redis answers)", _HEALTHY),
-        is_open=True,
-        problems={503: "No: detail says why."},
+    Operation(
+        "POST",
+        "/clock/advance",
+        "advanceClock",
+        Scope.ADMIN,
+        "Advance the virtual clock",
+        _CLOCK,
+        "Fires every timer that becomes due on the way, and answers when all of that is done.",
+        request=requests.AdvanceRequest,
+        problems=_NO_CLOCK,
+        all_applications=True,
     ),
-    Call("GET", "/metrics", "readMetrics", "Figures for Prometheus", {200: Answer("Prometheus text.")}),
+    Operation("GET", "/healthz", "isAlive", None, "Is the process alive?", _PROBE),
+    Operation(
+        "GET",
+        "/readyz",
+        "isReady",
+        None,
+        "Can the process work? (Redis answers)",
+        _PROBE,
+        problems={503: "No; detail says why."},
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        "readMetrics",
+        Scope.READ,
+        "Metrics for Prometheus",
+        {200: AnswerDoc("Metrics in Prometheus's text format.")},
+        all_applications=True,
+    ),
+    Operation("GET", "/", "showRoot", None, "Go to /docs", _PAGE, is_documented=False),
+    Operation("GET", "/docs", "showDocs", None, "Swagger UI", _PAGE, is_documented=False),
+    Operation("GET", "/docs/{name}", "getDocsFile", None, "A file of Swagger UI", _PAGE, is_documented=False),
+    Operation("GET", "/openapi.json", "getOpenApi", None, "The OpenAPI document", _PAGE, is_documented=False),
 )
-"""In the order of the document."""
+"""In the order of the OpenAPI document."""

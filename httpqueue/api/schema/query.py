@@ -1,7 +1,5 @@
-"""A request's query and headers -> values; faults are reported like those of a body."""
+"""A request's query -> values. Faults are reported in the same way as those of a body."""
 
-import base64
-import binascii
 import re
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -11,22 +9,20 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Scope as Connection
 
-from httpqueue.api.auth import application_of
-from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+from httpqueue.api.problems import FieldError, faulty_field, faulty_fields
 from httpqueue.api.schema import field_checks
-from httpqueue.api.schema.read_timer import read
-from httpqueue.api.schema.request_models import EXAMPLE_INSTANT, ApplicationName, Instant
-from httpqueue.timers.commands import Place
+from httpqueue.api.schema.field_types import EXAMPLE_INSTANT, ApplicationName, Instant
+from httpqueue.api.schema.validate import validate
 from httpqueue.timers.timer import State
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
 LISTED: Final = frozenset(State) - {State.ARCHIVED}
+"""The states of timers in lists: an archived timer has no record, so that it cannot be listed."""
 
 _REPEATED: Final = ("status", "label")
 _TWICE: Final = "is given more than once: send it once"
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
-_ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')  # RFC 9110 section 8.8.3
 
 
 def _state(name: str) -> State:
@@ -36,11 +32,11 @@ def _state(name: str) -> State:
     raise ValueError(f"must be one of {', '.join(sorted(LISTED))}")
 
 
-def _instant(text: Any) -> Any:
-    """In a query all is text: epoch seconds, too."""
+def _instant(text: str) -> float | str:
+    """Epoch seconds become a number; anything else stays text."""
     if _NUMBER.fullmatch(text):
         return float(text)
-    return text.replace(" ", "+")  # a plus sign that was not escaped
+    return text.replace(" ", "+")  # "+" that is not escaped in a query means a space
 
 
 ListedState = Annotated[
@@ -59,22 +55,26 @@ class ListQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     application: ApplicationName = Field(
-        None, description="Whose timers; without it, those of the API key, or of all applications."
+        None, description="Timers of this application. Absent: the API key's own, or all applications."
     )
-    status: list[ListedState] = Field([], description="In one of these states; may be repeated.")
+    status: list[ListedState] = Field(
+        [], description="Timers in this state. Repeat it to list several states."
+    )
     label: list[Label] = Field(
-        [], description="With this label, name:value; may be repeated: with all of them."
+        [], description="Timers with this label, as name:value. Repeat it to require several labels."
     )
-    due_from: Instant = Field(None, description="Due at this instant or later.", examples=[EXAMPLE_INSTANT])
-    due_to: Instant = Field(None, description="Due at this instant or earlier.")
+    due_from: Instant = Field(
+        None, description="Timers due at this instant or later.", examples=[EXAMPLE_INSTANT]
+    )
+    due_to: Instant = Field(None, description="Timers due at this instant or earlier.")
     host: Annotated[str, AfterValidator(field_checks.check_host)] | None = Field(
-        None, description="The host of their url.", examples=["example.com"]
+        None, description="Timers whose url has this host.", examples=["example.com"]
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
-        DEFAULT_LIMIT, description="How many timers a page has at most."
+        DEFAULT_LIMIT, description="The most timers of a page."
     )
     cursor: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="The next_cursor of the page before; the other parameters stay the same."
+        None, description="The next_cursor of the previous page. Keep the other parameters the same."
     )
 
 
@@ -90,11 +90,11 @@ def read_list_query(request: Request) -> ListQuery:
             errors.append(FieldError(name, _TWICE))
         else:
             members[name] = _instant(text) if name.startswith("due_") else text
-    return read(ListQuery, members, errors)
+    return validate(ListQuery, members, errors)
 
 
 def check_query(connection: Connection, *known: str) -> None:
-    """Nothing in the query but these, once: what is misspelled must not be passed over; ProblemError 422."""
+    """Raise ProblemError (422) for a parameter that is unknown (it may be misspelled) or repeated."""
     if not connection["query_string"]:
         return
     names = [name for name, _ in QueryParams(connection["query_string"]).multi_items()]
@@ -106,46 +106,13 @@ def check_query(connection: Connection, *known: str) -> None:
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
 
 
-def application_in_query(request: Request) -> str:
-    """The application that ?application= names, or the API key's own; raises ProblemError (403, 422)."""
+def application_parameter(request: Request) -> str | None:
+    """The value of ?application=, the only parameter that may be there; raises ProblemError (422)."""
     check_query(request.scope, "application")
     given = request.query_params.get("application")
     if given is not None:
         try:
             field_checks.check_application(given)
         except ValueError as error:
-            errors = [FieldError("application", str(error))]
-            raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors) from None
-    return application_of(request.scope, given)
-
-
-def if_match(request: Request) -> frozenset[str] | None:
-    """The versions that If-Match wants (RFC 9110 section 13.1.1); None: any. Raises ProblemError (400)."""
-    header = ",".join(request.headers.getlist("if-match"))
-    if "if-match" not in request.headers or header.strip() == "*":
-        return None
-    tags = [_ENTITY_TAG.fullmatch(part.strip()) for part in header.split(",")]
-    if not all(tags):
-        detail = 'If-Match must be *, or entity tags such as "0.0.s", as ETag gave them'
-        raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
-    return frozenset(tag[2] for tag in tags if tag and tag[2] and not tag[1])  # a weak tag never matches
-
-
-def encode_cursor(place: Place) -> str:
-    """An opaque text for next_cursor."""
-    return base64.urlsafe_b64encode(f"{place.due_ms}:{place.member}".encode()).decode().rstrip("=")
-
-
-def decode_cursor(text: str | None) -> Place | None:
-    """The inverse of encode_cursor; raises ProblemError (422)."""
-    if text is None:
-        return None
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-        due_ms, colon, member = raw.partition(":")
-        if colon and member.count(":") == 1 and len(due_ms) < 18:  # noqa: PLR2004 - an int that Redis takes
-            return Place(int(due_ms), member)
-    except (ValueError, binascii.Error):
-        pass
-    errors = [FieldError("cursor", "must be a next_cursor as it was given")]
-    raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
+            raise faulty_field("application", str(error)) from None
+    return given

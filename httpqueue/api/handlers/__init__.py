@@ -1,1 +1,1 @@
-"""The handlers: each module serves some paths of the API."""
+"""What the API does: each module handles the requests to some paths. No handler imports another one."""

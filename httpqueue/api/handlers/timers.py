@@ -155,10 +155,10 @@ class Timers:
                     raise state_conflict(timer.state)
                 if wanted is not None and timer.version not in wanted:
                     raise precondition_failed()
-                wish = replace(change(timer), version=timer.version)
-                [changed] = await self._store.change([wish])
+                wanted_change = replace(change(timer), version=timer.version)
+                [changed] = await self._store.change([wanted_change])
                 if changed.answer is not Answer.OTHER_VERSION:
-                    return await self._answer(wish, changed)
+                    return await self._answer(wanted_change, changed)
 
     async def _answer_change(self, request: Request, change: Change) -> Response:
         wanted = if_match(request)

@@ -1,1 +1,1 @@
-"""The API in words: what requests and answers look like, and how they are read and written."""
+"""What the API's requests and answers look like: operations, models, checks, and their OpenAPI document."""

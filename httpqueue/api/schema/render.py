@@ -1,4 +1,4 @@
-"""Timers, applications and destinations -> the members of their answers, whose models are in views.py."""
+"""Timers, applications and destinations -> the members of their answers, as in answer_models.py."""
 
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +21,7 @@ from httpqueue.timers.timer import Attempt, State, Timer
 
 
 def content_of(spec: Spec) -> dict[str, Any]:
-    """A spec in the words of a request, all but its schedule; defaults are None or empty."""
+    """A spec -> the members of a TimerContent, without the schedule; defaults are None or empty."""
     callback = spec.callback
     past_due = spec.past_due
     return {
@@ -42,7 +42,7 @@ def content_of(spec: Spec) -> dict[str, Any]:
 
 
 def schedule_of(spec: Spec) -> dict[str, Any]:
-    """A spec's schedule in the words of a request."""
+    """A spec -> the members of a TimerContent that say its schedule."""
     match spec.schedule:
         case After(delay_ms):
             return {"seconds": delay_ms / MS_PER_S}
@@ -99,13 +99,13 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def application_view(tenant: Tenant) -> dict[str, Any]:
-    """The members of an ApplicationView; secrets are only counted."""
-    policy: Application = tenant.policy
+def application_view(application: Tenant) -> dict[str, Any]:
+    """The members of an ApplicationView; secrets are only counted, never shown."""
+    policy: Application = application.policy
     return {
-        "application": tenant.name,
+        "application": application.name,
         "paused": policy.paused,
-        "counts": {state.value: count for state, count in tenant.counts.items()},
+        "counts": {state.value: count for state, count in application.counts.items()},
         "retention": _retention(policy.retention),
         "secrets": len(policy.secrets),
     }

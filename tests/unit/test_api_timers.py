@@ -287,3 +287,11 @@ async def test_a_timer_can_be_asked_for_with_head() -> None:
     await post(store, {**VALID, "id": "a"})
     assert (await api(store).head("/timers/a")).status_code == 200
     assert (await api(store).head("/timers/b")).status_code == 404
+
+
+@pytest.mark.parametrize("timer_id", ["batch", "replay"])
+async def test_an_id_may_be_the_name_of_an_operation(timer_id: str) -> None:
+    """POST /timers/batch is an operation, GET /timers/batch shows the timer of that id."""
+    store = FakeStore()
+    await post(store, {**VALID, "id": timer_id})
+    assert (await api(store).get(f"/timers/{timer_id}")).json()["id"] == timer_id

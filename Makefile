@@ -59,7 +59,7 @@ docker-run: ## build the image and start redis, api, relay and worker
 
 .PHONY: openapi
 openapi: $(VENV)/.installed ## rewrite docs/swagger.json from the API's models
-	$(VENV)/bin/python -m httpqueue.api.openapi > docs/swagger.json.new
+	$(VENV)/bin/python -m httpqueue.api.schema.openapi > docs/swagger.json.new
 	mv docs/swagger.json.new docs/swagger.json
 
 .PHONY: lock

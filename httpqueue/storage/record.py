@@ -4,6 +4,7 @@ from typing import Final, TypeVar
 
 import msgpack
 import msgspec
+import structlog
 from msgspec.structs import replace
 
 from httpqueue.errors import InvalidTimerError
@@ -16,6 +17,8 @@ from httpqueue.timers.timer import Attempt, State, Timer
 STATE_OF_LETTER: Final = {state.letter.encode(): state for state in State if state is not State.ARCHIVED}
 
 PolicyT = TypeVar("PolicyT", ApplicationPolicy, DestinationPolicy)
+
+log = structlog.get_logger()
 
 _JSON: Final = msgspec.json.Encoder()
 _SPEC: Final = msgspec.json.Decoder(Spec)
@@ -98,5 +101,11 @@ def encode_policy(policy: ApplicationPolicy | DestinationPolicy) -> bytes:
 
 
 def decode_policy(kind: type[PolicyT], raw: bytes | None) -> PolicyT:
-    """The inverse of encode_policy, which also made `raw`; None and empty bytes say nothing."""
-    return msgspec.json.decode(raw, type=kind) if raw else kind()
+    """The inverse of encode_policy. None and empty bytes say nothing, and so does what nobody can read."""
+    if not raw:
+        return kind()
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError:
+        log.error("policy.unreadable", kind=kind.__name__)
+        return kind()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from httpqueue.api.rules import check_host, check_url
+from httpqueue.api.schema.field_checks import check_host, check_url
 from httpqueue.relay.relay import GRACE_MS, Relay
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from httpqueue.api.app import Backend, create_app
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store

@@ -25,9 +25,10 @@ from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from httpqueue import clock
-from httpqueue.api import openapi
-from httpqueue.api.app import Backend, create_app
-from httpqueue.api.rules import APPLICATION_PATTERN, is_id
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
+from httpqueue.api.schema import openapi
+from httpqueue.api.schema.field_checks import APPLICATION_PATTERN, is_id
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.storage import Storage
 from httpqueue.timers.names import DEFAULT_APPLICATION

@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from httpqueue import clock
-from httpqueue.api.app import Backend, create_app
-from httpqueue.api.operations import Readiness
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend, Readiness
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.record import encode_spec

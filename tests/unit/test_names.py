@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyreqwest.http import Url
 
-from httpqueue.api.rules import check_host
+from httpqueue.api.schema.field_checks import check_host
 from httpqueue.timers.names import TimerName, host_of, normal_host
 
 SPELLINGS = [

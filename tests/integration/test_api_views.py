@@ -94,7 +94,7 @@ async def test_explain_a_timer_in_a_line(lab: Lab) -> None:
     [refused] = await lab.store.begin([WakeUp(TimerName("default", "d"), 0)], lease_ms=LEASE_MS)
     assert isinstance(refused, Refused)
     code, reason = await explain(lab, "d")
-    assert (code, "takes 1 calls at once" in reason) == (Code.WAITING, True)
+    assert (code, "a concurrency limit of 1" in reason) == (Code.WAITING, True)
 
 
 @pytest.mark.parametrize("below", ["", "/attempts", "/explain"])

@@ -31,7 +31,7 @@ def test_not_due() -> None:
     """Says when it will be, and how long that is."""
     explanation = why(timer={"due_ms": T0_MS + 90_000})
     assert explanation.code is Code.NOT_DUE
-    assert explanation.reason == "it is not due before 2027-01-15T08:01:30.000Z, in 90 s"
+    assert explanation.reason == "it is due at 2027-01-15T08:01:30.000Z, in 90 s"
     assert explanation.details == {"due": "2027-01-15T08:01:30.000Z"}
 
 
@@ -39,7 +39,9 @@ def test_in_backoff() -> None:
     """Says after which attempt and what it gave."""
     explanation = why(timer={"due_ms": T0_MS + 1_000, "attempts": 1, "log": (FAILED,)})
     assert explanation.code is Code.BACKOFF
-    assert explanation.reason == "in backoff after attempt 1 (HTTP 503) until 2027-01-15T08:00:01.000Z"
+    assert (
+        explanation.reason == "attempt 1 failed (HTTP 503); the next one is due at 2027-01-15T08:00:01.000Z"
+    )
 
 
 def test_between_two_runs_it_is_not_in_backoff() -> None:
@@ -54,18 +56,18 @@ def test_between_two_runs_it_is_not_in_backoff() -> None:
         ({"destination": DestinationPolicy(paused=True)}, Code.PAUSED, "destination h is paused"),
         ({"silence_ms": None}, Code.NO_WORKER, "no worker was ever seen"),
         ({"silence_ms": 90_000}, Code.NO_WORKER, "no worker was seen for 90 s"),
-        ({"blocked_by": "b"}, Code.BLOCKED, "blocked by timer b, which comes before it under ordering key k"),
+        ({"blocked_by": "b"}, Code.BLOCKED, "blocked by timer b, which comes first under ordering key k"),
         (
             {"reserved_start_ms": T0_MS + 2_000, "destination": DestinationPolicy(rate=0.5)},
             Code.WAITING,
-            "the line of h, which takes 0.5 calls a second, until 2027-01-15T08:00:02.000Z",
+            "until 2027-01-15T08:00:02.000Z: destination h has a limit of 0.5 calls per second",
         ),
         (
             {"is_in_line": True, "destination": DestinationPolicy(concurrency=3)},
             Code.WAITING,
-            "which takes 3 calls at once",
+            "destination h has a concurrency limit of 3",
         ),
-        ({"is_in_line": True}, Code.WAITING, "which has its share of the workers"),
+        ({"is_in_line": True}, Code.WAITING, "destination h is slow and uses its share of the workers"),
         ({}, Code.STARTING, "about to start"),
         ({"reserved_start_ms": T0_MS}, Code.STARTING, "about to start"),
     ],
@@ -126,9 +128,9 @@ def test_a_worker_may_be_silent_for_a_while() -> None:
             {"state": State.RUNNING, "attempts": 2},
             {"lease_end_ms": T0_MS},
             Code.RUNNING,
-            "attempt 2 lost its worker and is about to be made again",
+            "attempt 2 lost its worker and will be repeated",
         ),
-        ({"state": State.DONE}, {}, Code.DONE, "it has fired and was delivered"),
+        ({"state": State.DONE}, {}, Code.DONE, "its webhook was delivered"),
         ({"state": State.CANCELLED}, {}, Code.CANCELLED, "it was cancelled before it was sent"),
         ({"state": State.FAILED, "log": (FAILED,)}, {}, Code.FAILED, "it has failed: HTTP 503"),
         ({"state": State.FAILED}, {}, Code.FAILED, "it has failed: None"),

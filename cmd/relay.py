@@ -4,5 +4,4 @@ import sys
 
 from httpqueue.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main(["relay", *sys.argv[1:]]))
+sys.exit(main(["relay", *sys.argv[1:]]))

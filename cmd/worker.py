@@ -1,8 +1,7 @@
-"""Start the worker: the same as `httpqueue worker`."""
+"""Start a worker: the same as `httpqueue worker`."""
 
 import sys
 
 from httpqueue.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main(["worker", *sys.argv[1:]]))
+sys.exit(main(["worker", *sys.argv[1:]]))

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from httpqueue import __version__
-from httpqueue.api.rules import check_application
+from httpqueue.api.schema.field_checks import check_application
 from httpqueue.errors import SettingsError, StartError, UnavailableError
-from httpqueue.run.run import run
+from httpqueue.run import run
 from httpqueue.runtime import logs
 from httpqueue.settings import Mode, Settings, load
 from httpqueue.storage.api_keys import ApiKeys

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Secre
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from httpqueue.errors import SettingsError
+from httpqueue.runtime.logs import LogFormat
 from httpqueue.storage.connection import check_url
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
@@ -28,14 +29,6 @@ class Mode(StrEnum):
     API = "api"
     RELAY = "relay"
     WORKER = "worker"
-
-
-class LogFormat(StrEnum):
-    """AUTO is human-readable on a terminal and JSON elsewhere."""
-
-    AUTO = "auto"
-    JSON = "json"
-    TEXT = "text"
 
 
 def parse_duration_ms(value: str | int) -> int:

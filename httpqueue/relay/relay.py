@@ -52,16 +52,28 @@ class Relay:
         self._epoch = ""
         self._promoted = Position()
         self._healed = Position()
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Drain and sweep until cancelled; servers that go away are waited for."""
+        """Drain and sweep until stop(). When Redis goes away, wait for it."""
+        if self._stopping.is_set():
+            return
         try:
-            async with asyncio.TaskGroup() as passes:
-                passes.create_task(_for_ever(self.drain, "relay.drain"))
-                passes.create_task(_for_ever(self.sweep, "relay.sweep", pause_s=SWEEP_S))
+            async with asyncio.TaskGroup() as tasks:
+                passes = [
+                    tasks.create_task(_for_ever(self.drain, "relay.drain")),
+                    tasks.create_task(_for_ever(self.sweep, "relay.sweep", pause_s=SWEEP_S)),
+                ]
+                await self._stopping.wait()
+                for one in passes:
+                    one.cancel()
         finally:
             with suppress(UnavailableError):
                 await self._outbox.leave(self._consumer)
+
+    async def stop(self) -> None:
+        """End run(). It cancels the pass in flight; the next relay does what that pass did not finish."""
+        self._stopping.set()
 
     async def drain(self, *, block_ms: int = BLOCK_MS) -> int:
         """Act on new outbox entries; returns how many. What fails is done again by the next call."""

@@ -2,16 +2,23 @@
 
 import logging
 import sys
+from enum import StrEnum
 
 import structlog
-
-from httpqueue.settings import LogFormat
 
 _FOREIGN_LEVELS = {"arq": logging.WARNING, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
 
 
+class LogFormat(StrEnum):
+    """AUTO writes text on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
+
+
 def configure(log_format: LogFormat, level: str) -> None:
-    """Set up structlog and the standard library's logging, which libraries use, to write one format."""
+    """Make our logs (structlog) and those of libraries (logging) look the same."""
     people = log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,

@@ -210,7 +210,7 @@ async def test_destinations(lab: Lab) -> None:
     listed = (await lab.client.get("/destinations")).json()["destinations"]
     assert [host["host"] for host in listed] == ["example.com", "receiver"]
     assert listed[0] == shown
-    health = {"failures": 1, "last_call": format_instant(T0_MS), "last_result": "404"}
+    health = {"failures": 1, "last_call": format_instant(T0_MS), "last_result": "HTTP 404"}
     assert listed[1] == {"host": "receiver", **free, **idle, "health": health}
     assert (await lab.client.put("/destinations/example.com", json={"rate": 1})).json() == {
         **shown,

@@ -15,7 +15,7 @@ from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, OutboxEntry
-from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, wake_up
+from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, outbox_of, wake_up
 from tests.support.keys import QUEUE, STORE
 
 HORIZON_MS = 600_000
@@ -40,7 +40,9 @@ async def dead_queue() -> AsyncIterator[Queue]:
 
 def make_relay(store: Store, queue: Queue, *, batch_size: int = 500) -> Relay:
     """With the default horizon of ten minutes."""
-    return Relay(store=store, queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size)
+    return Relay(
+        store=store, outbox=outbox_of(store), queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size
+    )
 
 
 async def queued(queue: Queue) -> dict[str, int]:
@@ -86,9 +88,7 @@ async def test_an_unreadable_outbox_entry_is_set_aside(
     await frozen_store.create([new_timer("b")])
     with capture_logs() as logs:
         assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 3
-    assert logs == [
-        {"event": "relay.unreadable", "log_level": "error", "count": 1, "kept_in": STORE.outbox_dead}
-    ]
+    assert logs == [{"event": "relay.unreadable", "log_level": "error", "count": 1}]
     assert sorted(await queued(far_queue)) == ["a", "b"]
     assert (await redis.xlen(STORE.outbox), await redis.xlen(STORE.outbox_dead)) == (0, 1)
 
@@ -259,24 +259,58 @@ async def until_blocked(redis: Redis) -> None:
             pass
 
 
-async def test_run_relays_until_cancelled(redis: Redis, store: Store, queue: Queue) -> None:
-    """It leaves no consumer behind."""
-    running = asyncio.create_task(make_relay(store, queue).run())
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+async def test_run_relays_until_its_end(redis: Redis, store: Store, queue: Queue, end: str) -> None:
+    """It is stopped or cancelled, and leaves no consumer behind."""
+    rel = make_relay(store, queue)
+    running = asyncio.create_task(rel.run())
     await until_blocked(redis)
     await store.create([new_timer("a")])
     async with asyncio.timeout(30):
         while not await queued(queue):
             pass
     await until_blocked(redis)
-    running.cancel()
-    await asyncio.wait([running])
-    assert running.cancelled()
+    if end == "stop":
+        await rel.stop()
+        await rel.stop()
+        async with asyncio.timeout(30):
+            await running
+    else:
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
     assert await redis.xinfo_consumers(STORE.outbox, keys.OUTBOX_GROUP) == []
+
+
+async def test_a_relay_that_is_stopped_before_it_runs(redis: Redis, store: Store, queue: Queue) -> None:
+    """It does nothing and returns."""
+    rel = make_relay(store, queue)
+    await rel.stop()
+    async with asyncio.timeout(30):
+        await rel.run()
+    assert await redis.keys("*") == []
+
+
+async def test_a_bug_in_a_pass_ends_the_relay(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run() raises it; only an outage is waited for."""
+    rel = make_relay(store, queue)
+
+    async def sweep() -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(rel, "sweep", sweep)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(30):
+            await rel.run()
+    assert caught.group_contains(KeyError, match="bug")
 
 
 async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is logged once when it begins and once when it is over."""
-    read_outbox, over = store.read_outbox, asyncio.Event()
+    rel, over = make_relay(store, queue), asyncio.Event()
+    read_outbox = rel._outbox.read
     failures = [UnavailableError("gone"), UnavailableError("gone")]
     relayed = False
 
@@ -290,9 +324,9 @@ async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: p
         return await read_outbox(consumer, limit=limit, block_ms=block_ms)
 
     await store.create([new_timer("a")])
-    monkeypatch.setattr(store, "read_outbox", read)
+    monkeypatch.setattr(rel._outbox, "read", read)
     with capture_logs() as logs:
-        running = asyncio.create_task(make_relay(store, queue).run())
+        running = asyncio.create_task(rel.run())
         async with asyncio.timeout(30):
             await over.wait()
         running.cancel()

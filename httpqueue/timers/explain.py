@@ -13,7 +13,7 @@ WORKER_SILENCE_MS: Final = 15_000
 
 
 class Code(StrEnum):
-    """The reason, for programs."""
+    """The reasons, for programs."""
 
     NOT_DUE = "not_due"
     BACKOFF = "backoff"

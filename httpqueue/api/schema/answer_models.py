@@ -143,9 +143,7 @@ class ExplainAnswer(BaseModel):
     """Why a timer has not fired yet."""
 
     code: Code = Field(description="The reason, for programs.")
-    reason: str = Field(
-        description="The reason in one sentence, for people.", examples=["it is due at …"]
-    )
+    reason: str = Field(description="The reason in one sentence, for people.", examples=["it is due at …"])
     details: dict[str, Any] = Field(description="The names and numbers of the sentence.")
 
 

@@ -68,12 +68,16 @@ class Relay:
                 for one in passes:
                     one.cancel()
         finally:
-            with suppress(UnavailableError):
-                await self._outbox.leave(self._consumer)
+            # In a task of its own: before Python 3.11.3, asyncio.timeout fails in a task that was cancelled.
+            await asyncio.create_task(self._leave())
 
     async def stop(self) -> None:
         """End run(). It cancels the pass in flight; the next relay does what that pass did not finish."""
         self._stopping.set()
+
+    async def _leave(self) -> None:
+        with suppress(UnavailableError):
+            await self._outbox.leave(self._consumer)
 
     async def drain(self, *, block_ms: int = BLOCK_MS) -> int:
         """Act on new outbox entries; returns how many. What fails is done again by the next call."""

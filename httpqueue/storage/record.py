@@ -1,4 +1,4 @@
-"""The stored forms: a timer's record, its spec and attempts, and the policies of applications and destinations."""
+"""The stored forms: of a timer its record, spec and attempts; of applications and destinations their policies."""
 
 from typing import Final, TypeVar
 
@@ -107,5 +107,5 @@ def decode_policy(kind: type[PolicyT], raw: bytes | None) -> PolicyT:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError:
-        log.error("policy.unreadable", kind=kind.__name__)
+        log.warning("policy.unreadable", kind=kind.__name__)
         return kind()

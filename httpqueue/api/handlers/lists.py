@@ -119,7 +119,7 @@ class Lists:
     async def _page(
         self, window: Window, matches: Matches, position: Position | None, limit: int
     ) -> TimerPage:
-        """At most limit timers; there may be fewer and yet a next position, after MAX_LOOK timers were read."""
+        """At most limit timers; fewer, and yet a next position, when MAX_LOOK timers were read."""
         found: list[Timer] = []
         for n in range(MAX_LOOK // LOOK):
             listed = await self._lookup.list(window, position, look_at=LOOK if n else max(limit, FIRST_LOOK))

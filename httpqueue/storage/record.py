@@ -1,4 +1,4 @@
-"""The stored forms: of a timer its record, spec and attempts; of applications and destinations their policies."""
+"""The stored forms: a timer's record, its spec and its attempts; the policies of operators."""
 
 from typing import Final, TypeVar
 

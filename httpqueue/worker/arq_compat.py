@@ -1,7 +1,7 @@
 """A stock arq worker can drain the queue: `arq httpqueue.worker.arq_compat.WorkerSettings`.
 
-It runs one wake-up at a time, so it is slow. The queue is in arq's format: whoever has arq's workers, tools and
-monitoring can use them.
+It runs one wake-up at a time, so it is slow. The queue is in arq's format: whoever has arq's workers,
+tools and monitoring can use them.
 """
 
 import sys

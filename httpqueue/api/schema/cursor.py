@@ -4,17 +4,19 @@ import base64
 import binascii
 from typing import Final
 
+import orjson
+
 from httpqueue.api.problems import faulty_field
 from httpqueue.timers.commands import Position
 from httpqueue.timers.names import TimerName
 
-_MAX_DIGITS: Final = 17
-"""Such a number fits into 64 bits, which is what Redis takes."""
+MAX_DUE_MS: Final = 2**53
+"""Redis scores are doubles: greater numbers are not exact there, and were not written by us."""
 
 
 def encode_cursor(position: Position) -> str:
     """A position -> the text of next_cursor."""
-    return base64.urlsafe_b64encode(f"{position.due_ms}:{position.name}".encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(orjson.dumps([position.due_ms, *position.name])).decode().rstrip("=")
 
 
 def decode_cursor(text: str | None) -> Position | None:
@@ -22,10 +24,9 @@ def decode_cursor(text: str | None) -> Position | None:
     if text is None:
         return None
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-        due_ms, application, timer_id = raw.split(":")
-        if len(due_ms) <= _MAX_DIGITS:
-            return Position(int(due_ms), TimerName(application, timer_id))
+        match orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)):
+            case [int(due_ms), str(application), str(timer_id)] if abs(due_ms) <= MAX_DUE_MS:
+                return Position(due_ms, TimerName(application, timer_id))
     except (ValueError, binascii.Error):
         pass
     raise faulty_field("cursor", "must be a next_cursor as it was given")

@@ -22,7 +22,8 @@ MAX_HEADERS: Final = 100
 APPLICATION_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,64}$"
 ORDERING_KEY_PATTERN: Final = r"^[!-~]{1,128}$"
 MAX_LABELS: Final = 20
-MAX_LABEL_NAME: Final = 64
+MAX_LABEL_FILTER: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}:")
+_LABEL_NAME: Final = 64
 MAX_LABEL_VALUE: Final = 256
 LABEL_FILTER_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}:"
 
@@ -30,6 +31,7 @@ _ID: Final = re.compile(ID_PATTERN)
 _KNOWN_ID: Final = re.compile(KNOWN_ID_PATTERN)
 _APPLICATION: Final = re.compile(APPLICATION_PATTERN)
 _ORDERING_KEY: Final = re.compile(ORDERING_KEY_PATTERN)
+_LABEL_FILTER: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}:")
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _URL: Final = re.compile(r"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")  # RFC 3986 appendix B
 _UNWRITABLE: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
@@ -103,8 +105,7 @@ def check_labels(labels: dict[str, str]) -> dict[str, str]:
 
 def check_label_filter(text: str) -> str:
     """name:value as given."""
-    name, colon, _ = text.partition(":")
-    if not colon or not _LABEL_NAME.fullmatch(name):
+    if not _LABEL_FILTER.match(text):
         raise ValueError("must be name:value, such as team:blue")
     return text
 

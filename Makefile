@@ -1,9 +1,11 @@
 # GNU Make 3.81 (macOS) and a POSIX shell are enough. `make help` lists the targets.
 
 PYTHON ?= python3
+# A second Python needs a directory of its own: make test PYTHON=/usr/bin/python3 VENV=.venv-system
+# This is no ?=, because make may delete the directory: a VENV that happens to be in the environment must not count.
+VENV = .venv
 SWAGGER_UI_VERSION = 5.35.0
 
-VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 LOCKED := install --quiet --require-hashes --use-pep517 --no-build-isolation
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
@@ -57,7 +59,7 @@ docker-run: ## build the image and start redis, api, relay and worker
 
 .PHONY: openapi
 openapi: $(VENV)/.installed ## rewrite docs/swagger.json from the API's models
-	$(VENV)/bin/python -m httpqueue.api.openapi > docs/swagger.json.new
+	$(VENV)/bin/python -m httpqueue.api.schema.openapi > docs/swagger.json.new
 	mv docs/swagger.json.new docs/swagger.json
 
 .PHONY: lock

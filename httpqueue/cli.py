@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from httpqueue import __version__
-from httpqueue.api.rules import check_application
+from httpqueue.api.schema.field_checks import check_application
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run import run
 from httpqueue.runtime import logs
@@ -24,19 +24,19 @@ EXIT_USAGE: Final = 2
 ALL_APPLICATIONS: Final = "*"
 
 _PARTS: Final = {
-    Mode.ALL: "everything (default), with the embedded Valkey unless REDIS_URL is set",
-    Mode.API: "the API alone",
-    Mode.RELAY: "the relay alone",
-    Mode.WORKER: "a worker alone",
+    Mode.ALL: "everything (default); starts the embedded Valkey unless REDIS_URL is set",
+    Mode.API: "only the API",
+    Mode.RELAY: "only the relay",
+    Mode.WORKER: "only a worker",
 }
 _FLAGS: Final = {
-    "ephemeral": "keep everything in memory, write nothing to disk",
-    "virtual_clock": "for tests: time stands still until it is advanced; implies --ephemeral",
+    "ephemeral": "keep all data in memory, write nothing to disk",
+    "virtual_clock": "for tests: time stands still until you advance it; implies --ephemeral",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; returns the exit code (2: it cannot start as it is set up)."""
+    """Run what the command line asks for. Returns the exit code; 2 means that it cannot start."""
     asked = _parser().parse_args(arguments)
     flags = {flag: True for flag in _FLAGS if getattr(asked, flag, False)}
     try:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     for flag, text in _FLAGS.items():
-        # Suppressed, for a subcommand's default would undo what was said before it.
+        # Without SUPPRESS, a subcommand's default would overwrite a flag that stands before it.
         flags.add_argument(
             f"--{flag.replace('_', '-')}", action="store_true", default=argparse.SUPPRESS, help=text
         )
@@ -72,20 +72,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
-    create = actions.add_parser("create", help="make a key and print it, once")
+    create = actions.add_parser("create", help="create a key and print it, once")
     create.add_argument(
         "--application",
         required=True,
         type=_application,
         metavar="NAME",
-        help="whose timers the key reaches; '*': those of all applications",
+        help="the application whose timers the key may use; '*': all applications",
     )
     create.add_argument(
-        "--scope", required=True, choices=[scope.value for scope in Scope], help="each includes those before"
+        "--scope",
+        required=True,
+        choices=[scope.value for scope in Scope],
+        help="what the key may do; write includes read, admin includes both",
     )
-    actions.add_parser("list", help="show which keys there are")
-    revoke = actions.add_parser("revoke", help="end a key")
-    revoke.add_argument("id", metavar="ID", help="as `httpqueue keys list` shows it")
+    actions.add_parser("list", help="list all keys")
+    revoke = actions.add_parser("revoke", help="revoke a key")
+    revoke.add_argument("id", metavar="ID", help="the ID that `httpqueue keys list` shows")
 
 
 def _application(name: str) -> str:
@@ -108,7 +111,7 @@ def _keys(asked: argparse.Namespace, settings: Settings) -> int:
 @contextmanager
 def _server(settings: Settings) -> Iterator[str]:
     if settings.in_memory:
-        raise SettingsError("an ephemeral httpqueue keeps no keys: give it one as HTTPQUEUE_API_KEY")
+        raise SettingsError("an ephemeral httpqueue stores no keys: set HTTPQUEUE_API_KEY instead")
     if settings.redis_url is not None:
         yield settings.redis_url
     else:
@@ -133,7 +136,7 @@ async def _create(api_keys: ApiKeys, application: str, scope: Scope) -> int:
     _print(await api_keys.create(grant))
     _tell(
         f"This key (id {grant.id}, application {application}, scope {scope}) is not shown again.\n"
-        "Send it as X-API-Key. As long as there is a key, every call to the API needs one."
+        "Send it in the header X-API-Key. From now on every request to the API needs a key."
     )
     return 0
 
@@ -151,16 +154,18 @@ async def _list(api_keys: ApiKeys) -> int:
 
 async def _revoke(api_keys: ApiKeys, key_id: str) -> int:
     if not await api_keys.revoke(key_id):
-        _tell(f"httpqueue: there is no key of the id {key_id}: see `httpqueue keys list`")
+        _tell(f"httpqueue: there is no key with the id {key_id}: see `httpqueue keys list`")
         return EXIT_FAILED
     _tell(f"Key {key_id} is revoked.")
     if not await api_keys.load():
-        _tell("It was the last one: unless HTTPQUEUE_API_KEY is set, the API is open to all who reach it.")
+        _tell(
+            "It was the last key. Unless HTTPQUEUE_API_KEY is set, everyone who can reach the API may use it."
+        )
     return 0
 
 
 def _print(line: str) -> None:
-    print(line)  # noqa: T201 - what was asked for
+    print(line)  # noqa: T201 - the output of the command
 
 
 def _tell(line: str) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS has no other
+
 StoreNow = Callable[[], int | None]
 """What a store script takes for now, in ms since the epoch; None leaves it to the server's TIME."""
 
@@ -24,6 +26,11 @@ def now_ms() -> int:
 def monotonic_s() -> float:
     """Seconds on a clock that never jumps."""
     return time.monotonic()
+
+
+def boottime_s() -> float:
+    """Seconds on a clock that never jumps and goes on while the machine is suspended: for leases."""
+    return time.clock_gettime(_BOOTTIME)
 
 
 async def sleep(seconds: float) -> None:

@@ -32,7 +32,7 @@ class Mode(StrEnum):
 
 
 def parse_duration_ms(value: str | int) -> int:
-    """'90', '1.5h', '250 ms' -> ms; a bare number counts seconds, an int is ms already. Raises ValueError."""
+    """'90', '1.5h', '250 ms' -> ms. A string without a unit is in s, an int is in ms. Raises ValueError."""
     if isinstance(value, int):
         return value
     match = _DURATION.fullmatch(value.strip())
@@ -46,7 +46,7 @@ def parse_duration_ms(value: str | int) -> int:
 
 
 def _redis_url(value: str) -> str:
-    """A URL of a Redis server, made of the ancestor's host:port if need be."""
+    """The URL of a Redis server; the Go ancestor's host:port becomes a URL."""
     return check_url(value.strip() if "://" in value else f"redis://{value.strip()}")
 
 
@@ -56,7 +56,7 @@ def _list(value: object) -> object:
 
 
 def _mode(value: object) -> object:
-    """The ancestor says workers."""
+    """The Go ancestor calls the mode `workers`."""
     return "worker" if value == "workers" else value
 
 
@@ -76,11 +76,11 @@ def _names(name: str, *others: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """Every setting; docs/settings.md says the same for users and a test compares the two."""
+    """Every setting. docs/settings.md describes them for users; a test compares the two."""
 
     model_config = SettingsConfigDict(
         extra="ignore",
-        env_ignore_empty=True,  # an empty variable, as compose files leave it, means the default
+        env_ignore_empty=True,  # compose files leave empty variables: they mean the default
         hide_input_in_errors=True,
     )
 
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     metrics_port: Port | None = Field(
         None,
         validation_alias=_names("METRICS_PORT", "HTTP_METRICS_PORT"),
-        description="port of /metrics, /healthz and /readyz beside the API's own; none when unset",
+        description="extra port for /metrics, /healthz and /readyz; unset: no extra port",
     )
     redis_url: RedisUrl | None = Field(
         None,
@@ -107,43 +107,54 @@ class Settings(BaseSettings):
         description="the queue's server; unset: the store",
     )
     data_dir: Path = Field(
-        Path(".httpqueue"), validation_alias=_names("DATA_DIR"), description="the embedded Valkey's data"
+        Path(".httpqueue"),
+        validation_alias=_names("DATA_DIR"),
+        description="directory of the embedded Valkey's data",
     )
     allow_unsafe_redis: bool = Field(
         False,
         validation_alias=_names("ALLOW_UNSAFE_REDIS"),
-        description="start although the server may evict keys",
+        description="start even if the server may evict keys",
     )
     concurrency: int = Field(
         100,
         ge=1,
         validation_alias=_names("CONCURRENCY", "CONSUMER_CONCURRENCY"),
-        description="webhooks in flight at once in one worker; slow hosts leave others their slots",
+        description="webhooks that one worker calls at once; slow hosts do not block fast ones",
     )
     relay_batch_size: int = Field(
         500,
         ge=1,
         le=1_000,
         validation_alias=_names("RELAY_BATCH_SIZE", "RELAY_BATCH_SIZE"),
-        description="outbox entries and wake-ups the relay moves at once",
+        description="outbox entries and wake-ups that the relay moves at once",
     )
     horizon_ms: DurationMs = Field(
-        600_000, validation_alias=_names("HORIZON"), description="how far ahead the queue is filled"
+        600_000, validation_alias=_names("HORIZON"), description="how far ahead the relay fills the queue"
     )
     max_attempts: int = Field(
-        10, ge=1, validation_alias=_names("MAX_ATTEMPTS"), description="attempts until a timer has failed"
+        10,
+        ge=1,
+        validation_alias=_names("MAX_ATTEMPTS"),
+        description="attempts of a timer before it has failed",
     )
     backoff_base_ms: DurationMs = Field(
         1_000,
         ge=1,
         validation_alias=_names("BACKOFF_BASE"),
-        description="wait after the first attempt, then doubled",
+        description="longest delay after the first attempt; it doubles with every attempt",
     )
     backoff_max_ms: DurationMs = Field(
-        3_600_000, ge=1, validation_alias=_names("BACKOFF_MAX"), description="longest wait between attempts"
+        3_600_000,
+        ge=1,
+        validation_alias=_names("BACKOFF_MAX"),
+        description="longest delay between two attempts",
     )
     attempt_timeout_ms: DurationMs = Field(
-        20_000, ge=1, validation_alias=_names("ATTEMPT_TIMEOUT"), description="one attempt in total"
+        20_000,
+        ge=1,
+        validation_alias=_names("ATTEMPT_TIMEOUT"),
+        description="how long one attempt may take in total",
     )
     retention_done_ms: DurationMs = Field(
         3_600_000,
@@ -159,29 +170,29 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         validation_alias=_names("CALLBACK_TIMEOUT", "SCHEDULERS_CALLBACK_TIMEOUT"),
-        description="one attempt of a callback in total",
+        description="how long one attempt of a callback may take in total",
     )
     callback_delays_ms: Annotated[tuple[DurationMs, ...], NoDecode, BeforeValidator(_list)] = Field(
         (1_000, 5_000, 30_000),
         validation_alias=_names("CALLBACK_DELAYS", "SCHEDULERS_CALLBACK_RETRY_INTERVAL"),
-        description="waits between the attempts of a callback, one attempt more than waits",
+        description="delays between the attempts of a callback; three delays make four attempts",
     )
     archive_error_rate: float = Field(
         1e-6,
         gt=0,
         lt=0.5,
         validation_alias=_names("ARCHIVE_ERROR_RATE"),
-        description="share of unknown ids that the archive may take for finished ones",
+        description="share of unknown ids that the archive may wrongly report as finished",
     )
     shutdown_grace_ms: DurationMs = Field(
         30_000,
         validation_alias=_names("SHUTDOWN_GRACE"),
-        description="how long SIGTERM waits for attempts in flight",
+        description="how long a stopping worker waits for the webhooks it is calling",
     )
     append_timer_id: bool = Field(
         False,
         validation_alias=_names("APPEND_TIMER_ID"),
-        description="append the timer's id to the URL's path, as the ancestor does",
+        description="append the timer's id to the path of its URL, as the Go ancestor does",
     )
     sender: SenderKind = Field(
         SenderKind.PYREQWEST,
@@ -194,35 +205,35 @@ class Settings(BaseSettings):
         description="auto: human-readable on a terminal, JSON elsewhere",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", validation_alias=_names("LOG_LEVEL"), description="least severe level that is written"
+        "info", validation_alias=_names("LOG_LEVEL"), description="lowest level that is logged"
     )
     producer_max_retry: int | None = Field(
         None,
         ge=0,
         validation_alias=AliasChoices("PRODUCER_MAX_RETRY"),
-        description="the ancestor's name: retries after the first attempt, so one less than MAX_ATTEMPTS",
+        description="the Go ancestor's setting: retries after the first attempt, MAX_ATTEMPTS minus 1",
     )
     rate_limit: float | None = Field(
         None,
         ge=0.001,
         allow_inf_nan=False,
         validation_alias=_names("RATE_LIMIT", "RATE_LIMIT"),
-        description="requests per second and API key; no limit when unset",
+        description="requests per second of each API key; unset: no limit",
     )
     api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
         None,
         validation_alias=_names("API_KEY", "SCHEDULERS_API_KEY"),
-        description="a key that may do everything, beside those made by `httpqueue keys create`",
+        description="a key that may do everything, in addition to those of `httpqueue keys create`",
     )
     ephemeral: bool = Field(
         False,
         validation_alias=_names("EPHEMERAL"),
-        description="keep the embedded Valkey's data in memory alone",
+        description="keep the embedded Valkey's data only in memory",
     )
     virtual_clock: bool = Field(
         False,
         validation_alias=_names("VIRTUAL_CLOCK"),
-        description="for tests: time stands still until it is advanced; implies EPHEMERAL",
+        description="for tests: time stands still until you advance it; implies EPHEMERAL",
     )
 
     @property
@@ -233,12 +244,12 @@ class Settings(BaseSettings):
 
     @property
     def in_memory(self) -> bool:
-        """Whether nothing is to outlive the process."""
+        """Whether all data is kept in memory only."""
         return self.ephemeral or self.virtual_clock
 
 
 def load(**overrides: Any) -> Settings:
-    """Read the environment; overrides (by field name) win. Raises SettingsError naming the variable."""
+    """Read the environment; overrides (by field name) win. Raises SettingsError that names the variable."""
     try:
         settings = Settings(**{variables(field)[0]: value for field, value in overrides.items()})
     except ValidationError as error:
@@ -251,20 +262,20 @@ def load(**overrides: Any) -> Settings:
 
 
 def variables(field: str) -> list[str]:
-    """The environment variables of a setting, the first that is set counts."""
+    """The environment variables of a setting. The first one that is set counts."""
     names = Settings.model_fields[field].validation_alias
     return [str(name) for name in names.choices]  # type: ignore[union-attr] # every field is given AliasChoices
 
 
 def variable(field: str) -> str:
-    """The variable by which a setting is set, or could be; upper and lower case mean the same."""
+    """The variable that sets this setting, or its first name if none does. Case does not matter."""
     environment = {name.upper() for name, value in os.environ.items() if value}  # noqa: TID251 - the one reader
     names = variables(field)
     return next((name for name in names if name in environment), names[0])
 
 
 def _check_in_memory(settings: Settings) -> None:
-    """Only the embedded server of a whole httpqueue is ours to keep in memory."""
+    """Only `httpqueue all` with its embedded server can keep everything in memory."""
     field = "virtual_clock" if settings.virtual_clock else "ephemeral"
     if settings.mode is not Mode.ALL:
         raise SettingsError(
@@ -275,11 +286,11 @@ def _check_in_memory(settings: Settings) -> None:
         if getattr(settings, server) is not None:
             raise SettingsError(
                 f"setting {variable(field)}: must not be used together with {variable(server)}, "
-                "which names a server of its own: unset one of the two"
+                "which names another server: unset one of the two"
             )
 
 
 def _must(message: str) -> str:
-    """Pydantic's words in the style of this project's messages."""
+    """Pydantic's message in the style of this project: must be …."""
     message = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
     return message.partition(", unable to")[0]

@@ -1,1 +1,1 @@
-"""The HTTP API: clients' requests are checked and handed to the store; the process keeps nothing."""
+"""The HTTP API: checks requests and passes them to the store. Its process keeps no data of its own."""

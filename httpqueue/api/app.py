@@ -1,89 +1,92 @@
-"""The ASGI applications: the whole API, and the part of it that every process offers to its operators."""
+"""The ASGI applications: the whole API, and the probes alone for the metrics port of relay and worker.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+Here each operation of the table (schema/operations.py) gets its handler.
+"""
 
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from collections.abc import Mapping
 
-from httpqueue import clock
-from httpqueue.api import openapi, operations, swagger_ui
-from httpqueue.api.auth import Auth, KeyRing
-from httpqueue.api.clock import Advance, clock_routes
-from httpqueue.api.lists import Lists
-from httpqueue.api.operations import Readiness
+from starlette.types import ASGIApp
+
+from httpqueue.api import docs_ui
+from httpqueue.api.auth import Auth
+from httpqueue.api.backend import Backend, Readiness
+from httpqueue.api.handlers.applications import Applications
+from httpqueue.api.handlers.clock import Clock
+from httpqueue.api.handlers.create_timers import CreateTimers
+from httpqueue.api.handlers.destinations import Destinations
+from httpqueue.api.handlers.lists import Lists
+from httpqueue.api.handlers.probes import Probes
+from httpqueue.api.handlers.timers import Timers
+from httpqueue.api.key_ring import KeyRing
 from httpqueue.api.problems import Problems
-from httpqueue.api.tenants import Applications, Destinations
-from httpqueue.api.timers import NowMs, Timers, WorkerSilence
-from httpqueue.storage.lookup import Lookup
-from httpqueue.storage.policies import Policies
-from httpqueue.storage.timers import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """What the API works on; retention_ms is that of a cancelled timer, advance that of a virtual clock."""
-
-    store: Store
-    lookup: Lookup
-    policies: Policies
-    readiness: Readiness
-    worker_silence_ms: WorkerSilence
-    retention_ms: int
-    now_ms: NowMs = clock.now_ms
-    advance: Advance | None = None
+from httpqueue.api.router import Endpoint, Router, endpoint
 
 
 def create_app(
-    backend: Backend, *, keys: KeyRing | None = None, rate_limit_per_s: float | None = None
+    backend: Backend, *, api_keys: KeyRing | None = None, rate_limit_per_s: float | None = None
 ) -> ASGIApp:
-    """Timers, operations and documentation, for whoever the keys let in; keys None: for everybody."""
-    timers = Timers(
-        store=backend.store,
-        lookup=backend.lookup,
-        worker_silence_ms=backend.worker_silence_ms,
-        now_ms=backend.now_ms,
-        retention_ms=backend.retention_ms,
-    )
-    routes = [
-        *Lists(store=backend.store, lookup=backend.lookup).routes(),
-        *timers.routes(),
-        *Applications(backend.policies).routes(),
-        *Destinations(backend.policies).routes(),
-        *(clock_routes(backend.now_ms, backend.advance) if backend.advance else ()),
-        *operations.routes(backend.readiness),
-        *openapi.routes(),
-        *swagger_ui.routes(),
-    ]
-    if keys is None:
-        return Problems(_router(routes))
-    return Problems(Auth(_router(routes), keys, rate_limit_per_s=rate_limit_per_s))
+    """The whole API. api_keys None: everybody may do everything, as often as they like."""
+    auth = None if api_keys is None else Auth(api_keys, rate_limit_per_s=rate_limit_per_s)
+    return Problems(Router(handlers_of(backend), auth))
 
 
 def create_ops_app(*, readiness: Readiness) -> ASGIApp:
-    """/healthz, /readyz and /metrics alone, for the metrics port of relay and worker."""
-    return Problems(_router(operations.routes(readiness)))
+    """The probes /healthz, /readyz and /metrics; all of them are open to everybody."""
+    return Problems(Router(_probes(readiness)))
 
 
-def _router(routes: Sequence[Route]) -> ASGIApp:
-    # Starlette's router without its application: three layers less on the way of each request.
-    # /timers/ is unknown like any other path.
-    by_path: dict[str, dict[str, ASGIApp]] = {}
-    for route in routes:
-        by_path.setdefault(route.path, {}).update(dict.fromkeys(route.methods or (), route.app))
-    # Fixed paths before those with parameters, so that POST /timers/replay is about no timer of that id.
-    paths = sorted(by_path, key=lambda path: "{" in path)
-    return Router(
-        [Route(path, _ByMethod(by_path[path]), methods=list(by_path[path])) for path in paths],
-        redirect_slashes=False,
+def handlers_of(backend: Backend) -> dict[str, ASGIApp]:
+    """The handlers of all operations, by their names; without a virtual clock, /clock has none."""
+    documentation = _asgi(docs_ui.endpoints())
+    return _timers(backend) | _settings(backend) | _probes(backend.readiness) | documentation
+
+
+def _timers(backend: Backend) -> dict[str, ASGIApp]:
+    create = CreateTimers(backend.store, backend.now_ms)
+    timers = Timers(backend)
+    lists = Lists(store=backend.store, lookup=backend.lookup)
+    return {"createTimer": create.post} | _asgi(
+        {
+            "createTimers": create.post_batch,
+            "listTimers": lists.get,
+            "replayTimers": lists.replay,
+            "getTimer": timers.get,
+            "replaceTimer": timers.put,
+            "changeTimer": timers.patch,
+            "cancelTimer": timers.delete,
+            "listAttempts": timers.attempts,
+            "explainTimer": timers.explain,
+            "fireTimer": timers.fire,
+            "replayTimer": timers.replay,
+            "setCallback": timers.put_callback,
+        }
     )
 
 
-class _ByMethod:
-    """All routes of one path in one, so that a 405 names the methods of all (RFC 9110 section 15.5.6)."""
+def _settings(backend: Backend) -> dict[str, ASGIApp]:
+    applications = Applications(backend.policies)
+    destinations = Destinations(backend.policies)
+    endpoints: dict[str, Endpoint] = {
+        "listApplications": applications.list,
+        "getApplication": applications.get,
+        "setApplication": applications.put,
+        "pauseApplication": applications.pause,
+        "resumeApplication": applications.resume,
+        "listDestinations": destinations.list,
+        "getDestination": destinations.get,
+        "setDestination": destinations.put,
+        "resetDestination": destinations.delete,
+    }
+    if backend.advance is not None:
+        clock = Clock(backend.now_ms, backend.advance)
+        endpoints |= {"readClock": clock.get, "advanceClock": clock.advance}
+    return _asgi(endpoints)
 
-    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
-        self._apps = apps
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._apps[scope["method"]](scope, receive, send)
+def _probes(readiness: Readiness) -> dict[str, ASGIApp]:
+    probes = Probes(readiness)
+    return _asgi({"isAlive": probes.healthz, "isReady": probes.readyz, "readMetrics": probes.metrics})
+
+
+def _asgi(endpoints: Mapping[str, Endpoint]) -> dict[str, ASGIApp]:
+    return {name: endpoint(answer) for name, answer in endpoints.items()}

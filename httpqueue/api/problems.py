@@ -1,4 +1,4 @@
-"""Every error answer, in one shape: application/problem+json (RFC 9457)."""
+"""Every error answer has one shape: application/problem+json (RFC 9457)."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from httpqueue.errors import InvalidTimerError, UnavailableError
+from httpqueue.errors import HttpqueueError, InvalidTimerError, UnavailableError
 from httpqueue.runtime.metrics import UNAVAILABLE
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = "1"
-_MAX_ERRORS: Final = 100  # an answer must not outgrow the request that caused it
-_MAX_FIELD: Final = 200
+# These limits keep an answer from becoming larger than the request that caused it.
+_MAX_ERRORS: Final = 100
+_MAX_FIELD_CHARACTERS: Final = 200
 _FAULTS_IN_DETAIL: Final = 3
 _FIELDS_IN_DETAIL: Final = 5
-# As RFC 9110 names them: the standard library's phrases differ between Python versions.
+# The names of RFC 9110; those of the standard library differ between Python versions.
 _TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _UNREADABLE: Final = "the timer's record is damaged: it is kept for the operators to look into"
@@ -31,14 +31,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """A faulty field by its path, such as headers.X-Foo, and what it must be: a predicate for the client."""
+    """A faulty field by its path, such as headers.X-Foo, and what is wrong with it.
+
+    The detail is a sentence whose subject is the field: "must not be empty".
+    """
 
     field: str
     detail: str
 
 
-class ProblemError(Exception):
-    """The request cannot be served: the answer to it, as an exception; extra: further members of it."""
+class ProblemError(HttpqueueError):
+    """The request cannot be served."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class ProblemError(Exception):
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
+        """Make an answer with this status and detail; extra: further members of its JSON object."""
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -58,7 +62,7 @@ class ProblemError(Exception):
 
 
 def faulty_fields(status: HTTPStatus, errors: Sequence[FieldError]) -> ProblemError:
-    """The problem that names these fields; its sentence for people names the first few."""
+    """A problem with all of these fields; its detail, for people, names only the first few."""
     fields_of: dict[str, list[str]] = {}
     for error in errors[:_MAX_ERRORS]:
         fields_of.setdefault(error.detail, []).append(_short(error.field))
@@ -69,8 +73,18 @@ def faulty_fields(status: HTTPStatus, errors: Sequence[FieldError]) -> ProblemEr
     return ProblemError(status, sentence, errors=errors)
 
 
+def faulty_field(field: str, detail: str) -> ProblemError:
+    """A problem with one field: 422."""
+    return faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, [FieldError(field, detail)])
+
+
+def unknown_path() -> ProblemError:
+    """404: the API has nothing at the path of the request."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "there is nothing at this path; /docs shows what there is")
+
+
 def problem_content(problem: ProblemError) -> dict[str, Any]:
-    """ProblemError -> the members of its answer."""
+    """ProblemError -> the members of its JSON object."""
     content: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(problem.status, problem.status.phrase),
@@ -86,12 +100,15 @@ def problem_content(problem: ProblemError) -> dict[str, Any]:
 
 
 def problem_response(problem: ProblemError) -> Response:
-    """ProblemError -> answer."""
+    """ProblemError -> the answer."""
     return Response(orjson.dumps(problem_content(problem)), problem.status, problem.headers, MEDIA_TYPE)
 
 
 class Problems:
-    """ASGI middleware: every error becomes its answer; one that nobody foresaw is logged once, and a 500."""
+    """ASGI middleware that turns every exception into an answer.
+
+    An exception that is not expected is logged once, and answered with 500.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -101,7 +118,6 @@ class Problems:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["app"] = self  # Starlette's routes then raise what they refuse, instead of answering it
         started = False
 
         def note_start(message: Message) -> Awaitable[None]:
@@ -112,11 +128,11 @@ class Problems:
         try:
             await self._app(scope, receive, note_start)
         except ClientDisconnect:
-            return  # nobody is left to be answered
+            return  # the client is gone
         except Exception as error:
             problem = _problem_of(scope, error)
             if started:
-                raise  # the server must cut the connection: half an answer is out
+                raise  # a part of the answer is sent already, so the server must cut the connection
             await problem_response(problem)(scope, receive, send)
 
 
@@ -124,8 +140,6 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
     match error:
         case ProblemError():
             return error
-        case HTTPException():
-            return _of_router(scope, error)
         case UnavailableError() | TimeoutError():
             return _of_outage(scope, error)
         case InvalidTimerError():
@@ -134,15 +148,6 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
     log.error("api.error", method=scope["method"], path=scope["path"], exc_info=error)
     detail = "something went wrong in httpqueue; its log says what"
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
-
-
-def _of_router(scope: Scope, error: HTTPException) -> ProblemError:
-    status = HTTPStatus(error.status_code)
-    detail = {
-        HTTPStatus.NOT_FOUND: "there is nothing at this path; /docs shows what there is",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{scope['method']} is no method of this path; see Allow",
-    }.get(status, error.detail)
-    return ProblemError(status, detail, headers=error.headers)
 
 
 def _of_outage(scope: Scope, error: Exception) -> ProblemError:
@@ -162,4 +167,4 @@ def _first(items: list[str], count: int) -> list[str]:
 
 
 def _short(field: str) -> str:
-    return field if len(field) <= _MAX_FIELD else f"{field[:_MAX_FIELD]}…"
+    return field if len(field) <= _MAX_FIELD_CHARACTERS else f"{field[:_MAX_FIELD_CHARACTERS]}…"

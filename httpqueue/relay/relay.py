@@ -1,11 +1,12 @@
 """The relay: fills the queue from the store. Any number of them may run; all they do is idempotent.
 
-drain   moves outbox entries that are due within the horizon
-promote moves what comes into the horizon, by the due index
-heal    puts wake-ups again whose timers are overdue: a lost worker, a lost wake-up
-forget  drops the records of finished timers whose retention is over
+forget  drops timers whose retention is over; it comes first, because it frees memory
+drain   acts on outbox entries: what is due soon goes into the queue
+adopt   acts on what a dead relay had read and left
+promote tops the queue up with what comes near, application by application
+heal    puts lost wake-ups again, and wakes timers that nobody else would wake
 
-After a crash the entries that a relay had read are adopted by another one.
+Each pass runs by itself, so that one that fails stops no other.
 """
 
 import asyncio
@@ -20,13 +21,15 @@ from httpqueue import clock
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.metrics import OUTBOX_UNREADABLE, WAKE_UPS_PUT
 from httpqueue.runtime.outage import Outage
-from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import OutboxEntry, Position, WakeUp
+from httpqueue.storage.storage import Storage
+from httpqueue.storage.wake_ups import Place
+from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 SWEEP_S: Final = 2.0
-"""Pause between two rounds of promote and heal."""
+"""Pause between two rounds of a pass."""
+TOP_UP_S: Final = 0.05
+"""The shortest pause of promote, while an application has more due than the queue may hold of it."""
 GRACE_MS: Final = 10_000
 """Overdue by this much: its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
@@ -39,115 +42,122 @@ log = structlog.get_logger()
 class Relay:
     """One relay; its passes (drain, adopt, promote, heal) can be called singly."""
 
-    def __init__(
-        self, *, store: Store, outbox: Outbox, queue: Queue, horizon_ms: int, batch_size: int
-    ) -> None:
-        self._store = store
-        self._outbox = outbox
+    def __init__(self, *, storage: Storage, queue: Queue, horizon_ms: int, batch_size: int) -> None:
+        self._wake_ups = storage.wake_ups
+        self._outbox = storage.outbox
+        self._retention = storage.retention
         self._queue = queue
         self._horizon_ms = horizon_ms
         self._batch_size = batch_size
         self._consumer = uuid4().hex
-        self._unfinished: tuple[list[OutboxEntry], int] = [], 0
-        self._epoch = ""
-        self._promoted = Position()
-        self._healed = Position()
+        self._unfinished: list[OutboxEntry] = []
+        self._promote_pause_s = SWEEP_S
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Drain and sweep until stop(). When Redis goes away, wait for it."""
+        """Run all passes until stop(). When Redis goes away, wait for it."""
         if self._stopping.is_set():
             return
         try:
             async with asyncio.TaskGroup() as tasks:
                 passes = [
-                    tasks.create_task(_for_ever(self.drain, "relay.drain")),
-                    tasks.create_task(_for_ever(self.sweep, "relay.sweep", pause_s=SWEEP_S)),
+                    tasks.create_task(_for_ever(self.forget, "relay.forget", lambda: SWEEP_S)),
+                    tasks.create_task(_for_ever(self.drain, "relay.drain", lambda: 0)),
+                    tasks.create_task(_for_ever(self.adopt, "relay.adopt", lambda: SWEEP_S)),
+                    tasks.create_task(
+                        _for_ever(self.promote, "relay.promote", lambda: self._promote_pause_s)
+                    ),
+                    tasks.create_task(_for_ever(self.heal, "relay.heal", lambda: SWEEP_S)),
                 ]
                 await self._stopping.wait()
                 for one in passes:
                     one.cancel()
         finally:
-            with suppress(UnavailableError):
-                await self._outbox.leave(self._consumer)
+            # In a task of its own: before Python 3.11.3, asyncio.timeout fails in a task that was cancelled.
+            await asyncio.create_task(self._leave())
 
     async def stop(self) -> None:
         """End run(). It cancels the pass in flight; the next relay does what that pass did not finish."""
         self._stopping.set()
 
+    async def _leave(self) -> None:
+        with suppress(UnavailableError):
+            await self._outbox.leave(self._consumer)
+
     async def drain(self, *, block_ms: int = BLOCK_MS) -> int:
         """Act on new outbox entries; returns how many. What fails is done again by the next call."""
-        if not self._unfinished[0]:
+        if not self._unfinished:
             self._unfinished = await self._outbox.read(
                 self._consumer, limit=self._batch_size, block_ms=block_ms
             )
-        count = await self._act_on(*self._unfinished)
-        self._unfinished = [], 0
+        count = await self._act_on(self._unfinished)
+        self._unfinished = []
         return count
-
-    async def sweep(self) -> None:
-        """One round of everything that is not new: left by the dead, come near, overdue, old."""
-        await self.adopt()
-        await self.promote()
-        await self.heal()
-        await self.forget()
 
     async def adopt(self) -> int:
         """Act on outbox entries that a dead relay left; returns how many there were."""
         return await self._act_on(
-            *await self._outbox.adopt(self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size)
+            await self._outbox.adopt(self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size)
         )
 
     async def promote(self) -> int:
-        """Put what came into the horizon since the last call; returns how many wake-ups that were.
+        """Put the wake-ups that the queue should have next; returns how many it did not have.
 
-        At first, and when the queue has lost its data, that is all there is in the horizon.
+        When the queue has lost its data, that is all there is within the horizon, up to what the queue may
+        hold of each application.
         """
         epoch = await self._queue.epoch()
-        if epoch != self._epoch:
+        if await self._wake_ups.start_over_for(epoch):
             log.info("relay.refill", epoch=epoch)
-            self._epoch, self._promoted = epoch, Position()
-        count = 0
+        count, start, complete_for_ms = 0, 0, None
         while True:
-            page = await self._store.upcoming(
-                self._promoted, ahead_ms=self._horizon_ms, limit=self._batch_size
-            )
-            await self._put(page.wake_ups + page.waiting, by="promote")
-            count += len(page.wake_ups)
-            if page.next is None:
-                self._promoted = Position(due_ms=page.now_ms + self._horizon_ms)
-                return count
-            self._promoted = page.next
+            top_up = await self._wake_ups.top_up(start, horizon_ms=self._horizon_ms, limit=self._batch_size)
+            count += await self._put(top_up.wake_ups, by="promote")
+            if top_up.complete_for_ms is not None:
+                complete_for_ms = min(top_up.complete_for_ms, complete_for_ms or top_up.complete_for_ms)
+            if top_up.next is None:
+                break
+            start = top_up.next
+        self._promote_pause_s = (
+            SWEEP_S if complete_for_ms is None else min(SWEEP_S, max(TOP_UP_S, complete_for_ms / 2_000))
+        )
+        return count
 
     async def heal(self) -> int:
-        """Put a page of the overdue again, the next page each call; returns how many had no wake-up."""
-        page = await self._store.upcoming(self._healed, ahead_ms=-GRACE_MS, limit=self._batch_size)
-        self._healed = page.next or Position()
-        healed = await self._put(page.wake_ups, by="heal")
-        await self._put(page.waiting, by="wait")
+        """Put wake-ups that were lost; returns how many."""
+        lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size)
+        healed = await self._put_missing(lost)
+        place: Place | None = Place()
+        while place is not None:
+            overdue, place = await self._wake_ups.overdue(place, by_ms=GRACE_MS, limit=self._batch_size)
+            healed += await self._put_missing(overdue)
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
 
     async def forget(self) -> int:
-        """Drop the records whose retention is over; returns how many."""
+        """Forget timers whose retention is over; returns how many."""
         count = 0
-        while dropped := await self._store.forget(limit=self._batch_size):
-            count += dropped
+        while forgotten := await self._retention.forget(limit=self._batch_size):
+            count += forgotten
         return count
 
-    async def _act_on(self, entries: Sequence[OutboxEntry], now_ms: int) -> int:
+    async def _act_on(self, entries: Sequence[OutboxEntry]) -> int:
         if not entries:
             return 0
-        horizon_ms = now_ms + self._horizon_ms
-        near = [entry.wake_up for entry in entries if entry.wake_up and entry.wake_up.due_ms <= horizon_ms]
-        await self._put(near, by="drain")
-        unreadable = sum(entry.wake_up is None for entry in entries)
+        wake_ups = [entry.wake_up for entry in entries if entry.wake_up]
+        if wake_ups:
+            await self._put(await self._wake_ups.admit(wake_ups, horizon_ms=self._horizon_ms), by="drain")
+        unreadable = len(entries) - len(wake_ups)
         if unreadable:
             OUTBOX_UNREADABLE.inc(unreadable)
             log.error("relay.unreadable", count=unreadable)
         await self._outbox.acknowledge(entries)
         return len(entries)
+
+    async def _put_missing(self, wake_ups: Sequence[WakeUp]) -> int:
+        missing = await self._queue.missing(wake_ups) if wake_ups else []
+        return await self._put(missing, by="heal")
 
     async def _put(self, wake_ups: Sequence[WakeUp], *, by: str) -> int:
         if not wake_ups:
@@ -157,7 +167,9 @@ class Relay:
         return added
 
 
-async def _for_ever(one_pass: Callable[[], Awaitable[object]], part: str, *, pause_s: float = 0) -> None:
+async def _for_ever(
+    one_pass: Callable[[], Awaitable[object]], part: str, pause_s: Callable[[], float]
+) -> None:
     outage = Outage(part)
     while True:
         try:
@@ -166,4 +178,4 @@ async def _for_ever(one_pass: Callable[[], Awaitable[object]], part: str, *, pau
             await outage.wait(error)
         else:
             outage.over()
-            await clock.sleep(pause_s)
+            await clock.sleep(pause_s())

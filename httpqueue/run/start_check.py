@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import structlog
 
-from httpqueue.api.auth import KeyRing
+from httpqueue.api.key_ring import KeyRing
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.outage import Outage
 from httpqueue.settings import Mode, Settings

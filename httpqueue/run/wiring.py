@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from httpqueue.api.app import Backend, create_app, create_ops_app
-from httpqueue.api.auth import KeyRing
+from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.api.backend import Backend
+from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.relay.relay import Relay
 from httpqueue.run.greeting import greet
@@ -77,8 +78,7 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
         queue=queue,
         api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key),
         relay=Relay(
-            store=storage.store,
-            outbox=storage.outbox,
+            storage=storage,
             queue=queue,
             horizon_ms=settings.horizon_ms,
             batch_size=settings.relay_batch_size,
@@ -92,7 +92,7 @@ def _listener(settings: Settings, field: str, stack: AsyncExitStack) -> socket.s
 
 
 def _api_server(shared: _Shared, listener: socket.socket, kept_in: str) -> HttpServer:
-    app = create_app(_backend(shared), keys=shared.api_keys, rate_limit_per_s=shared.settings.rate_limit)
+    app = create_app(_backend(shared), api_keys=shared.api_keys, rate_limit_per_s=shared.settings.rate_limit)
     return HttpServer(app, listener, on_start=partial(greet, listener, kept_in))
 
 

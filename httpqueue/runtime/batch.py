@@ -14,6 +14,8 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Joins concurrent submissions into batches of at most max_items, one batch in flight at a time.
 
+    With max_bytes and size_of, a batch is bounded in bytes, too; a larger item goes alone.
+
     Each batch waits gather_s for company, unless it is full already.
     A batch that fails fails each of its submissions with the same error. A submission that is cancelled
     while it waits is left out.
@@ -24,10 +26,14 @@ class Batcher(Generic[Item, Result]):
         flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         max_items: int,
+        max_bytes: int | None = None,
+        size_of: Callable[[Item], int] = lambda _: 0,
         gather_s: float = 0,
     ) -> None:
         self._flush = flush
         self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._size_of = size_of
         self._gather_s = gather_s
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._runner: asyncio.Task[None] | None = None
@@ -51,8 +57,14 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        size = 0
         while self._waiting and len(batch) < self._max_items:
-            item, future = self._waiting.popleft()
+            item, future = self._waiting[0]
+            if self._max_bytes is not None and not future.done():
+                size += self._size_of(item)
+                if size > self._max_bytes and batch:
+                    break
+            self._waiting.popleft()
             if not future.done():
                 batch.append((item, future))
         return batch

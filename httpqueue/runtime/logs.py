@@ -19,14 +19,14 @@ class LogFormat(StrEnum):
 
 def configure(log_format: LogFormat, level: str) -> None:
     """Make our logs (structlog) and those of libraries (logging) look the same."""
-    people = log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and sys.stderr.isatty())
+    is_text = log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if people
+        if is_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     threshold = logging.getLevelNamesMapping()[level.upper()]

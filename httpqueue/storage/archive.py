@@ -1,7 +1,8 @@
 """The archive: a Bloom filter of finished timer ids, as layers of bits in the store's Redis.
 
-pybloom-live sizes a layer and computes the positions; finish.lua sets the bits in the transaction that ends
-the timer. Layers grow fourfold, and their error rates shrink so that the sum stays below the one asked for.
+pybloom-live sizes a layer and computes the positions. The bits are set before the record of a timer goes (see
+retention.py): bits that are set twice, or too early, do no harm. Layers grow fourfold, and their error rates
+shrink so that the sum stays below the one asked for.
 The filter never decides whether something is accepted or delivered.
 """
 
@@ -25,6 +26,8 @@ SHRINKING: Final = 0.4
 """Of the error rate from layer to layer: at 1e-6 the first layer then takes 29.9 bits an id."""
 MARGIN: Final = 0.95
 """pybloom rounds the number of slices up and their size to it, which costs a little of the error rate."""
+ALLOCATE_AT: Final = 0.8
+"""Of a layer's capacity: then the next one gets its memory."""
 MAX_BITS: Final = 2**32 - 2**16
 """In a layer: Redis addresses 2**32 bits of a string, and pybloom rounds up a bit in each slice."""
 
@@ -37,9 +40,15 @@ class Layer:
 
     number: int
     capacity: int
+    slices: int
     slice_bits: int
     hashes: Any
     """str -> one position in each slice."""
+
+    @property
+    def bits(self) -> int:
+        """Of all slices."""
+        return self.slice_bits * self.slices
 
     def positions(self, member: str) -> list[int]:
         """The bits that stand for the member. Hand over str: pybloom hashes bytes differently."""
@@ -53,7 +62,7 @@ def layer(number: int, error_rate: float) -> Layer:
     bits_an_id = -log(layer_error_rate) / log(2) ** 2
     capacity = min(FIRST_CAPACITY * GROWTH**number, int(MAX_BITS / bits_an_id))
     bloom = BloomFilter(capacity, layer_error_rate)
-    return Layer(number, capacity, bloom.bits_per_slice, bloom.make_hashes)
+    return Layer(number, capacity, bloom.num_slices, bloom.bits_per_slice, bloom.make_hashes)
 
 
 class Archive:
@@ -64,6 +73,7 @@ class Archive:
         self._keys = store_keys()
         self._error_rate = error_rate
         self._current = 0
+        self._allocated = 0
 
     async def open(self) -> None:
         """Check that the stored bits were made with the same parameters; raises StartError when not."""
@@ -90,8 +100,30 @@ class Archive:
         """The layer that takes finished ids now."""
         return layer(self._current, self._error_rate)
 
-    def note_count(self, number: int, count: int) -> None:
-        """Told how many ids a layer holds: a full one hands over to the next."""
+    async def add(self, members: Sequence[str]) -> None:
+        """Set the bits of these ids in the layer that takes ids now; a full one hands over to the next."""
+        filling = self.current()
+        key = f"{self._keys.archive_layers}{filling.number}"
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for member in members:
+                pipeline.execute_command("BITFIELD", key, *_set_bits(filling.positions(member)))
+            new = sum(not all(bits) for bits in await pipeline.execute())
+            count = await self._redis.hincrby(self._keys.archive_counts, str(filling.number), new)  # type: ignore[misc] # redis-py: sync or async
+        if count >= filling.capacity * ALLOCATE_AT:
+            await self._allocate(layer(filling.number + 1, self._error_rate))
+        self._note_count(filling.number, count)
+
+    async def _allocate(self, following: Layer) -> None:
+        """Redis makes a string as long as its last bit: do that once, before the layer is needed."""
+        if self._allocated < following.number:
+            with redis_errors():
+                await self._redis.setbit(
+                    f"{self._keys.archive_layers}{following.number}", following.bits - 1, 0
+                )
+            self._allocated = following.number
+
+    def _note_count(self, number: int, count: int) -> None:
         if number == self._current and count >= self.current().capacity:
             self._current += 1
 
@@ -115,7 +147,11 @@ class Archive:
             counts = await self._redis.hgetall(self._keys.archive_counts)  # type: ignore[misc] # redis-py: sync or async
         for number, count in sorted((int(number), int(count)) for number, count in counts.items()):
             self._current = max(self._current, number)
-            self.note_count(number, count)
+            self._note_count(number, count)
+
+
+def _set_bits(positions: Sequence[int]) -> list[Any]:
+    return [word for position in positions for word in ("SET", "u1", position, 1)]
 
 
 def _get_bits(positions: Sequence[int]) -> list[Any]:

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -23,11 +23,21 @@ _URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
 
 class _PromptWrites(AbstractConnection):
-    """A connection whose writes can be cancelled and cost no task.
+    """A redis-py connection whose writes can be cancelled, and whose every failure is an error of Redis.
 
-    redis-py puts each write into asyncio.wait_for, which makes a task a command; before Python 3.12 it also
-    swallows a cancellation that comes at the wrong moment (cpython issue 86296): a stopped part would run on.
+    redis-py puts each write into asyncio.wait_for, which makes a task of each command. Before Python 3.12 it
+    may also swallow a cancellation (cpython issue 86296); a stopped part would then run on.
+
+    redis-py expects OSError from a broken connection, but uvloop raises RuntimeError when somebody uses a
+    transport that it has closed. Whatever fails, the connection is closed, so the pool has to open it again.
     """
+
+    async def connect(self) -> None:
+        try:
+            await super().connect()  # type: ignore[no-untyped-call] # redis-py
+        except BaseException:  # redis-py may leave it half open, and would then believe that it is connected
+            await self.disconnect(nowait=True)
+            raise
 
     async def send_packed_command(
         self,
@@ -35,7 +45,7 @@ class _PromptWrites(AbstractConnection):
         check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
     ) -> None:
         if not self.is_connected:
-            await self.connect()  # type: ignore[no-untyped-call] # redis-py
+            await self.connect()
         elif check_health:
             await self.check_health()  # type: ignore[no-untyped-call] # redis-py
         if isinstance(command, str):
@@ -46,12 +56,26 @@ class _PromptWrites(AbstractConnection):
         except TimeoutError as error:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("Timeout writing to socket") from error
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             await self.disconnect(nowait=True)
             raise RedisConnectionError(f"Error while writing to socket: {error}") from error
         except BaseException:  # what was written so far cannot be taken back
             await self.disconnect(nowait=True)
             raise
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"Error while reading from socket: {error}") from error
+
+    async def can_read_destructive(self) -> bool:
+        try:
+            return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call] # redis-py
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"Error while reading from socket: {error}") from error
 
 
 class _PromptTcp(_PromptWrites, Connection):
@@ -104,7 +128,7 @@ def connect(url: str, redis_class: type[RedisT]) -> RedisT:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Foreign errors at the edge: whatever the server or the way to it does wrong is UnavailableError."""
+    """Turn any error of the server, or of the connection to it, into UnavailableError."""
     try:
         yield
     except (RedisError, OSError) as error:

@@ -18,7 +18,7 @@ class StoreKeys:
 
     records: str  # + member  string: the record, see lua/common.lua
     due: str  # + application  zset: id -> due ms of its timers that wait for nothing but time
-    held: str  # + application  zset: id -> due ms of those that run or wait for a lane, a line or a reserved start
+    held: str  # + application  zset: id -> due ms of those that run, or wait for a lane, a line or a start
     ended: str  # + state letter:application  zset: id -> due ms of those that have ended and have a record
     next: str  # zset: application -> the earliest of its due index, ms
     filled: str  # hash: application -> due ms:id, up to which its due index was put into the queue
@@ -36,7 +36,9 @@ class StoreKeys:
     lanes: str  # + application:ordering key  zset: member -> due ms, -inf for the one whose turn it is
     lines: str  # + host:<host> or application:<application>  zset: member -> due ms
     waiting: str  # zset: member -> its reserved start, ms
-    probes: str  # zset: lane:<lane>, host:<host> or application:<application> -> ms at which it is tried again
+    probes: (
+        str  # zset: lane:<lane>, host:<host> or application:<application> -> ms at which it is tried again
+    )
     permits: str  # + host  zset: member -> lease end; for hosts with a concurrency limit
     starts: str  # + host  zset: member -> its reserved start, ms; for hosts with a rate
     next_start: str  # + host  string: ms at which the next call may start; for hosts with a rate

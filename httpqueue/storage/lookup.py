@@ -1,20 +1,23 @@
 """What is read for people: lists of timers, what holds one up. Nothing here changes anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
-from httpqueue.storage.keys import member_of, name_of, queue_keys, store_keys
+from httpqueue.errors import InvalidTimerError
+from httpqueue.storage.connection import redis_errors
+from httpqueue.storage.keys import StoreKeys, member_of, name_of, queue_keys, store_keys
 from httpqueue.storage.record import decode_policy, decode_record
 from httpqueue.storage.scripts import Script
-from httpqueue.storage.timers import readable
+from httpqueue.storage.timers import time_ms
 from httpqueue.timers.commands import Position, TimerPage
 from httpqueue.timers.explain import Facts
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
-from httpqueue.timers.timer import State
+from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 1_000
 """Index entries that one script call looks at."""
@@ -41,30 +44,55 @@ class Pulse:
 class Lookup:
     """Every method raises UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis, *, now: StoreNow = server_time) -> None:
+    def __init__(self, redis: Redis, *, now: StoreNow = server_time, keys: StoreKeys | None = None) -> None:
+        self._redis = redis
         self._now = now
+        self._keys = keys or store_keys()
         self._list, self._explain, self._pulse = (
-            Script(redis, name, store_keys(), queue_keys()) for name in ("list", "explain", "pulse")
+            Script(redis, name, self._keys, queue_keys()) for name in ("list", "explain", "pulse")
         )
 
     async def list(self, window: Window, position: Position | None, *, look_at: int) -> TimerPage:
-        """The window's timers among the next look_at entries (1,000 at most) behind that position."""
-        is_inside = position is not None and position.due_ms >= window.from_ms
-        now_ms, last, last_due_ms, found = await self._list(
+        """The window's timers behind that position; look_at index entries of each application, 1,000 at most.
+
+        A list of one application costs one call, and what its own timers cost. One of all applications costs
+        one call for each application.
+        """
+        if window.application is not None:
+            return await self._list_of(window.application, window, position, look_at)
+        pages = [await self._list_of(name, window, position, look_at) for name in await self._applications()]
+        if not pages:
+            return TimerPage([], None, await self._time_ms())
+        return _merged(pages)
+
+    async def _list_of(
+        self, application: str, window: Window, position: Position | None, look_at: int
+    ) -> TimerPage:
+        from_ms, after = window.from_ms, ""
+        if position is not None and position.due_ms >= from_ms:
+            from_ms, after = position.due_ms, _after(application, position)
+        now_ms, last_id, last_due_ms, found = await self._list(
             self._script_now(),
-            position.due_ms if position and is_inside else window.from_ms,
-            "" if window.to_ms is None else window.to_ms,
-            member_of(position.name) if position and position.name and is_inside else "",
-            min(look_at, MAX_LOOK),
-            window.application or "",
+            application,
             "".join(state.letter for state in window.states),
+            from_ms,
+            "" if window.to_ms is None else window.to_ms,
+            after,
+            min(look_at, MAX_LOOK),
         )
         timers = [
             timer
-            for member, record in zip(found[::2], found[1::2], strict=True)
-            if (timer := readable(member, record))
+            for timer_id, record in zip(found[::2], found[1::2], strict=True)
+            if (timer := _readable(TimerName(application, timer_id.decode()), record))
         ]
-        return TimerPage(timers, Position(last_due_ms, name_of(last)) if last else None, now_ms)
+        following = Position(last_due_ms, TimerName(application, last_id.decode())) if last_id else None
+        return TimerPage(timers, following, now_ms)
+
+    async def _applications(self) -> set[str]:
+        """Those that have timers."""
+        with redis_errors():
+            fields = await self._redis.hkeys(self._keys.counts)  # type: ignore[misc] # redis-py: sync or async
+        return {field.decode().partition(":")[0] for field in fields}
 
     async def facts(self, name: TimerName) -> Facts | None:
         """What explain.explain needs to know of a timer; None when there is no record that can be read."""
@@ -87,13 +115,51 @@ class Lookup:
 
     async def pulse(self) -> Pulse:
         """For the virtual clock; store and queue must be one server."""
-        first = 0
-        while True:
-            is_settled, looked_at, next_ms = await self._pulse(self._script_now(), first, MAX_LOOK)
-            if not is_settled or looked_at < MAX_LOOK:
-                return Pulse(bool(is_settled), None if next_ms < 0 else next_ms)
-            first += looked_at
+        is_settled, next_ms = await self._pulse(self._script_now(), MAX_LOOK)
+        return Pulse(bool(is_settled), None if next_ms < 0 else next_ms)
+
+    async def _time_ms(self) -> int:
+        with redis_errors():
+            return time_ms(await self._redis.time(), self._now)
 
     def _script_now(self) -> int | str:
         now_ms = self._now()
         return "" if now_ms is None else now_ms
+
+
+def _after(application: str, position: Position) -> str:
+    """Where an application goes on: timers due at one time stand in the order of application, then of id.
+
+    Either behind an id, or behind all that are due then, or before them.
+    """
+    if application == position.name.application:
+        return position.name.id
+    return "\x7f" if application < position.name.application else ""
+
+
+def _merged(pages: Sequence[TimerPage]) -> TimerPage:
+    """One page of several applications' pages: what lies behind the end of any of them has to wait."""
+    ends = [page.next for page in pages if page.next is not None]
+    end = min(ends, key=_order, default=None)
+    timers = sorted(
+        (timer for page in pages for timer in page.timers), key=lambda timer: _order(_place(timer))
+    )
+    if end is not None:
+        timers = [timer for timer in timers if _order(_place(timer)) <= _order(end)]
+    return TimerPage(timers, end, max(page.now_ms for page in pages))
+
+
+def _place(timer: Timer) -> Position:
+    return Position(timer.due_ms, timer.name)
+
+
+def _order(position: Position) -> tuple[int, TimerName]:
+    return position.due_ms, position.name
+
+
+def _readable(name: TimerName, record: bytes) -> Timer | None:
+    """A record that cannot be read is no timer; begin sets it aside."""
+    try:
+        return decode_record(name, record)
+    except InvalidTimerError:
+        return None

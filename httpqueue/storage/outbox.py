@@ -6,10 +6,8 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.keys import OUTBOX_GROUP, name_of, store_keys
-from httpqueue.storage.timers import time_ms
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 MAX_INT: Final = 2**53
@@ -19,36 +17,33 @@ MAX_INT: Final = 2**53
 class Outbox:
     """Every method raises UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis, *, now: StoreNow = server_time) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._now = now
         self._keys = store_keys()
 
-    async def read(self, consumer: str, *, limit: int, block_ms: int) -> tuple[list[OutboxEntry], int]:
-        """New entries for this consumer and the store's time; waits up to block_ms for the first one."""
+    async def read(self, consumer: str, *, limit: int, block_ms: int) -> list[OutboxEntry]:
+        """New entries for this consumer; waits up to block_ms for the first one."""
         with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.xreadgroup(OUTBOX_GROUP, consumer, {self._keys.outbox: ">"}, count=limit, block=block_ms)
-            pipeline.time()
             try:
-                streams, time = await pipeline.execute()
+                streams = await self._redis.xreadgroup(
+                    OUTBOX_GROUP, consumer, {self._keys.outbox: ">"}, count=limit, block=block_ms
+                )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
                 await self._create_group()
                 return await self.read(consumer, limit=limit, block_ms=block_ms)
-        return [_entry(*raw) for _, raws in streams for raw in raws], time_ms(time, self._now)
+        return [_entry(*raw) for _, raws in streams for raw in raws]
 
-    async def adopt(self, consumer: str, *, idle_ms: int, limit: int) -> tuple[list[OutboxEntry], int]:
-        """Entries that another consumer read but left for idle_ms, now this one's, and the store's time."""
+    async def adopt(self, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
+        """Entries that another consumer read but left for idle_ms, now this one's."""
         with redis_errors():
             await self._create_group()
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.xautoclaim(self._keys.outbox, OUTBOX_GROUP, consumer, idle_ms, count=limit)
-            pipeline.time()
-            (_, raws, *_), time = await pipeline.execute()
+            _, raws, *_ = await self._redis.xautoclaim(
+                self._keys.outbox, OUTBOX_GROUP, consumer, idle_ms, count=limit
+            )
         # Redis 6.2 names an entry that somebody deleted (None, None), later ones leave it out
-        return [_entry(*raw) for raw in raws if raw[0] is not None], time_ms(time, self._now)
+        return [_entry(*raw) for raw in raws if raw[0] is not None]
 
     async def acknowledge(self, entries: Iterable[OutboxEntry]) -> None:
         """Take entries out of the outbox; unreadable ones are kept in the dead stream."""

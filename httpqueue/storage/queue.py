@@ -3,7 +3,7 @@
 A stock arq worker that knows the job function can drain it, and what stock arq enqueues is claimed here.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +17,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import connect, redis_errors
 from httpqueue.storage.keys import EPOCH, parse_wake_up_id, queue_keys, wake_up_id
 from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.timers import time_ms
 from httpqueue.timers.commands import WakeUp
 
 JOB_FUNCTION: Final = "deliver"
@@ -44,19 +45,27 @@ class Queue:
         self.redis = redis
         self._now = now
         self._keys = queue_keys()
-        self._put, self._claim = (Script(redis, name, self._keys) for name in ("put", "claim"))
+        self._put, self._claim, self._missing = (
+            Script(redis, name, self._keys) for name in ("put", "claim", "missing")
+        )
+        self._ahead_ms = 0
 
     async def put(self, wake_ups: Sequence[WakeUp]) -> int:
-        """Place wake-ups, or move those already there; returns how many were not there before."""
+        """Place wake-ups that are not there yet; returns how many.
+
+        What is past due is put behind what is due already, so that it goes before nobody.
+        """
         added: int = await self._put(
-            JOB_DEFINITION, pack([(wake_up_id(wake_up), wake_up.due_ms) for wake_up in wake_ups])
+            self._script_now(),
+            self._ahead_ms,
+            JOB_DEFINITION,
+            pack([(wake_up_id(wake_up), wake_up.due_ms) for wake_up in wake_ups]),
         )
         return added
 
     async def claim(self, limit: int) -> Claim:
         """Pop at most limit due wake-ups, the earliest first."""
-        now_ms = self._now()
-        wait_ms, claimed = await self._claim("" if now_ms is None else now_ms, limit, JOB_DEFINITION)
+        wait_ms, claimed = await self._claim(self._script_now(), self._ahead_ms, limit, JOB_DEFINITION)
         wake_ups, unreadable = [], []
         for job_id, definition in zip(claimed[::2], claimed[1::2], strict=True):
             wake_up = read_job(job_id, definition)
@@ -65,6 +74,31 @@ class Queue:
             else:
                 wake_ups.append(wake_up)
         return Claim(wake_ups, unreadable, None if wait_ms < 0 else wait_ms)
+
+    async def missing(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
+        """Those that are not in the queue."""
+        answers = await self._missing(pack([wake_up_id(wake_up) for wake_up in wake_ups]))
+        return [wake_up for wake_up, is_missing in zip(wake_ups, answers, strict=True) if is_missing]
+
+    async def compare_clocks(self, store_time_ms: Callable[[], Awaitable[int]]) -> int:
+        """How many ms this server's clock is ahead of the store's; claim and put make up for it."""
+        if self._now() is not None:
+            return 0  # a test's own time, or the virtual clock: there is one clock only
+        before_ms = await self._time_ms()
+        store_ms = await store_time_ms()
+        after_ms = await self._time_ms()
+        self._ahead_ms = (before_ms + after_ms) // 2 - store_ms
+        if abs(self._ahead_ms) <= after_ms - before_ms:
+            self._ahead_ms = 0  # no more than the way there and back
+        return self._ahead_ms
+
+    async def _time_ms(self) -> int:
+        with redis_errors():
+            return time_ms(await self.redis.time(), self._now)
+
+    def _script_now(self) -> int | str:
+        now_ms = self._now()
+        return "" if now_ms is None else now_ms
 
     async def epoch(self) -> str:
         """The queue's identity: another one than before means that it lost its data."""

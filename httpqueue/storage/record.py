@@ -1,19 +1,24 @@
-"""The stored forms: a timer's record, its spec and attempts, and the policies of applications and destinations."""
+"""The stored forms: a timer's record, its spec and its attempts; the policies of operators."""
 
 from typing import Final, Literal, TypeVar
 
 import msgpack
 import msgspec
+import structlog
+from msgspec.structs import replace
 
 from httpqueue.errors import InvalidTimerError
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
-from httpqueue.timers.spec import Spec
+from httpqueue.timers.schedule import Delay
+from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import Attempt, State, Timer
 
 STATE_OF_LETTER: Final = {state.letter.encode(): state for state in State if state is not State.ARCHIVED}
 
 PolicyT = TypeVar("PolicyT", ApplicationPolicy, DestinationPolicy)
+
+log = structlog.get_logger()
 
 _JSON: Final = msgspec.json.Encoder()
 _SPEC: Final = msgspec.json.Decoder(Spec)
@@ -21,6 +26,8 @@ _ATTEMPT: Final = msgspec.json.Decoder(Attempt)
 _HEAD_FIELDS: Final = 11
 FORMAT: Final = 1
 """Of a record; another one cannot be read."""
+_PLAIN: Final = Spec("", Delay(0))
+_CALLBACK: Final = Callback("")
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -40,15 +47,15 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 def encode_spec(spec: Spec) -> bytes:
-    """Spec -> JSON object, defaults left out."""
-    return _JSON.encode(spec)
+    """Spec -> JSON object, defaults left out. Equal specs are equal bytes: lua/create.lua compares them."""
+    return _JSON.encode(_with_own_defaults(spec))
 
 
 def decode_spec(raw: bytes) -> Spec:
     """The inverse of encode_spec; raises InvalidTimerError on anything else."""
     try:
         return _SPEC.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidTimerError(f"unreadable spec: {type(error).__name__}") from error
 
 
@@ -82,11 +89,30 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
 
 
+def _with_own_defaults(spec: Spec) -> Spec:
+    """The spec with the defaults themselves in the place of what equals them: msgspec leaves out no other."""
+    callback = spec.callback
+    if callback is not None and callback.on == _CALLBACK.on:
+        callback = replace(callback, on=_CALLBACK.on)
+    return replace(
+        spec,
+        method=_PLAIN.method if spec.method == _PLAIN.method else spec.method,
+        past_due=_PLAIN.past_due if spec.past_due == _PLAIN.past_due else spec.past_due,
+        callback=callback,
+    )
+
+
 def encode_policy(policy: ApplicationPolicy | DestinationPolicy) -> bytes:
     """Policy -> JSON object, defaults left out."""
     return _JSON.encode(policy)
 
 
 def decode_policy(kind: type[PolicyT], raw: bytes | None) -> PolicyT:
-    """The inverse of encode_policy, which also made `raw`; None and empty bytes say nothing."""
-    return msgspec.json.decode(raw, type=kind) if raw else kind()
+    """The inverse of encode_policy. None and empty bytes say nothing, and so does what nobody can read."""
+    if not raw:
+        return kind()
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError:
+        log.warning("policy.unreadable", kind=kind.__name__)
+        return kind()

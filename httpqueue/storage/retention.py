@@ -19,7 +19,9 @@ class Retention:
     ) -> None:
         self._archive = archive
         self._now = now
-        self._expired, self._drop = (Script(redis, name, keys or store_keys()) for name in ("expired", "drop"))
+        self._expired, self._drop = (
+            Script(redis, name, keys or store_keys()) for name in ("expired", "drop")
+        )
 
     async def forget(self, *, limit: int) -> int:
         """Forget at most limit timers whose retention is over; returns how many there were."""

@@ -15,7 +15,9 @@ from httpqueue.storage.connection import connect, redis_errors
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.policies import Policies
-from httpqueue.storage.timers import Store
+from httpqueue.storage.retention import Retention
+from httpqueue.storage.timers import Store, time_ms
+from httpqueue.storage.wake_ups import WakeUps
 
 log = structlog.get_logger()
 
@@ -25,9 +27,12 @@ class Storage:
 
     def __init__(self, redis: Redis, *, archive_error_rate: float, now: StoreNow = server_time) -> None:
         self._redis = redis
+        self._now = now
         self._archive = Archive(redis, error_rate=archive_error_rate)
         self.store = Store(redis, archive=self._archive, now=now)
-        self.outbox = Outbox(redis, now=now)
+        self.outbox = Outbox(redis)
+        self.wake_ups = WakeUps(redis, now=now)
+        self.retention = Retention(redis, archive=self._archive, now=now)
         self.lookup = Lookup(redis, now=now)
         self.policies = Policies(redis)
         self.api_keys = ApiKeys(redis)
@@ -36,6 +41,11 @@ class Storage:
         """Raises UnavailableError with the reason."""
         with redis_errors():
             await self._redis.ping()
+
+    async def time_ms(self) -> int:
+        """The store's time, ms since the epoch."""
+        with redis_errors():
+            return time_ms(await self._redis.time(), self._now)
 
     async def check(self, *, allow_unsafe: bool) -> None:
         """Whether this server may keep timers; raises StartError when not, and logs what is doubtful."""

@@ -154,7 +154,9 @@ class Store:
         """Renew the leases of attempts that are alive; False for one whose lease was lost."""
         answers = await self._beat(
             self._script_now(),
-            pack([(member_of(each.wake_up.name), each.nonce, each.holder, each.lease_ms) for each in attempts]),
+            pack(
+                [(member_of(each.wake_up.name), each.nonce, each.holder, each.lease_ms) for each in attempts]
+            ),
         )
         return [bool(answer) for answer in answers]
 

@@ -19,6 +19,10 @@ WINDOW: Final = 5_000
 """Wake-ups of one application that the queue holds; the rest of a backlog waits in its due index."""
 
 
+_EPOCH: Final = ":epoch"
+"""In `filled`, beside the applications: the queue that it speaks of."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopUp:
     """Wake-ups that the queue should have next."""
@@ -87,10 +91,17 @@ class WakeUps:
         """
         return _wake_ups(await self._heal(self._script_now(), late_ms, limit))
 
-    async def start_over(self) -> None:
-        """The queue has lost its data: what was put into it is put again."""
+    async def start_over_for(self, epoch: str) -> bool:
+        """Whether the queue of this epoch is another one than before: then everything is put into it again."""
         with redis_errors():
-            await self._redis.delete(self._keys.filled)
+            known = await self._redis.hget(self._keys.filled, _EPOCH)  # type: ignore[misc] # redis-py: sync or async
+            if known is not None and known.decode() == epoch:
+                return False
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.delete(self._keys.filled)
+            pipeline.hset(self._keys.filled, _EPOCH, epoch)
+            await pipeline.execute()
+        return True
 
     def _script_now(self) -> int | str:
         now_ms = self._now()

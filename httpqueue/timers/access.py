@@ -1,4 +1,4 @@
-"""Who may do what, and how often: API keys, what they permit, and the limit on requests. Pure."""
+"""API keys, what each key may do, and the rate limit of requests. Pure."""
 
 import hashlib
 import secrets
@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 
 _KEY_PREFIX: Final = "hq_"
-"""Lets people and secret scanners see what they have found."""
+"""Lets people and secret scanners recognise a key."""
 _KEY_BYTES: Final = 24
 _ID_BYTES: Final = 4
 _MAX_CLIENTS: Final = 100_000
@@ -18,25 +18,25 @@ _ROUNDING_S: Final = 1e-9
 
 
 class Scope(StrEnum):
-    """What a key may do; each scope includes those before it."""
+    """What a key may do. Each scope includes the scopes before it."""
 
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
 
     def includes(self, other: "Scope") -> bool:
-        """Whether whoever has this scope may do what needs the other."""
+        """Whether this scope permits everything that the other one permits."""
         order = list(Scope)
         return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one key permits; the id names it without being secret."""
+    """What one key permits. The id is not secret."""
 
     id: str
     application: str | None
-    """None: every application, and what concerns all of them."""
+    """None: every application, and everything that concerns all applications."""
     scope: Scope
 
 
@@ -46,21 +46,21 @@ def new_key() -> str:
 
 
 def new_id() -> str:
-    """A key's name for lists and revocation: 8 hexadecimal digits."""
+    """The id of a key, for lists and revocation: 8 hexadecimal digits."""
     return secrets.token_hex(_ID_BYTES)
 
 
 def hash_key(text: str) -> str:
-    """SHA-256 in hexadecimal digits, which is what is stored of a key.
+    """The stored form of a key: its SHA-256 in hexadecimal digits.
 
-    A fast hash is right here. Slow ones protect passwords, which are few enough to be guessed; nobody can
-    try 2**192 keys, whatever a try costs, and each request pays for one hash.
+    A fast hash is right here, because every request computes one. Slow hashes protect passwords, which can be
+    guessed. Nobody can guess one of 2**192 keys, however fast the hash is.
     """
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def encode_grant(grant: Grant, created_ms: int) -> bytes:
-    """What is stored beside a key's hash: JSON {id, application, scope, created_ms}."""
+    """The stored form of a grant: JSON {id, application, scope, created_ms}."""
     return orjson.dumps(
         {
             "id": grant.id,
@@ -72,7 +72,7 @@ def encode_grant(grant: Grant, created_ms: int) -> bytes:
 
 
 def decode_grant(stored: bytes) -> tuple[Grant, int] | None:
-    """(grant, created_ms), or None when it cannot be read: such a key exists but permits nothing."""
+    """(grant, created_ms), or None if nobody can read it. Such a key exists but permits nothing."""
     try:
         match orjson.loads(stored):
             case {
@@ -88,16 +88,16 @@ def decode_grant(stored: bytes) -> tuple[Grant, int] | None:
 
 
 def permits(grant: Grant, scope: Scope, application: str | None) -> bool:
-    """Whether the grant suffices for this application; None stands for what concerns all of them."""
+    """Whether the grant permits this in an application. None: what concerns all applications."""
     return grant.scope.includes(scope) and grant.application in {None, application}
 
 
 class RateLimit:
-    """One token bucket a client, full at first: `burst` requests at once, `rate` per second in the long run.
+    """A token bucket for each client: `burst` requests at once, then `rate` requests per second.
 
-    A bucket is kept as the instant at which it is full again (the generic cell rate algorithm), and is
-    forgotten once it is full; so memory holds the clients of the last burst/rate seconds, and never more than
-    _MAX_CLIENTS of them.
+    A bucket is stored as the instant at which it is full again (the generic cell rate algorithm). Full
+    buckets are deleted, so memory holds the clients of the last burst/rate seconds, and at most _MAX_CLIENTS
+    of them.
     """
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -106,11 +106,11 @@ class RateLimit:
         self._full_at_s: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """Clients that are remembered."""
+        """The number of buckets in memory."""
         return len(self._full_at_s)
 
     def decide(self, client: str, now_s: float) -> float:
-        """0 when the request may pass, else how many seconds to wait first; now_s never goes back."""
+        """0 if the request may pass, otherwise the seconds to wait first. now_s must never go back."""
         full_at_s = max(self._full_at_s.get(client, now_s), now_s) + self._token_s
         wait_s = full_at_s - now_s - self._burst_s
         if wait_s > _ROUNDING_S:
@@ -121,7 +121,7 @@ class RateLimit:
         return 0
 
     def _forget(self, now_s: float) -> None:
-        while self._full_at_s:  # the first has been idle longest
+        while self._full_at_s:  # the first client has been idle longest
             client, full_at_s = next(iter(self._full_at_s.items()))
             if full_at_s > now_s and len(self._full_at_s) <= _MAX_CLIENTS:
                 return

@@ -118,7 +118,7 @@ class Begun:
     """By the store's clock."""
     spec: Spec
     host: str
-    policy: ApplicationPolicy
+    policy: ApplicationPolicy = field(default_factory=ApplicationPolicy)
     """Of its application."""
 
 

@@ -1,8 +1,7 @@
-"""When a cron timer runs next: cronsim finds wall times, this module turns them into instants. Pure.
+"""When a cron timer runs next. cronsim finds local times, and this module turns them into instants. Pure.
 
-cronsim sees no zone, because its own treatment of daylight saving time repeats and drops runs
-(docs/adr/0007). A job that is bound to hours runs once for each of its wall times; one that runs in
-every hour follows real time.
+cronsim gets no time zone, because it repeats and loses runs when clocks change (docs/adr/0007). A job with
+fixed hours runs once for each of its wall times. A job in every hour follows real time.
 """
 
 import re
@@ -45,18 +44,18 @@ _FIELDS: Final = (
     ("month", "1-12 or JAN-DEC", 12),
     ("day of week", "0-7 or SUN-SAT", 7),
 )
-"""Name, values and the longest step that means something."""
+"""Name, values and the longest useful step."""
 _FIVE: Final = "must have five fields (minute, hour, day of month, month, day of week)"
 _STEP_OF_ONE: Final = re.compile(r"\b(\w+)-\1/", re.IGNORECASE)
-"""5-5/2, which cronsim takes for 5/2."""
+"""Such as 5-5/2, which cronsim reads as 5/2."""
 _HOURS_OF_DAY: Final = 24
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WINDOW_S: Final = 2 * 24 * 3600
-"""Longer than two offsets of any zone can differ, shorter than between two changes of its clocks."""
+"""Longer than any two offsets of a zone differ, shorter than the time between two clock changes."""
 
 
 def check_zone(name: str) -> str:
-    """Return an IANA time zone's name; raises ValueError with a sentence for the client."""
+    """Return the name of an IANA time zone. Raises ValueError with a sentence for the client."""
     zone_of(name)
     return name
 
@@ -64,8 +63,8 @@ def check_zone(name: str) -> str:
 def check_cron(expression: str) -> str:
     """Five fields or a macro such as @daily -> the same with single blanks.
 
-    Raises ValueError with a sentence for the client, also when it would never run. What is accepted runs
-    at least every 40 years (29 February on one weekday), within the 50 that cronsim looks ahead.
+    Raises ValueError with a sentence for the client, also for an expression that would never run. Every other
+    expression runs at least every 40 years (29 February on one weekday); cronsim looks 50 years ahead.
     """
     if len(expression) > MAX_EXPRESSION_LENGTH:
         raise ValueError(f"must have at most {MAX_EXPRESSION_LENGTH} characters")
@@ -87,9 +86,9 @@ def check_cron(expression: str) -> str:
 
 
 def first_due(schedule: Schedule, now_ms: int) -> Due:
-    """When a new timer is due; now_ms is the store's time, which only a cron needs.
+    """When a new timer is due; now_ms is the store's time. Only a cron needs it.
 
-    A cron that does not run again before the calendar ends is due at its end.
+    A cron without another run in the calendar is due at the end of the calendar.
     """
     match schedule:
         case Delay() | Instant():
@@ -101,9 +100,9 @@ def first_due(schedule: Schedule, now_ms: int) -> Due:
 
 
 def next_run_ms(cron: Cron, after_ms: int) -> int | None:
-    """The first run strictly after an instant, in ms since the epoch; None when the calendar ends before.
+    """The first run after an instant, in ms since the epoch; None when there is none in the calendar.
 
-    Raises ValueError for an expression or a zone that check_cron or check_zone refuses.
+    Raises ValueError for an expression that check_cron refuses, or a zone that check_zone refuses.
     """
     zone = zone_of(cron.zone)
     after_s = after_ms // MS_PER_S
@@ -119,19 +118,19 @@ def next_run_ms(cron: Cron, after_ms: int) -> int | None:
 
 
 def _next_on_the_clock_s(simulation: CronSim, zone: ZoneInfo, after_s: int) -> int | None:
-    """A job bound to hours: once for each wall time, and once for all of those that the clocks skip."""
+    """A job with fixed hours: one run for each wall time, and one for all wall times in a gap."""
     simulation.dt = _wall(after_s + offset_s(zone, after_s))
     for wall in simulation:
         run_s = wall_to_instant_ms(_count_s(wall) * MS_PER_S, zone) // MS_PER_S
-        if run_s > after_s:  # not so while the clocks show an hour for the second time
+        if run_s > after_s:  # false while the clocks show an hour for the second time
             return run_s
     return None
 
 
 def _next_in_real_time_s(simulation: CronSim, zone: ZoneInfo, after_s: int) -> int | None:
-    """A job of every hour: whenever the clocks show one of its wall times, even for the second time.
+    """A job in every hour: it runs whenever the clocks show one of its wall times, even for the second time.
 
-    Searches from one change of the clocks to the next: in between, wall times and instants run alike.
+    Searches from one clock change to the next. Between them the offset of the zone is constant.
     """
     start_s = after_s + 1
     while True:
@@ -145,12 +144,12 @@ def _next_in_real_time_s(simulation: CronSim, zone: ZoneInfo, after_s: int) -> i
         change_s = first_change_s(zone, start_s, end_s)
         if change_s is None and end_s == run_s:
             return run_s
-        # no clock shows a wall time between start and run earlier than the window before run
+        # offsets differ by less than the window, so no run can come earlier than this
         start_s = change_s or max(end_s, run_s - _WINDOW_S)
 
 
 def _five_fields(expression: str) -> list[str]:
-    """The fields of an expression or a macro; raises ValueError when they are not five."""
+    """The fields of an expression or a macro. Raises ValueError unless there are five."""
     if expression.startswith("@"):
         macro = expression.lower()
         if macro == "@reboot":
@@ -167,7 +166,7 @@ def _five_fields(expression: str) -> list[str]:
 
 
 def _check_field(index: int, field: str) -> None:
-    """Raise ValueError when cronsim does not read a field, or reads a step as none."""
+    """Raise ValueError when cronsim cannot read a field, or would ignore its step."""
     name, values, longest = _FIELDS[index]
     alone = ["*"] * len(_FIELDS)
     alone[index] = field

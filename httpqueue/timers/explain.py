@@ -9,7 +9,7 @@ from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State, Timer
 
 WORKER_SILENCE_MS: Final = 15_000
-"""A worker that was not seen for this long is not believed to be there."""
+"""After this long without a sign of life, a worker counts as gone."""
 
 
 class Code(StrEnum):
@@ -30,7 +30,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What store and queue say of a timer; times in ms since the epoch."""
+    """What store and queue know about a timer; times in ms since the epoch."""
 
     timer: Timer
     now_ms: int
@@ -40,14 +40,14 @@ class Facts:
     blocked_by: str | None = None
     """The id of the timer whose turn it is in the lane."""
     reserved_start_ms: int | None = None
-    """When the host's rate lets it start."""
+    """When the destination's rate lets it start."""
     lease_end_ms: int | None = None
     is_in_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why; `details` are the figures and names in the sentence."""
+    """The reason, as a code and a sentence; `details` has the figures and names in the sentence."""
 
     code: Code
     reason: str
@@ -55,7 +55,7 @@ class Explanation:
 
 
 def explain(facts: Facts, *, worker_silence_ms: int | None) -> Explanation:
-    """The first thing that holds the timer up; worker_silence_ms: None when no worker was ever seen."""
+    """The first thing that holds the timer back. worker_silence_ms is None if no worker was ever seen."""
     timer = facts.timer
     if timer.state is not State.SCHEDULED:
         return _of_state(facts)
@@ -72,7 +72,9 @@ def explain(facts: Facts, *, worker_silence_ms: int | None) -> Explanation:
         return Explanation(Code.PAUSED, f"destination {facts.host} is paused", {"host": facts.host})
     if worker_silence_ms is None or worker_silence_ms > WORKER_SILENCE_MS:
         return _of_silence(worker_silence_ms)
-    return _of_queue(facts) or Explanation(Code.STARTING, f"it is due since {due} and about to start")
+    return _of_queue(facts) or Explanation(
+        Code.STARTING, f"it has been due since {due} and is about to start"
+    )
 
 
 def _of_state(facts: Facts) -> Explanation:
@@ -80,12 +82,12 @@ def _of_state(facts: Facts) -> Explanation:
     match timer.state:
         case State.RUNNING:
             if facts.lease_end_ms is not None and facts.lease_end_ms <= facts.now_ms:
-                reason = f"attempt {timer.attempts} lost its worker and is about to be made again"
+                reason = f"attempt {timer.attempts} lost its worker and will be repeated"
             else:
                 reason = f"attempt {timer.attempts} is running"
             return Explanation(Code.RUNNING, reason, {"attempt": timer.attempts})
         case State.DONE:
-            return Explanation(Code.DONE, "it has fired and was delivered")
+            return Explanation(Code.DONE, "its webhook was delivered")
         case State.CANCELLED:
             return Explanation(Code.CANCELLED, "it was cancelled before it was sent")
     error = attempt.error if attempt else None
@@ -95,10 +97,10 @@ def _of_state(facts: Facts) -> Explanation:
 def _of_future(facts: Facts, due: str) -> Explanation:
     timer, attempt = facts.timer, facts.timer.last_attempt
     if timer.attempts and attempt:
-        reason = f"in backoff after attempt {timer.attempts} ({attempt.error}) until {due}"
+        reason = f"attempt {timer.attempts} failed ({attempt.error}); the next one is due at {due}"
         return Explanation(Code.BACKOFF, reason, {"attempt": timer.attempts, "due": due})
     left_s = (timer.due_ms - facts.now_ms) / 1000
-    return Explanation(Code.NOT_DUE, f"it is not due before {due}, in {left_s:,.0f} s", {"due": due})
+    return Explanation(Code.NOT_DUE, f"it is due at {due}, in {left_s:,.0f} s", {"due": due})
 
 
 def _of_silence(silence_ms: int | None) -> Explanation:
@@ -111,15 +113,17 @@ def _of_silence(silence_ms: int | None) -> Explanation:
 def _of_queue(facts: Facts) -> Explanation | None:
     lane, host = facts.timer.spec.ordering_key, facts.host
     if facts.blocked_by is not None:
-        reason = f"blocked by timer {facts.blocked_by}, which comes before it under ordering key {lane}"
+        reason = f"blocked by timer {facts.blocked_by}, which comes first under ordering key {lane}"
         return Explanation(Code.BLOCKED, reason, {"ordering_key": lane, "blocked_by": facts.blocked_by})
     if facts.reserved_start_ms is not None and facts.reserved_start_ms > facts.now_ms:
         turn = format_instant(facts.reserved_start_ms)
-        rate = f"{facts.destination.rate:g} calls a second"
-        reason = f"waiting in the line of {host}, which takes {rate}, until {turn}"
+        rate = f"{facts.destination.rate:g} calls per second"
+        reason = f"waiting until {turn}: destination {host} has a limit of {rate}"
         return Explanation(Code.WAITING, reason, {"host": host, "until": turn})
     if facts.is_in_line:
         limit = facts.destination.concurrency
-        limited = f", which takes {limit} calls at once" if limit else ", which has its share of the workers"
-        return Explanation(Code.WAITING, f"waiting in the line of {host}{limited}", {"host": host})
+        limited = (
+            f"has a concurrency limit of {limit}" if limit else "is slow and uses its share of the workers"
+        )
+        return Explanation(Code.WAITING, f"waiting: destination {host} {limited}", {"host": host})
     return None

@@ -8,7 +8,7 @@ import idna
 
 DEFAULT_APPLICATION: Final = "default"
 
-_AUTHORITY: Final = re.compile(r"[A-Za-z]+://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^:/?#]*)")
+_AUTHORITY: Final = re.compile(r"[A-Za-z]+://(?:[^/?#]*@)?(\[[^\]/?#]*\]|[^:/?#]*)")
 _DOTS: Final = re.compile("[\u3002\uff0e\uff61]")
 """Full stops of other scripts, which IDNA reads as dots (RFC 3490 section 3.1)."""
 
@@ -36,15 +36,13 @@ def normal_host(host: str) -> str:
     Lower case, IDNA A-labels (RFC 5891, mapped as UTS 46 says), without a trailing dot. An IPv6 address is
     compressed (RFC 5952) and in brackets. What is no valid host comes back in lower case.
     """
-    if host.startswith("["):
-        try:
-            return f"[{IPv6Address(host[1:-1])}]"
-        except AddressValueError:
-            return host.lower()
-    lower = host.lower()
-    if not lower.isascii():
-        lower = _to_ascii(lower)
-    return lower.removesuffix(".")
+    normal = host.lower() if host.isascii() else _to_ascii(host)
+    if not (normal.startswith("[") and normal.endswith("]")):
+        return normal.rstrip(".")
+    try:
+        return f"[{IPv6Address(normal[1:-1])}]"
+    except AddressValueError:
+        return normal
 
 
 def _to_ascii(host: str) -> str:
@@ -52,7 +50,7 @@ def _to_ascii(host: str) -> str:
     try:
         host = idna.uts46_remap(host, std3_rules=False)
     except idna.IDNAError:
-        return host
+        return host.lower()
     return ".".join(map(_label_to_ascii, _DOTS.sub(".", host).split(".")))
 
 

@@ -22,7 +22,7 @@ class RetryPolicy:
     """The wait after each attempt, if given: one attempt more than waits."""
 
 
-class RetryOptions(Struct, frozen=True, omit_defaults=True):
+class RetryOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a timer says of its retries; None leaves it to the settings."""
 
     max_attempts: int | None = None

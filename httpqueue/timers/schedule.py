@@ -1,7 +1,7 @@
 """When a timer is due: after a delay, at an instant, at a wall-clock time, or by cron. Pure.
 
-A wall time is a local date and time without its zone. As a number it is counted like an instant in UTC
-(wall_ms, wall_s), so that one arithmetic serves both.
+A wall time is a local date and time without its zone. As a number (wall_ms, wall_s) it counts from the epoch
+as if the zone were UTC, so the same arithmetic works for wall times and instants.
 """
 
 import re
@@ -23,20 +23,20 @@ _DATE_LENGTH = len("2030-01-01")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Delay(Struct, frozen=True, array_like=True, tag="d"):
-    """Due so long after the store accepted the timer."""
+class Delay(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="d"):
+    """Due this long after the store has accepted the timer."""
 
     delay_ms: int
 
 
-class Instant(Struct, frozen=True, array_like=True, tag="i"):
-    """Due at this instant, in ms since the epoch; one in the past is due at once."""
+class Instant(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="i"):
+    """Due at this instant, in ms since the epoch. An instant in the past is due at once."""
 
     at_ms: int
 
 
-class Local(Struct, frozen=True, array_like=True, tag="l"):
-    """Due when the clocks of a zone show this time; both are kept as the client meant them."""
+class Local(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="l"):
+    """Due when the clocks of a zone show this time. Time and zone are stored as the client sent them."""
 
     local: str
     """Normalised by parse_local: 2030-01-01T09:00:00."""
@@ -44,8 +44,8 @@ class Local(Struct, frozen=True, array_like=True, tag="l"):
     """IANA name."""
 
 
-class Cron(Struct, frozen=True, array_like=True, tag="c"):
-    """Due again and again, by the clocks of a zone."""
+class Cron(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="c"):
+    """Due repeatedly, by the clocks of a zone."""
 
     expression: str
     """Checked and normalised by cron.check_cron."""
@@ -54,13 +54,13 @@ class Cron(Struct, frozen=True, array_like=True, tag="c"):
 
 
 Due = Delay | Instant
-"""When a timer is due, for the store: it alone knows what time it is, so a delay stays a delay until then."""
+"""What the store needs to know: it adds a delay to its own time, because no other clock counts."""
 Schedule = Due | Local | Cron
-"""When a timer is due, as its client says it. Stored as a JSON array: ["d", 60000]."""
+"""What the client sent. Stored as a JSON array: ["d", 60000]."""
 
 
 def parse_instant_ms(text: str) -> int:
-    """RFC 3339 date-time with an offset -> ms since the epoch, further digits cut off.
+    """RFC 3339 date-time with an offset -> ms since the epoch; digits beyond the millisecond are cut off.
 
     Raises ValueError with a sentence for the client.
     """
@@ -77,7 +77,7 @@ def format_instant(ms: int) -> str:
 
 
 def has_offset(text: str) -> bool:
-    """Whether a date-time carries an offset: then it is read as an instant, otherwise as a local time."""
+    """Whether a date-time has an offset. With an offset it is an instant, without one a local time."""
     return not set("Zz+-").isdisjoint(text[_DATE_LENGTH:])
 
 
@@ -100,8 +100,9 @@ def parse_local(text: str) -> str:
 def local_ms(local: str, zone: str) -> int:
     """Instant, in ms since the epoch, at which the zone's clocks show a local time from parse_local.
 
-    The rules of wall_to_instant_ms hold. Near the ends of the calendar the result may lie outside of it.
-    Raises ValueError when there is no such zone.
+    Follows the rules of wall_to_instant_ms. Near the ends of the calendar, the result may be
+    outside it.
+    Raises ValueError if the zone does not exist.
     """
     wall = datetime.fromisoformat(local).replace(tzinfo=UTC)
     return wall_to_instant_ms((wall - _EPOCH) // timedelta(milliseconds=1), zone_of(zone))
@@ -110,13 +111,13 @@ def local_ms(local: str, zone: str) -> int:
 def format_local(ms: int, zone: str) -> str:
     """Ms since the epoch -> RFC 3339 with the zone's offset: 2030-01-01T09:00:00.000+01:00.
 
-    In UTC where the zone is already in year 10000. Raises ValueError when there is no such zone.
+    In UTC if the zone is already in year 10000. Raises ValueError if the zone does not exist.
     """
     instant = _EPOCH + timedelta(milliseconds=ms)
     try:
         local = instant.astimezone(zone_of(zone))
         offset = local.utcoffset() or timedelta()
-        # RFC 3339 has no seconds in offsets; until 1972 a few zones did
+        # RFC 3339 offsets have no seconds; a few zones had some until 1972
         local = instant.astimezone(timezone(offset - offset % timedelta(minutes=1)))
     except OverflowError:
         return format_instant(ms)
@@ -124,13 +125,13 @@ def format_local(ms: int, zone: str) -> str:
 
 
 def time_left_s(due_ms: int, now_ms: int) -> int:
-    """Whole seconds until due, rounded up; 0 when it is due."""
+    """Whole seconds until due, rounded up; 0 if due."""
     return max(0, -((now_ms - due_ms) // MS_PER_S))
 
 
 @cache
 def zone_of(name: str) -> ZoneInfo:
-    """The IANA zone of that name; raises ValueError with a sentence for the client."""
+    """The IANA zone with this name. Raises ValueError with a sentence for the client."""
     if name not in _zone_names():
         raise ValueError("must be an IANA time zone such as Europe/Berlin")
     return ZoneInfo(name)
@@ -139,11 +140,11 @@ def zone_of(name: str) -> ZoneInfo:
 def wall_to_instant_ms(wall_ms: int, zone: ZoneInfo) -> int:
     """Instant at which the zone's clocks show a wall time.
 
-    A wall time that the clocks skip is the first instant after the gap; one that they show twice is the
-    first of the two. A later wall time is never an earlier instant.
+    If the clocks skip the wall time, it is the first instant after the gap. If they show it twice, it is the
+    first of the two instants. A later wall time never gives an earlier instant.
     """
     wall = (_EPOCH + timedelta(milliseconds=wall_ms)).replace(tzinfo=zone)
-    # PEP 495: across a change, fold=0 has the offset before it and fold=1 the one after it
+    # PEP 495: at a clock change, fold=0 gives the offset before it and fold=1 the offset after it
     before_s, after_s = _seconds(wall.utcoffset()), _seconds(wall.replace(fold=1).utcoffset())
     if before_s < after_s:
         wall_s = wall_ms // MS_PER_S
@@ -152,14 +153,14 @@ def wall_to_instant_ms(wall_ms: int, zone: ZoneInfo) -> int:
 
 
 def offset_s(zone: ZoneInfo, instant_s: int) -> int:
-    """Seconds that the zone's clocks are ahead of UTC; OverflowError where they show no year 1 to 9999."""
+    """Seconds by which the zone is ahead of UTC. Raises OverflowError outside the years 1 to 9999."""
     return _seconds((_EPOCH + timedelta(seconds=instant_s)).astimezone(zone).utcoffset())
 
 
 def first_change_s(zone: ZoneInfo, low_s: int, high_s: int) -> int | None:
     """The instant in (low_s, high_s] at which the zone's clocks change, or None.
 
-    Both at most a few days apart: zones change their clocks a week apart or more.
+    low_s and high_s are at most a few days apart, and clock changes at least a week. So there is at most one.
     """
     if offset_s(zone, low_s) == offset_s(zone, high_s):
         return None
@@ -167,7 +168,7 @@ def first_change_s(zone: ZoneInfo, low_s: int, high_s: int) -> int | None:
 
 
 def _change_s(zone: ZoneInfo, low_s: int, high_s: int) -> int:
-    """The one change in (low_s, high_s], by bisection."""
+    """The only change in (low_s, high_s], found by bisection."""
     before_s = offset_s(zone, low_s)
     while high_s - low_s > 1:
         middle_s = (low_s + high_s) // 2
@@ -180,12 +181,12 @@ def _change_s(zone: ZoneInfo, low_s: int, high_s: int) -> int:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    """Every zone but the names that mean something else on each machine or nothing at all."""
+    """Every zone except the names that have no meaning or depend on the machine."""
     return frozenset((available_timezones() | {"UTC"}) - {"Factory", "localtime", "posixrules"})
 
 
 def _since_epoch_ms(match: re.Match[str], offset: str) -> int:
-    """The groups of _RFC3339 -> ms since the epoch, by its offset perhaps outside of the calendar."""
+    """The groups of _RFC3339 -> ms since the epoch. The offset may move it outside the calendar."""
     date, minute, second, fraction, _ = match.groups()
     leap = second == "60"  # RFC 3339 section 5.7: the second after :59
     try:

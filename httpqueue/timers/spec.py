@@ -1,6 +1,6 @@
 """What the client asked for. Pure; storage/record.py has its stored form."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ SKIP_GRACE_MS: Final = 10_000
 """With "skip", a timer that is late by no more than this is still sent: workers may be restarted."""
 
 
-class Callback(Struct, frozen=True, omit_defaults=True):
+class Callback(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Who is told when a timer has finished; `on` holds "done", "failed" or both."""
 
     url: str
@@ -22,14 +22,14 @@ class Callback(Struct, frozen=True, omit_defaults=True):
     on: tuple[str, ...] = ("done", "failed")
 
 
-class Retention(Struct, frozen=True, omit_defaults=True):
+class Retention(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How long a finished timer's record is kept; None leaves it to application and settings."""
 
     done_ms: int | None = None
     failed_ms: int | None = None
 
 
-class Spec(Struct, frozen=True, omit_defaults=True, rename={"schedule": "due"}):
+class Spec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, rename={"schedule": "due"}):
     """What the client asked for, as it was given: two posts are the same when their specs are."""
 
     url: str
@@ -43,7 +43,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, rename={"schedule": "due"}):
     callback: Callback | None = None
     ordering_key: str | None = None
     labels: dict[str, str] = {}
-    past_due: str | int = FIRE
+    past_due: Literal["fire", "skip"] | int = FIRE
     """FIRE, SKIP, or how late in ms it may be fired at most."""
     retention: Retention | None = None
 

@@ -48,7 +48,7 @@ TRANSITIONS: Final = frozenset(
 FINISHED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
-class Attempt(Struct, frozen=True, array_like=True):
+class Attempt(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How an attempt went: when it started, how late that was, what came back. Stored as a JSON array."""
 
     started_ms: int

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import orjson
 
 from httpqueue import __version__
+from httpqueue.timers.commands import Begun
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.signing import signature
 
@@ -63,8 +64,14 @@ class SendError(Exception):
         self.message = message
 
 
+def webhook_id(begun: Begun) -> str:
+    """Never the same for two applications, two creations or two runs; the same for all retries of one run."""
+    name = begun.wake_up.name
+    return f"{name.application}:{name.id}:{begun.nonce}:{begun.wake_up.generation}"
+
+
 def render(
-    spec: Spec, *, timer_id: str, generation: int, attempt: int, started_ms: int, append_timer_id: bool
+    spec: Spec, *, timer_id: str, webhook_id: str, attempt: int, started_ms: int, append_timer_id: bool
 ) -> Request:
     """The call for this attempt; webhook-* as in the Standard Webhooks spec, one id for all retries."""
     body, content_type = _body(spec)
@@ -74,7 +81,7 @@ def render(
         headers["content-type"] = content_type
     if "user-agent" not in names:
         headers["user-agent"] = USER_AGENT
-    headers["webhook-id"] = f"{timer_id}:{generation}"
+    headers["webhook-id"] = webhook_id
     headers["webhook-timestamp"] = str(started_ms // 1000)
     headers["httpqueue-attempt"] = str(attempt)
     url = spec.url.replace(ID_PLACEHOLDER, timer_id)

@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-_PASSING_FAULTS: Final = frozenset({Fault.TIMEOUT, Fault.CONNECTION, Fault.DNS, Fault.LOST_WORKER})
+_PASSING_FAULTS: Final = frozenset({Fault.TIMEOUT, Fault.CONNECTION, Fault.DNS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """A stock arq worker can drain the queue: `arq httpqueue.worker.arq_compat.WorkerSettings`.
 
-It runs one wake-up at a time, so it is slow. The queue is in arq's format: whoever has arq's workers, tools and
-monitoring can use them.
+It runs one wake-up at a time, so it is slow. The queue is in arq's format: whoever has arq's workers,
+tools and monitoring can use them.
 """
 
+import asyncio
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 import orjson
@@ -13,14 +14,15 @@ import structlog
 from arq.connections import RedisSettings
 from arq.worker import func
 
-from httpqueue.errors import SettingsError
+from httpqueue import clock
+from httpqueue.errors import SettingsError, UnavailableError
 from httpqueue.settings import Settings, load
 from httpqueue.storage.keys import queue_keys
 from httpqueue.storage.queue import JOB_FUNCTION, read_job
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
-from httpqueue.timers.commands import Begun
-from httpqueue.worker.attempts import Attempts
+from httpqueue.timers.commands import Refused
+from httpqueue.worker.attempts import BEAT_S, Attempts, Running
 from httpqueue.worker.wiring import open_attempts
 
 POLL_S: Final = 0.05
@@ -35,9 +37,22 @@ async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
         log.error("worker.unreadable", job=ctx["job_id"])
         return
     attempts: Attempts = ctx["attempts"]
-    [answer] = await attempts.begin([wake_up])
-    if isinstance(answer, Begun):
+    [answer] = await attempts.begin(attempts.begin_call([wake_up]))
+    if isinstance(answer, Refused):
+        return
+    beating = asyncio.create_task(_beat(attempts, answer))
+    try:
         await attempts.run(answer)
+    finally:
+        beating.cancel()
+
+
+async def _beat(attempts: Attempts, running: Running) -> None:
+    """Keep the lease alive; the store refuses the finish of one that is lost."""
+    while True:
+        await clock.sleep(BEAT_S)
+        with suppress(UnavailableError):
+            await attempts.beat([running])
 
 
 JOB: Final = func(deliver, name=JOB_FUNCTION)

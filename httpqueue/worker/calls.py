@@ -15,8 +15,8 @@ MAX_SHARES: Final = 4
 class Calls:
     """The calls in flight by host: how many more may start, so that slow hosts leave others their slots.
 
-    Slots are shared by who comes first, which is fair as long as they are soon free again. A slow host's
-    calls no longer count among them: it may have as many as there are slots, others have theirs besides.
+    Whoever comes first takes a slot, which is fair as long as slots are soon free again. A slow host has a
+    pool of slots of its own, so that its calls take none from the others.
     """
 
     def __init__(self, slots: int) -> None:

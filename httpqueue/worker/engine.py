@@ -16,8 +16,8 @@ from httpqueue import clock
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
-from httpqueue.timers.commands import Begun, Refusal, WakeUp
-from httpqueue.worker.attempts import Attempts
+from httpqueue.timers.commands import Refusal, Refused, WakeUp
+from httpqueue.worker.attempts import BEAT_S, Attempts, BeginCall, Running
 from httpqueue.worker.calls import SLOW_S, Calls
 
 IDLE_S: Final = 1.0
@@ -30,6 +30,8 @@ GATHER_S: Final = 0.003
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Attempts a slot that may wait for their finish, as they do when the store is away."""
+MAX_BEAT: Final = 500
+"""Attempts in one beat."""
 AHEAD: Final = 2
 """Wake-ups a slot that are claimed ahead of free slots, while the queue has more and all calls are quick."""
 
@@ -54,18 +56,21 @@ class Worker:
         self._noted_s = 0.0
         self._calls = Calls(concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, Running] = {}
+        self._repeat: BeginCall | None = None
 
     async def run(self) -> None:
         """Claim and run attempts until stop(); servers that are away are waited for."""
         self._attempts.hand_unblocked_to(self._hold)
-        listener = asyncio.create_task(self._listen())
+        helpers = [asyncio.create_task(self._listen()), asyncio.create_task(self._beat())]
         try:
             while not self._stopping.is_set():
                 await self._round()
             await self._wind_down()
         finally:
-            listener.cancel()
-            await self._cancel_attempts()
+            await self._give_up_attempts()
+            for helper in helpers:
+                helper.cancel()
 
     async def stop(self) -> None:
         """Claim no more, give back what was not begun, let attempts in flight end within the grace time."""
@@ -73,19 +78,36 @@ class Worker:
         self._wake.set()
 
     async def _wind_down(self) -> None:
+        """Give back what was not begun, and wait for attempts in flight, but not longer than the grace time."""
         self._attempts.hand_unblocked_to(None)
         left_over, self._held = self._held, []
+        if self._repeat is not None:  # nobody knows whether these were begun: heal sees to those that were
+            left_over += self._repeat.wake_ups
         if left_over:
             with suppress(UnavailableError):
                 await self._queue.put([replace(wake_up, due_ms=AT_ONCE_MS) for wake_up in left_over])
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=self._grace_s)
 
-    async def _cancel_attempts(self) -> None:
+    async def _give_up_attempts(self) -> None:
+        """Attempts that outlast the grace time are made by another worker at once, not when their lease ends."""
         left = list(self._tasks.values())
+        in_flight = [running for running in self._running.values() if not running.is_answered]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        if in_flight:
+            # In a task of its own: this one may have been cancelled.
+            await asyncio.create_task(self._hand_back(in_flight))
+
+    async def _hand_back(self, in_flight: Sequence[Running]) -> None:
+        with suppress(UnavailableError):
+            await self._attempts.hand_back(in_flight)
+            log.info(
+                "worker.handed_back",
+                count=len(in_flight),
+                called=sum(running.is_called for running in in_flight),
+            )
 
     async def _round(self) -> None:
         """Claim what is due, begin it, sleep until there is more to do."""
@@ -109,12 +131,17 @@ class Worker:
 
     def _free(self) -> int:
         """How many attempts may start: a slot is taken until the answer is there, not until the finish."""
+        if self._attempts.is_behind:  # what has ended comes first
+            return 0
         unfinished = self._concurrency * MAX_UNFINISHED - len(self._tasks)
         return max(0, min(self._calls.free(), unfinished, MAX_CLAIM))
 
     async def _claim(self, free: int) -> float:
         """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
         idle_s = 0.0
+        if self._repeat is not None:
+            await self._begin(self._repeat)
+            return 0
         if len(self._held) < free:
             claim = await self._queue.claim(free - len(self._held) + self._ahead)
             for job in claim.unreadable:
@@ -123,21 +150,21 @@ class Worker:
             self._ahead = self._concurrency * AHEAD if claim.wait_ms == 0 and self._calls.are_quick() else 0
             idle_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
         wake_ups, self._held = self._held[:free], self._held[free:]
-        await self._begin(wake_ups)
+        if wake_ups:
+            await self._begin(self._attempts.begin_call(wake_ups, self._calls.room()))
         return 0 if self._held else idle_s
 
-    async def _begin(self, wake_ups: Sequence[WakeUp]) -> None:
-        if not wake_ups:
-            return
-        try:
-            answers = await self._attempts.begin(wake_ups, self._calls.room())
-        except UnavailableError:
-            self._held.extend(wake_ups)  # they are no longer in the queue
-            raise
+    async def _begin(self, call: BeginCall) -> None:
+        """Begin and start attempts. When the answer is lost, the next round repeats the call."""
+        self._repeat = call
+        answers = await self._attempts.begin(call)
+        self._repeat = None
         later = []
         for answer in answers:
-            if isinstance(answer, Begun):
+            if not isinstance(answer, Refused):
                 self._start(answer)
+            elif answer.refusal is Refusal.LATER:
+                self._hold(answer.wake_up)
             elif answer.refusal is Refusal.EARLY:
                 # The queue's server is ahead of the store's: what counts is the store's clock.
                 loop = asyncio.get_running_loop()
@@ -147,11 +174,13 @@ class Worker:
         if later:
             await self._queue.put(later)
 
-    def _start(self, begun: Begun) -> None:
-        name = f"{begun.wake_up.name}:{begun.wake_up.generation}:{begun.attempt}"
+    def _start(self, running: Running) -> None:
+        begun = running.begun
+        name = f"{begun.wake_up.name}:{begun.wake_up.generation}:{begun.attempt}:{begun.lost}"
         self._calls.begin(begun.host, name)
+        self._running[name] = running
         task = self._tasks[name] = asyncio.create_task(
-            self._attempts.run(begun, lambda: self._answered(begun.host, name))
+            self._attempts.run(running, lambda: self._answered(begun.host, name))
         )
         task.add_done_callback(lambda task: self._ended(name, task))
 
@@ -164,8 +193,32 @@ class Worker:
         if self._is_full:
             self._wake.set()
         del self._tasks[name]
+        del self._running[name]
         if not task.cancelled() and (error := task.exception()):
             log.error("worker.bug", attempt=name, exc_info=error)
+
+    async def _beat(self) -> None:
+        """Keep the leases of all attempts alive, and drop those that were lost."""
+        outage = Outage("worker.beat")
+        while True:
+            await clock.sleep(BEAT_S)
+            names = list(self._running)
+            for first in range(0, len(names), MAX_BEAT):
+                part = [name for name in names[first : first + MAX_BEAT] if name in self._running]
+                try:
+                    await self._beat_for(part)
+                except UnavailableError as error:
+                    await outage.wait(error)
+                else:
+                    outage.over()
+
+    async def _beat_for(self, names: Sequence[str]) -> None:
+        running = [self._running[name] for name in names]
+        lost = await self._attempts.beat(running) if running else []
+        for name, each in zip(names, running, strict=True):
+            if each in lost and name in self._tasks and not each.is_answered:
+                log.warning("attempt.lost", attempt=name)
+                self._tasks[name].cancel()
 
     def _hold(self, wake_up: WakeUp) -> None:
         self._held.append(wake_up)

@@ -11,6 +11,8 @@ from httpqueue.webhooks.message import NOT_CALLED, Fault, Response, SendError
 from httpqueue.webhooks.outcome import Outcome, Verdict, is_past_due, judge
 from httpqueue.worker.callback import callback_of
 
+MAX_LOST = 3
+"""So many workers may be lost in one attempt: a timer that kills its workers must end."""
 KEPT_RESPONSE_BYTES = 1_024
 """Of a response's body, in the log of attempts."""
 
@@ -37,10 +39,10 @@ class AttemptPolicy:
         return begun.spec.timeout_ms or self.timeout_ms
 
 
-def reason_not_to_call(begun: Begun, policy: AttemptPolicy) -> SendError | None:
+def reason_not_to_call(begun: Begun) -> SendError | None:
     """Why the webhook is not called in this attempt; None: it is."""
-    if begun.attempt > policy.retry_of(begun).max_attempts:
-        return SendError(Fault.LOST_WORKER, "the worker was lost in the last attempt")
+    if begun.lost >= MAX_LOST:
+        return SendError(Fault.LOST_WORKER, f"{begun.lost} workers were lost in this attempt")
     lateness_ms = begun.started_ms - begun.due_ms
     if begun.attempt == 1 and is_past_due(begun.spec, lateness_ms):
         return SendError(Fault.PAST_DUE, f"not sent: {lateness_ms / 1000:,.0f} s past due")
@@ -60,7 +62,7 @@ def finish_of(
     )
     attempt = _attempt(begun, verdict, duration_ms, result)
     return Finish(
-        begun.wake_up,
+        begun,
         attempt,
         plan(begun, verdict, attempt, policy),
         was_called=not (isinstance(result, SendError) and result.fault in NOT_CALLED),

@@ -1,6 +1,6 @@
 """docs/api.md, executed: every request is sent to a real `httpqueue --virtual-clock`, every answer compared.
 
-The convention, which tests/acceptance/documents.py tells in full: blocks are done in their order; `http` is a
+The convention, which tests/support/documents.py tells in full: blocks are done in their order; `http` is a
 request (to httpqueue, or with a whole URL one that the webhook got) or, beginning with HTTP/1.1, its answer;
 `json` is an answer, too; `…` stands for what is different each time; `python` is run; `sh` starts httpqueue.
 """

@@ -1,4 +1,4 @@
-"""docs/migrating.md, executed as tests/acceptance/documents.py says: what other systems do, httpqueue does.
+"""docs/migrating.md, executed as tests/support/documents.py says: what other systems do, httpqueue does.
 
 `text` blocks hold the other system's requests; the `http` blocks after them are sent, their answers compared.
 """

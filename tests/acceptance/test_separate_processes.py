@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,12 +17,16 @@ from redis import Redis
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.timers.schedule import parse_instant_ms
 from tests.support.processes import HTTPQUEUE, REPOSITORY, Process, started
+from tests.support.proxy import Proxy
 from tests.support.receiver import Receiver
 
 TIMERS = 1_000
 CONNECTIONS = 50
 ARQ = str(Path(sys.executable).with_name("arq"))
 PARTS = ("api", "relay", "worker", "worker")
+RESETS = 200
+RESET_CHANCE = 0.03
+"""That a piece of data between a process and Redis resets all connections instead of passing through."""
 
 
 @asynccontextmanager
@@ -70,7 +75,7 @@ async def test_parts_by_their_other_names(
 ) -> None:
     """`httpqueue api`, the ancestor's APP_MODE=relay and =workers, or a stock arq as the worker."""
     shared = {"redis_url": valkey_server.url}
-    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.engine.WorkerSettings")
+    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.arq_compat.WorkerSettings")
     async with (
         Receiver() as receiver,
         started(*HTTPQUEUE, "api", cwd=tmp_path, **shared) as api,
@@ -125,6 +130,41 @@ async def test_redis_away_and_back(tmp_path: Path) -> None:
                 assert len(parts) == len(set(parts)), "said once a part"
     finally:
         server.stop()
+
+
+async def test_connections_to_redis_are_reset_under_load(
+    tmp_path: Path, valkey_server: EmbeddedValkey
+) -> None:
+    """No process ends, no answer is a 500, and afterwards all is as before."""
+    statuses: Counter[int] = Counter()
+    dice = random.Random(8)
+    async with (
+        Receiver() as receiver,
+        Proxy(valkey_server.url) as proxy,
+        deployment(tmp_path, redis_url=proxy.url) as processes,
+        httpx.AsyncClient(base_url=processes[0].url, timeout=30) as client,
+    ):
+
+        def maybe_reset() -> None:
+            if dice.random() < RESET_CHANCE:
+                proxy.reset()
+
+        async def post_and_get() -> None:
+            while proxy.resets < RESETS:
+                timer = {"url": f"{receiver.url}/some", "seconds": 0}
+                statuses[(await client.post("/timers", json=timer)).status_code] += 1
+                statuses[(await client.get("/timers/unknown")).status_code] += 1
+
+        proxy.on_data = maybe_reset
+        await asyncio.gather(*(post_and_get() for _ in range(CONNECTIONS)))
+        proxy.on_data = lambda: None
+        async with asyncio.timeout(30):
+            while (await client.get("/readyz")).status_code != 200:
+                pass
+        response = await client.post("/timers", json={"url": f"{receiver.url}/last", "seconds": 0})
+        assert response.status_code == 201
+        await receiver.wait_for(1, path="/last")
+    assert statuses.keys() <= {201, 404, 503}
 
 
 async def test_the_api_starts_before_redis(tmp_path: Path) -> None:

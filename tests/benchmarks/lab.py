@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import monotonic_s, sleep
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.timers import Store, open_store
+from httpqueue.storage.storage import open_storage
+from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Creation, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Instant
@@ -75,9 +76,9 @@ async def server() -> AsyncIterator[Server]:
         with EmbeddedValkey(data_dir) as valkey:
             pid = int((data_dir / "valkey.pid").read_text())
             redis = Redis.from_url(valkey.url)
-            async with open_store(valkey.url, archive_error_rate=1e-6) as store:
-                await store.check(allow_unsafe=False)
-                yield Server(valkey.url, pid, redis, store)
+            async with open_storage(valkey.url, archive_error_rate=1e-6) as storage:
+                await storage.check(allow_unsafe=False)
+                yield Server(valkey.url, pid, redis, storage.store)
             await redis.aclose()
 
 

@@ -7,8 +7,9 @@ from structlog.testing import capture_logs
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
 from httpqueue.storage import keys
-from httpqueue.storage.api_keys import ApiKeys, open_api_keys
+from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.storage import open_api_keys
 from httpqueue.timers.access import Grant, Scope, decode_grant, hash_key
 
 SHOP = Grant("00000001", "shop", Scope.WRITE)

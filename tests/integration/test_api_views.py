@@ -94,7 +94,7 @@ async def test_explain_a_timer_in_a_line(lab: Lab) -> None:
     [refused] = await lab.store.begin([WakeUp(TimerName("default", "d"), 0)], lease_ms=LEASE_MS)
     assert isinstance(refused, Refused)
     code, reason = await explain(lab, "d")
-    assert (code, "takes 1 calls at once" in reason) == (Code.WAITING, True)
+    assert (code, "a concurrency limit of 1" in reason) == (Code.WAITING, True)
 
 
 @pytest.mark.parametrize("below", ["", "/attempts", "/explain"])
@@ -210,7 +210,7 @@ async def test_destinations(lab: Lab) -> None:
     listed = (await lab.client.get("/destinations")).json()["destinations"]
     assert [host["host"] for host in listed] == ["example.com", "receiver"]
     assert listed[0] == shown
-    health = {"failures": 1, "last_call": format_instant(T0_MS), "last_result": "404"}
+    health = {"failures": 1, "last_call": format_instant(T0_MS), "last_result": "HTTP 404"}
     assert listed[1] == {"host": "receiver", **free, **idle, "health": health}
     assert (await lab.client.put("/destinations/example.com", json={"rate": 1})).json() == {
         **shown,

@@ -11,11 +11,11 @@ from httpqueue.errors import StartError
 from httpqueue.storage import archive, keys
 from httpqueue.storage.archive import Archive, layer
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Finish
+from httpqueue.timers.commands import Begun
 from httpqueue.timers.names import TimerName
-from httpqueue.timers.timer import Attempt
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, new_timer, wake_up
+from tests.support.frozen import LEASE_MS, finish_of, new_timer, wake_up
+from tests.support.keys import STORE
 
 ERROR_RATES = [0.4, 1e-2, 1e-6, 1e-12]
 
@@ -40,11 +40,7 @@ async def finish(store: Store, first: int, last: int, *, batch_size: int = 100) 
         numbers = range(start, min(start + batch_size, last))
         await store.create([new_timer(f"t{number}") for number in numbers])
         begun = await store.begin([wake_up(f"t{number}") for number in numbers], lease_ms=LEASE_MS)
-        ends = [
-            Finish(each.wake_up, each.attempt, Outcome.DELIVERED, 0, Attempt(0, 0, 200))
-            for each in begun
-            if isinstance(each, Begun)
-        ]
+        ends = [finish_of(each, Outcome.DELIVERED, 0) for each in begun if isinstance(each, Begun)]
         assert (await store.finish(ends)).counted == [True] * len(numbers)
 
 

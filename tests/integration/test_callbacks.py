@@ -1,15 +1,17 @@
 """Callbacks: who is told when a timer has finished, with what, how often, and across failures."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec import structs
 
 from httpqueue.errors import UnavailableError
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Change, Finish, NewTimer
+from httpqueue.timers.commands import Change, Finish, Finished, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay, Instant, format_instant
 from httpqueue.timers.spec import Callback, Retention, Spec
@@ -74,7 +76,7 @@ async def test_a_delivered_timer_is_told_in_the_shape_of_schedule_rs(store: Stor
 
 
 async def test_a_failed_timer_is_told_with_its_error(store: Store, queue: Queue) -> None:
-    """Delay its last attempt, once."""
+    """After its last attempt, once."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         receiver.answer(Reply(503), Reply(503), Reply(404), path="/a")
         await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
@@ -148,17 +150,18 @@ async def test_it_gives_up_after_the_last_wait_and_has_no_callback_itself(store:
         assert failed.spec.callback is None
         assert failed.attempts == 4
         assert len(receiver.requests) == 5
-        replay = Change(TimerName(DEFAULT_APPLICATION, failed.id), frozenset({State.FAILED}), due=Delay(0))
+        replay = Change(failed.name, frozenset({State.FAILED}), due=Delay(0))
         await store.change([replay])
-        await pipeline.until(failed.id, State.DONE)
+        await pipeline.until(failed.name.id, State.DONE)
 
 
 async def test_no_callback_is_lost_when_the_worker_dies_after_finish(store: Store, queue: Queue) -> None:
     """It is stored with the end: what dies afterwards takes nothing with it, and the next process tells."""
-    finish, ended = store.finish, []
+    finish, ended, died = store.finish, list[bool](), asyncio.Event()
 
-    async def finish_and_die(batch: list[Finish]) -> list[bool]:
-        ended.extend(await finish(batch))
+    async def finish_and_die(batch: list[Finish], **options: Any) -> Finished:
+        ended.extend((await finish(batch, **options)).counted)
+        died.set()
         raise ZeroDivisionError
 
     async with Receiver() as receiver:
@@ -168,6 +171,7 @@ async def test_no_callback_is_lost_when_the_worker_dies_after_finish(store: Stor
             await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
             found = await store.get(TimerName(DEFAULT_APPLICATION, "a"))
             assert found
+            await died.wait()
             await pipeline.until("a", State.DONE)
         assert ended == [True]
         store.finish = finish  # type: ignore[method-assign]
@@ -185,9 +189,9 @@ async def test_a_finish_that_is_refused_tells_nobody(store: Store, queue: Queue)
     """A finish that is repeated because its answer was lost makes no second callback."""
     finish = store.finish
 
-    async def answer_lost(batch: list[Finish]) -> list[bool]:
+    async def answer_lost(batch: list[Finish], **options: Any) -> Finished:
         store.finish = finish  # type: ignore[method-assign]
-        await finish(batch)
+        await finish(batch, **options)
         raise UnavailableError("the answer was lost")
 
     async with Receiver() as receiver, running(store, queue) as pipeline:
@@ -204,7 +208,7 @@ async def test_each_life_of_an_id_is_told(store: Store, queue: Queue) -> None:
     spec = Spec("", Delay(0), retention=Retention(done_ms=0))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         for life in range(2):
-            mine = replace(spec, url=f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
+            mine = structs.replace(spec, url=f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
             await store.create([NewTimer(TimerName(DEFAULT_APPLICATION, "a"), mine)])
             told = await receiver.wait_for(life + 1, path="/told")
             await pipeline.until_all_finished()

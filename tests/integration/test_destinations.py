@@ -3,19 +3,19 @@
 import asyncio
 from dataclasses import replace
 
+from msgspec import structs
 from prometheus_client import REGISTRY
 
 from httpqueue.clock import now_ms, sleep
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
-from httpqueue.timers.policies import Destination
+from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
-from tests.support.frozen import HOUR_MS
+from tests.support.frozen import HOUR_MS, storage_of
 from tests.support.keys import STORE
 from tests.support.pipeline import QUICK, running
 from tests.support.receiver import Received, Receiver, Reply, Writer
@@ -42,8 +42,18 @@ async def create(store: Store, url: str, count: int, due_ms: int | None = None) 
 async def until_waiting(store: Store, count: int) -> None:
     """Until so many wait for their host or application."""
     async with asyncio.timeout(30):
-        while await store.redis.zcard(STORE.waiting) < count:
+        while await store._redis.zcard(STORE.waiting) < count:
             await sleep(0.001)
+
+
+def paused(policy: ApplicationPolicy) -> ApplicationPolicy:
+    """The same, paused."""
+    return structs.replace(policy, paused=True)
+
+
+def going(policy: ApplicationPolicy) -> ApplicationPolicy:
+    """The same, going on."""
+    return structs.replace(policy, paused=False)
 
 
 def refused(reason: str) -> float:
@@ -76,7 +86,7 @@ class Gate:
 
 async def test_a_rate_spaces_the_calls(store: Store, queue: Queue) -> None:
     """50 a second: every call starts 20 ms after the one before or later; waiting is no attempt."""
-    await Policies(store.redis).set_destination(HOST, Destination(rate=50))
+    await storage_of(store).policies.set_destination(HOST, DestinationPolicy(rate=50))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, receiver.url, 30)
         await pipeline.until_all_finished()
@@ -94,14 +104,14 @@ async def test_a_rate_spaces_the_calls(store: Store, queue: Queue) -> None:
 
 async def test_a_rate_that_is_lifted_lets_all_go(store: Store, queue: Queue) -> None:
     """Those that wait for an hour-long turn do not keep it."""
-    policies = Policies(store.redis)
-    await policies.set_destination(HOST, Destination(rate=1 / 3600))
+    policies = storage_of(store).policies
+    await policies.set_destination(HOST, DestinationPolicy(rate=1 / 3600))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, receiver.url, 10)
         await receiver.wait_for(1)
         await pipeline.schedule("free", other_host(receiver))
         await pipeline.until("free", State.DONE)
-        await policies.set_destination(HOST, Destination())
+        await policies.set_destination(HOST, DestinationPolicy())
         await pipeline.until_all_finished()
     assert len(receiver.requests) == 11
 
@@ -111,7 +121,7 @@ async def test_a_rate_that_is_lifted_lets_all_go(store: Store, queue: Queue) -> 
 
 async def test_a_concurrency_limit_holds_across_a_worker_with_many_slots(store: Store, queue: Queue) -> None:
     """Three at once, never more; all are delivered, one attempt each."""
-    await Policies(store.redis).set_destination(HOST, Destination(concurrency=3))
+    await storage_of(store).policies.set_destination(HOST, DestinationPolicy(concurrency=3))
     gate = Gate()
     async with Receiver() as receiver, running(store, queue) as pipeline:
         receiver.answer(gate)
@@ -134,15 +144,15 @@ async def test_a_paused_destination_gets_nothing_and_everything_when_it_resumes(
     store: Store, queue: Queue
 ) -> None:
     """What became due meanwhile is sent then; other hosts notice nothing."""
-    policies = Policies(store.redis)
-    await policies.set_destination(HOST, Destination(paused=True))
+    policies = storage_of(store).policies
+    await policies.set_destination(HOST, DestinationPolicy(paused=True))
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, f"{receiver.url}/h", 50)
         await pipeline.schedule("free", f"{other_host(receiver)}/free")
         await pipeline.until("free", State.DONE)
         await until_waiting(store, 50)
         assert [request.path for request in receiver.requests] == ["/free"]
-        await policies.set_destination(HOST, Destination())
+        await policies.set_destination(HOST, DestinationPolicy())
         await pipeline.until_all_finished()
         assert {(await pipeline.until(f"h{n}", State.DONE)).attempts for n in range(50)} == {1}
     assert len(receiver.requests) == 51
@@ -150,8 +160,8 @@ async def test_a_paused_destination_gets_nothing_and_everything_when_it_resumes(
 
 async def test_a_paused_application_loses_nothing(store: Store, queue: Queue) -> None:
     """2,000 that became due are sent when it resumes, what is due later stays, other applications go on."""
-    policies = Policies(store.redis)
-    await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=True))
+    policies = storage_of(store).policies
+    await policies.update_application(DEFAULT_APPLICATION, paused)
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await create(store, f"{receiver.url}/h", 2_000)
         await pipeline.schedule("later", f"{receiver.url}/later", Delay(HOUR_MS))
@@ -159,17 +169,17 @@ async def test_a_paused_application_loses_nothing(store: Store, queue: Queue) ->
         await receiver.wait_for(1, path="/free")
         await until_waiting(store, 2_000)
         assert len(receiver.requests) == 1
-        await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=False))
+        await policies.update_application(DEFAULT_APPLICATION, going)
         await receiver.wait_for(2_001)
         await pipeline.until_all_finished(but=1)
-        assert not await store.redis.exists(STORE.waiting)
+        assert not await store._redis.exists(STORE.waiting)
     assert len(receiver.requests) == 2_001
     assert len({request.header("webhook-id") for request in receiver.requests}) == 2_001
 
 
 async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Store, queue: Queue) -> None:
     """A call that has begun is not taken back; its next attempt is made after the pause."""
-    policies, gate = Policies(store.redis), Gate()
+    policies, gate = storage_of(store).policies, Gate()
 
     async def later_503(request: Received, writer: Writer) -> None:
         await gate.opened.wait()
@@ -180,12 +190,12 @@ async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Sto
         receiver.answer(later_503, Reply(200))
         await pipeline.schedule("a", receiver.url)
         await receiver.wait_for(1)
-        await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=True))
+        await policies.update_application(DEFAULT_APPLICATION, paused)
         gate.opened.set()
         await pipeline.until_that("a", lambda timer: len(timer.log) == 1)
         await until_waiting(store, 1)
         assert len(receiver.requests) == 1
-        await policies.update_application(DEFAULT_APPLICATION, lambda policy: replace(policy, paused=False))
+        await policies.update_application(DEFAULT_APPLICATION, going)
         assert (await pipeline.until("a", State.DONE)).attempts == 2
 
 
@@ -213,7 +223,7 @@ async def test_a_hanging_host_does_not_delay_another(store: Store, queue: Queue)
         await pipeline.until_all_finished()
         assert {(await pipeline.until(f"h{n}", State.DONE)).attempts for n in range(500)} == {1}
     assert len(receiver.requests) == 503
-    assert not await store.redis.exists(STORE.waiting)
+    assert not await store._redis.exists(STORE.waiting)
 
 
 async def test_a_dead_host_whose_calls_time_out_does_not_delay_another(store: Store, queue: Queue) -> None:

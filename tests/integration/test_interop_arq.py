@@ -1,7 +1,5 @@
 """The queue keeps arq's format: a stock arq worker drains it, Worker runs stock jobs."""
 
-import asyncio
-import inspect
 from datetime import UTC, datetime
 
 import arq
@@ -14,13 +12,14 @@ from httpqueue.relay.relay import Relay
 from httpqueue.settings import load
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import JOB_FUNCTION, Queue
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
-from httpqueue.worker.engine import worker_settings
+from httpqueue.worker.arq_compat import worker_settings
 from tests.support.keys import QUEUE, STORE
 from tests.support.pipeline import running
 from tests.support.receiver import Receiver, Reply
@@ -29,15 +28,19 @@ TIMERS = 20
 
 
 async def test_a_stock_arq_worker_drains_our_queue(
-    valkey_server: EmbeddedValkey, store: Store, queue: Queue, redis: Redis
+    valkey_server: EmbeddedValkey, storage: Storage, queue: Queue, redis: Redis
 ) -> None:
-    """As `arq --burst httpqueue.worker.WorkerSettings` would: every timer is called once and done."""
+    """As `arq --burst httpqueue.worker.arq_compat.WorkerSettings`: every timer is called once and done."""
     async with Receiver() as receiver:
-        await store.check(allow_unsafe=False)
+        store = storage.store
+        await storage.check(allow_unsafe=False)
         await store.create(
-            [NewTimer("default", str(n), Spec(f"{receiver.url}/{n}", Delay(0))) for n in range(TIMERS)]
+            [
+                NewTimer(TimerName("default", str(n)), Spec(f"{receiver.url}/{n}", Delay(0)))
+                for n in range(TIMERS)
+            ]
         )
-        relay = Relay(store=store, queue=queue, horizon_ms=1_000, batch_size=500)
+        relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=1_000, batch_size=500)
         assert await relay.drain() == TIMERS
         stock = create_worker(
             worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False
@@ -46,21 +49,22 @@ async def test_a_stock_arq_worker_drains_our_queue(
         await stock.close()
         assert sorted(int(request.path[1:]) for request in receiver.requests) == list(range(TIMERS))
         for n in range(TIMERS):
-            found = await store.get("default", str(n))
+            found = await store.get(TimerName("default", str(n)))
             assert found is not None
             assert found.timer.state is State.DONE
     assert await redis.zcard(QUEUE.queue) == 0
 
 
 async def test_a_stock_arq_worker_leaves_retries_to_the_store(
-    valkey_server: EmbeddedValkey, store: Store, queue: Queue
+    valkey_server: EmbeddedValkey, storage: Storage, queue: Queue
 ) -> None:
     """An attempt that failed is a job that ended well: the next attempt comes by the outbox."""
     async with Receiver() as receiver:
         receiver.answer(Reply(503))
-        await store.check(allow_unsafe=False)
+        store = storage.store
+        await storage.check(allow_unsafe=False)
         await store.create([NewTimer(TimerName("default", "a"), Spec(receiver.url, Delay(0)))])
-        relay = Relay(store=store, queue=queue, horizon_ms=1_000, batch_size=500)
+        relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=1_000, batch_size=500)
         await relay.drain()
         stock = create_worker(
             worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False
@@ -114,7 +118,7 @@ async def test_a_stock_worker_names_a_job_it_cannot_read(
 
 
 def test_worker_settings_needs_a_shared_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`arq httpqueue.worker.WorkerSettings` without REDIS_URL says what to set."""
+    """`arq httpqueue.worker.arq_compat.WorkerSettings` without REDIS_URL says what to set."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.delenv("HTTPQUEUE_REDIS_URL", raising=False)
     with pytest.raises(SettingsError, match="HTTPQUEUE_REDIS_URL"):
@@ -123,7 +127,7 @@ def test_worker_settings_needs_a_shared_redis(monkeypatch: pytest.MonkeyPatch) -
 
 def import_string_like_arq() -> object:
     """What arq's command line does with its argument."""
-    return arq.utils.import_string("httpqueue.worker.engine.WorkerSettings")
+    return arq.utils.import_string("httpqueue.worker.arq_compat.WorkerSettings")
 
 
 def test_worker_settings_are_arqs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,14 +136,3 @@ def test_worker_settings_are_arqs(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = import_string_like_arq()
     assert isinstance(settings, dict)
     assert get_kwargs(settings) == settings
-
-
-def test_the_overridden_parts_of_arq_are_as_we_know_them() -> None:
-    """Worker replaces _poll_iteration and relies on main, heart_beat and close: guarded here."""
-    assert arq.version.VERSION == "0.28.0"
-    main = inspect.getsource(arq.Worker.main)
-    assert "async for _ in poll(self.poll_delay_s):\n            await self._poll_iteration()" in main
-    assert "self._pool is None" in main
-    assert inspect.iscoroutinefunction(arq.Worker.heart_beat)
-    assert "asyncio.gather(*self.tasks.values())" in inspect.getsource(arq.Worker.close)
-    assert asyncio.iscoroutinefunction(arq.Worker._poll_iteration)

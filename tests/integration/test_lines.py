@@ -2,18 +2,30 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from httpqueue.api.schema.field_checks import check_host, check_url
 from httpqueue.relay.relay import GRACE_MS, Relay
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Cursor, IfExists, Refusal, Refused
+from httpqueue.timers.commands import Begun, Change, IfExists, Position, Refusal, Refused
 from httpqueue.timers.names import TimerName
-from httpqueue.timers.policies import Destination
+from httpqueue.timers.policies import DestinationPolicy
+from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, begin_one, finish_of, new_timer, wake_up
+from tests.support.frozen import (
+    HOUR_MS,
+    LEASE_MS,
+    FrozenTime,
+    begin_one,
+    finish_of,
+    new_timer,
+    outbox_of,
+    wake_up,
+)
 from tests.support.keys import STORE
 from tests.support.lines import HOST, begin, begun, create, no_line_is_left, refusals, waiting, woken
 
@@ -26,7 +38,9 @@ def policies(redis: Redis) -> Policies:
 
 async def pause(policies: Policies, application: str, *, paused: bool = True) -> None:
     """Pause an application, or let it go on."""
-    await policies.update_application(application, lambda policy: replace(policy, paused=paused))
+    await policies.update_application(
+        application, lambda policy: msgspec.structs.replace(policy, paused=paused)
+    )
 
 
 # --- pause ---
@@ -35,11 +49,11 @@ async def pause(policies: Policies, application: str, *, paused: bool = True) ->
 async def test_a_paused_application_waits(redis: Redis, frozen_store: Store, policies: Policies) -> None:
     """No attempt is counted; others begin; when it goes on everybody is woken in due order and begins."""
     await create(frozen_store, "abc")
-    await frozen_store.create([replace(new_timer("x"), application="shop")])
+    await frozen_store.create([replace(new_timer("x"), name=TimerName("shop", "x"))])
     await woken(frozen_store)
     await pause(policies, "default")
     assert set(refusals(await begin(frozen_store, "cab")).values()) == {Refusal.PAUSED}
-    other = await frozen_store.begin([replace(wake_up("x"), member="shop:x")], lease_ms=LEASE_MS)
+    other = await frozen_store.begin([replace(wake_up("x"), name=TimerName("shop", "x"))], lease_ms=LEASE_MS)
     assert isinstance(other[0], Begun)
     assert await waiting(redis) == ["a", "b", "c"]
     await pause(policies, "default", paused=False)
@@ -54,17 +68,53 @@ async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, pol
     urls = {"c": "https://RECEIVER:8443/x", "d": "http://receiver.example/", "e": "http://[::1]:80/"}
     for name, url in urls.items():
         timer = new_timer(name)
-        await frozen_store.create([replace(timer, spec=replace(timer.spec, url=url))])
+        await frozen_store.create([replace(timer, spec=msgspec.structs.replace(timer.spec, url=url))])
     await woken(frozen_store)
     for host in (HOST, "[::1]"):
-        await policies.set_destination(host, Destination(paused=True))
+        await policies.set_destination(host, DestinationPolicy(paused=True))
     answers = await begin(frozen_store, "abcde")
     assert refusals(answers) == dict.fromkeys("abce", Refusal.PAUSED) | {"d": None}
-    assert (await policies.host(HOST)).waiting == 3
-    await policies.set_destination(HOST, Destination())
+    assert (await policies.destination(HOST)).waiting == 3
+    await policies.set_destination(HOST, DestinationPolicy())
     assert await woken(frozen_store) == ["a", "b", "c"]
     assert len(begun(await begin(frozen_store, "abce"))) == 3
     assert await waiting(redis) == ["e"]
+
+
+@pytest.mark.parametrize("spelling", ["bücher.example", "BU\u0308CHER.example.", "XN--BCHER-KVA。Example"])
+async def test_a_pause_holds_a_host_however_it_is_spelled(
+    redis: Redis, frozen_store: Store, policies: Policies, spelling: str
+) -> None:
+    """The timers' URLs as well as the name by which it is paused, also after a change; all of them go on."""
+    urls = {
+        "a": "http://bücher.example/",
+        "b": "https://BÜCHER.EXAMPLE.:8443/x",
+        "c": "http://xn--bcher-kva.example/",
+        "d": "http://\uff42ücher。example",
+        "e": "http://bucher.example/",
+    }
+    for number, (name, url) in enumerate(urls.items()):
+        timer = new_timer(name, number - len(urls) + 1)
+        await frozen_store.create(
+            [replace(timer, spec=msgspec.structs.replace(timer.spec, url=check_url(url)))]
+        )
+    await create(frozen_store, "f")
+    other = msgspec.structs.replace(new_timer("f").spec, url="http://Bücher.example/f")
+    await frozen_store.change([Change(TimerName("default", "f"), frozenset({State.SCHEDULED}), spec=other)])
+    await woken(frozen_store)
+    host = check_host(spelling)
+    await policies.set_destination(host, DestinationPolicy(paused=True))
+    answers = await begin(frozen_store, "abcde")
+    assert refusals(answers) == dict.fromkeys("abcd", Refusal.PAUSED) | {"e": None}
+    assert await frozen_store.begin([wake_up("f", 1)], lease_ms=LEASE_MS) == [
+        Refused(wake_up("f", 1), Refusal.PAUSED)
+    ]
+    assert (await policies.destination(host)).waiting == 5
+    await policies.set_destination(host, DestinationPolicy())
+    assert await woken(frozen_store) == ["a", "b", "c", "d", "f"]
+    assert len(begun(await begin(frozen_store, "abcd"))) == 4
+    await begin_one(frozen_store, "f", 1)
+    assert await no_line_is_left(redis)
 
 
 async def test_a_long_line_is_released_as_a_whole(frozen_store: Store, policies: Policies) -> None:
@@ -95,18 +145,24 @@ async def test_heal_tells_those_that_wait_apart(
 ) -> None:
     """They get a wake-up, too, but nothing was lost."""
     await create(frozen_store, "ab")
-    await policies.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, DestinationPolicy(concurrency=1))
     await begin(frozen_store, "ab")
     await frozen_store.create([new_timer("c")])
     time.advance(GRACE_MS + 1)
-    page = await frozen_store.upcoming(Cursor(), ahead_ms=-GRACE_MS, limit=9)
-    assert [each.member for each in page.wake_ups] == ["default:c"]
-    assert [each.member for each in page.waiting] == ["default:b"]
-    relay = Relay(store=frozen_store, queue=frozen_queue, horizon_ms=HOUR_MS, batch_size=9)
+    page = await frozen_store.upcoming(Position(), ahead_ms=-GRACE_MS, limit=9)
+    assert [each.name.id for each in page.wake_ups] == ["c"]
+    assert [each.name.id for each in page.waiting] == ["b"]
+    relay = Relay(
+        store=frozen_store,
+        outbox=outbox_of(frozen_store),
+        queue=frozen_queue,
+        horizon_ms=HOUR_MS,
+        batch_size=9,
+    )
     assert await relay.heal() == 1
-    assert sorted(each.member for each in (await frozen_queue.claim(9)).wake_ups) == [
-        "default:b",
-        "default:c",
+    assert sorted(each.name.id for each in (await frozen_queue.claim(9)).wake_ups) == [
+        "b",
+        "c",
     ]
 
 
@@ -116,16 +172,16 @@ async def test_a_timer_leaves_its_line(
 ) -> None:
     """When it is cancelled, or replaced by one to another host."""
     await create(frozen_store, "ab")
-    await policies.set_destination(HOST, Destination(paused=True))
+    await policies.set_destination(HOST, DestinationPolicy(paused=True))
     await begin(frozen_store, "ab")
     if leave == "cancel":
-        await frozen_store.cancel(TimerName("default", "a"), version=None, ms=HOUR_MS)
+        await frozen_store.cancel(TimerName("default", "a"), version=None, retention_ms=HOUR_MS)
     else:
         timer = new_timer("a")
-        other = replace(timer, spec=replace(timer.spec, url="http://other/"))
+        other = replace(timer, spec=msgspec.structs.replace(timer.spec, url="http://other/"))
         await frozen_store.create([replace(other, if_exists=IfExists.REPLACE)])
     assert await waiting(redis) == ["b"]
-    assert (await policies.host(HOST)).waiting == 1
+    assert (await policies.destination(HOST)).waiting == 1
 
 
 # --- concurrency ---
@@ -136,16 +192,16 @@ async def test_no_more_calls_at_once_than_the_host_takes(
 ) -> None:
     """A call that ends takes the next one in line, in due order; each timer is called once."""
     names = "abcdefg"
-    await policies.set_destination(HOST, Destination(concurrency=3))
+    await policies.set_destination(HOST, DestinationPolicy(concurrency=3))
     await create(frozen_store, names)
     await woken(frozen_store)
     running = begun(await begin(frozen_store, names))
-    order = [each.wake_up.member[-1] for each in running]
+    order = [each.wake_up.name.id for each in running]
     assert order == ["a", "b", "c"]
     assert await waiting(redis) == ["d", "e", "f", "g"]
     while running:
         assert len(running) <= 3
-        assert (await policies.host(HOST)).calls == len(running)
+        assert (await policies.destination(HOST)).calls == len(running)
         await frozen_store.finish([finish_of(running.pop(0), Outcome.DELIVERED)])
         told = await woken(frozen_store)
         assert len(told) == (1 if len(order) < len(names) else 0)
@@ -157,7 +213,7 @@ async def test_no_more_calls_at_once_than_the_host_takes(
 
 async def test_a_retry_frees_the_call(frozen_store: Store, policies: Policies) -> None:
     """While it backs off another one is called."""
-    await policies.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, DestinationPolicy(concurrency=1))
     await create(frozen_store, "ab")
     await woken(frozen_store)
     [first] = begun(await begin(frozen_store, "ab"))
@@ -170,14 +226,14 @@ async def test_a_call_whose_worker_died_is_free_when_its_lease_ends(
     frozen_store: Store, policies: Policies, time: FrozenTime
 ) -> None:
     """Neither the host's line nor the timer itself stands still."""
-    await policies.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, DestinationPolicy(concurrency=1))
     await create(frozen_store, "ab")
     await begin(frozen_store, "ab")
     time.advance(LEASE_MS - 1)
     assert refusals(await begin(frozen_store, "ba")) == {"b": Refusal.WAITING, "a": Refusal.RUNNING}
     time.advance(1)
-    page = await frozen_store.upcoming(Cursor(), ahead_ms=-GRACE_MS, limit=9)
-    assert [each.member for each in page.wake_ups + page.waiting] == ["default:a", "default:b"]
+    page = await frozen_store.upcoming(Position(), ahead_ms=-GRACE_MS, limit=9)
+    assert [each.name.id for each in page.wake_ups + page.waiting] == ["a", "b"]
     answers = await begin(frozen_store, "ba")
     assert refusals(answers) == {"b": None, "a": Refusal.WAITING}
     await woken(frozen_store)
@@ -193,7 +249,7 @@ async def test_a_worker_that_comes_back_leaves_nothing_behind(
     await create(frozen_store, "a")
     [late] = begun(await begin(frozen_store, "a"))
     time.advance(LEASE_MS)
-    await policies.set_destination(HOST, Destination(paused=True))
+    await policies.set_destination(HOST, DestinationPolicy(paused=True))
     assert refusals(await begin(frozen_store, "a")) == {"a": Refusal.PAUSED}
     assert (await frozen_store.finish([finish_of(late, Outcome.DELIVERED)])).counted == [True]
     assert await no_line_is_left(redis)
@@ -201,11 +257,11 @@ async def test_a_worker_that_comes_back_leaves_nothing_behind(
 
 async def test_another_limit_lets_as_many_begin(frozen_store: Store, policies: Policies) -> None:
     """Everybody who waits tries again, and who is still too many waits on."""
-    await policies.set_destination(HOST, Destination(concurrency=1))
+    await policies.set_destination(HOST, DestinationPolicy(concurrency=1))
     await create(frozen_store, "abcd")
     await begin(frozen_store, "abcd")
     await woken(frozen_store)
-    await policies.set_destination(HOST, Destination(concurrency=3))
+    await policies.set_destination(HOST, DestinationPolicy(concurrency=3))
     assert await woken(frozen_store) == ["b", "c", "d"]
     assert refusals(await begin(frozen_store, "bcd")) == {"b": None, "c": None, "d": Refusal.WAITING}
 
@@ -217,7 +273,7 @@ async def test_a_host_gets_no_more_than_the_worker_has_room_for(redis: Redis, fr
     """Others are not concerned; the calls that end take the next ones in line."""
     await create(frozen_store, "abcd")
     timer = new_timer("x")
-    await frozen_store.create([replace(timer, spec=replace(timer.spec, url="http://other/"))])
+    await frozen_store.create([replace(timer, spec=msgspec.structs.replace(timer.spec, url="http://other/"))])
     await woken(frozen_store)
     answers = await begin(frozen_store, "abcdx", receiver=2)
     assert refusals(answers) == {"a": None, "b": None, "c": Refusal.WAITING, "d": Refusal.WAITING, "x": None}

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from httpqueue.api.app import Backend, create_app
-from httpqueue.storage.lookup import Lookup
-from httpqueue.storage.policies import Policies
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
 from httpqueue.storage.queue import Queue
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
@@ -29,13 +29,13 @@ AT_ONCE = 1_000
 
 
 @pytest.fixture
-async def client(store: Store, queue: Queue) -> AsyncIterator[httpx.AsyncClient]:
+async def client(storage: Storage, queue: Queue) -> AsyncIterator[httpx.AsyncClient]:
     """The API on that store."""
     backend = Backend(
-        store=store,
-        lookup=Lookup(store.redis),
-        policies=Policies(store.redis),
-        readiness=store.ping,
+        store=storage.store,
+        lookup=storage.lookup,
+        policies=storage.policies,
+        readiness=storage.ping,
         worker_silence_ms=queue.worker_silence_ms,
         retention_ms=HOUR_MS,
     )
@@ -74,7 +74,7 @@ async def fire(store: Store, names: list[str]) -> None:
     while names:
         some = [names.pop() for _ in range(min(AT_ONCE, len(names)))]
         answers = await store.begin(
-            [WakeUp(TimerName(f"default", f"{name}"), 0) for name in some], lease_ms=LEASE_MS
+            [WakeUp(TimerName(DEFAULT_APPLICATION, name), 0) for name in some], lease_ms=LEASE_MS
         )
         begun = [answer for answer in answers if isinstance(answer, Begun)]
         await store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])

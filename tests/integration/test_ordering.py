@@ -7,9 +7,9 @@ from httpqueue.clock import now_ms, sleep
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Change, NewTimer, WakeUp
+from httpqueue.timers.commands import Change, ChangeResult, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
-from httpqueue.timers.retry import Retry
+from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
@@ -18,7 +18,7 @@ from tests.support.pipeline import QUICK, Pipeline, running, working
 from tests.support.receiver import Received, Receiver, Reply, Writer, hang
 
 HOUR_MS = 3_600_000
-SLOW_RETRY = Retry(delays_ms=(HOUR_MS,))
+SLOW_RETRY = RetryOptions(delays_ms=(HOUR_MS,))
 LANE = "k"
 CHANGE = Change(TimerName(DEFAULT_APPLICATION, "first"), frozenset({State.SCHEDULED}))
 
@@ -58,8 +58,9 @@ async def test_a_lane_of_1000(valkey_server: EmbeddedValkey, store: Store, queue
         Receiver() as receiver,
         open_queue(valkey_server.url) as other_queue,
         running(store, queue, policy=policy) as pipeline,
-        working(store, other_queue, policy=policy),
+        working(store, other_queue, policy=policy) as other_worker,
     ):
+        other_worker._attempts.finished.listen(lambda _: pipeline.finished.set())
         receiver.answer(calls)
         for first in range(0, 1_000, 250):
             specs = {
@@ -150,7 +151,9 @@ async def test_cancelling_the_head_lets_the_next_go(store: Store, queue: Queue) 
     """A head in backoff holds the lane until it is cancelled."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await blocked(pipeline, receiver)
-        cancelled = await store.cancel(TimerName(DEFAULT_APPLICATION, "first"), version=None, ms=HOUR_MS)
+        cancelled = await store.cancel(
+            TimerName(DEFAULT_APPLICATION, "first"), version=None, retention_ms=HOUR_MS
+        )
         assert cancelled.result is ChangeResult.CHANGED
         await pipeline.until("next", State.DONE)
 
@@ -159,13 +162,7 @@ async def test_rescheduling_the_head_lets_the_next_go(store: Store, queue: Queue
     """A head that moves behind the next one no longer holds it."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await blocked(pipeline, receiver)
-        await store.change(
-            [
-                Change(
-                    DEFAULT_APPLICATION, "first", frozenset({State.SCHEDULED}), due_ms=HOUR_MS, from_now=True
-                )
-            ]
-        )
+        await store.change([replace(CHANGE, due=Delay(HOUR_MS))])
         await pipeline.until("next", State.DONE)
 
 

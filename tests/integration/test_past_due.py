@@ -2,7 +2,6 @@
 
 import pytest
 
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change
@@ -10,7 +9,7 @@ from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import SKIP_GRACE_MS
 from httpqueue.timers.timer import State
-from tests.support.frozen import HOUR_MS, FrozenTime
+from tests.support.frozen import HOUR_MS, FrozenTime, storage_of
 from tests.support.pipeline import running
 from tests.support.receiver import Receiver, Reply
 
@@ -52,8 +51,8 @@ async def test_after_downtime(
     else:
         assert (timer.state, receiver.requests) == (State.FAILED, [])
         assert timer.last_attempt.error == f"not sent: {late_ms / 1000:,.0f} s past due"
-    [*hosts] = await Policies(frozen_store.redis).hosts()
-    assert [(host.name, host.health and host.health.failures) for host in hosts] == (
+    [*hosts] = await storage_of(frozen_store).policies.destinations()
+    assert [(host.host, host.health and host.health.failures) for host in hosts] == (
         [("127.0.0.1", 0)] if is_sent else []  # a host that was not called is not to blame
     )
 

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
+from httpqueue.storage.keys import wake_up_id
 from httpqueue.storage.queue import JOB_DEFINITION, JOB_FUNCTION, Claim, Queue, open_queue
 from httpqueue.timers.commands import WakeUp
 from httpqueue.timers.names import TimerName
@@ -20,12 +21,12 @@ from tests.support.keys import QUEUE
 
 def at(timer_id: str, due_ms: int = T0_MS, generation: int = 0) -> WakeUp:
     """A wake-up to be put."""
-    return WakeUp(TimerName(f"default", f"{timer_id}"), generation, due_ms)
+    return WakeUp(TimerName("default", timer_id), generation, due_ms)
 
 
 def claimed(claim: Claim) -> list[str]:
     """The wake-ups' ids."""
-    return [wake_up.id for wake_up in claim.wake_ups]
+    return [wake_up_id(wake_up) for wake_up in claim.wake_ups]
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Change, Changed, Creation, NewTimer
+from httpqueue.timers.commands import Change, Changed, ChangeResult, Creation, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
@@ -80,7 +80,9 @@ class Races:
 
     async def cancel(self, name: str) -> None:
         """Not at all any more."""
-        changed = await self.store.cancel(TimerName(DEFAULT_APPLICATION, name), version=None, ms=HOUR_MS)
+        changed = await self.store.cancel(
+            TimerName(DEFAULT_APPLICATION, name), version=None, retention_ms=HOUR_MS
+        )
         if self._note("cancel", changed):
             self.expected[name] = None
 
@@ -88,7 +90,7 @@ class Races:
         [changed] = await self.store.change([change])
         is_changed = self._note("change", changed)
         if is_changed:
-            self.expected[change.id] = body
+            self.expected[change.name.id] = body
         return is_changed
 
     def _note(self, wish: str, changed: Changed) -> bool:

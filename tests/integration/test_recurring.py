@@ -10,7 +10,7 @@ import pytest
 from httpqueue import clock
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import NewTimer, WakeUp
+from httpqueue.timers.commands import ChangeResult, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Cron, Instant
 from httpqueue.timers.spec import Callback, Spec
@@ -34,9 +34,7 @@ def _one_clock(time: FrozenTime, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def create(store: Store, url: str, **spec: Any) -> None:
     """Timer "a", every minute, first in a minute."""
-    timer = NewTimer(
-        TimerName(DEFAULT_APPLICATION, "a"), Spec(url, EVERY_MINUTE, **spec), first_due_ms=FIRST_MS
-    )
+    timer = NewTimer(TimerName(DEFAULT_APPLICATION, "a"), Spec(url, EVERY_MINUTE, **spec))
     await store.create([timer])
 
 
@@ -126,7 +124,7 @@ async def test_after_downtime_it_runs_once(
 async def test_with_skip_it_waits_for_its_next_slot(
     frozen_store: Store, frozen_queue: Queue, time: FrozenTime
 ) -> None:
-    """Delay downtime nothing is sent until then; the run that was left out says why."""
+    """After downtime nothing is sent until then; the run that was left out says why."""
     async with Receiver() as receiver:
         await create(frozen_store, receiver.url, past_due="skip")
         time.now_ms = FIRST_MS + 60 * MINUTE_MS + 30_000
@@ -239,7 +237,9 @@ async def test_cancelled_between_two_runs_it_runs_no_more(
         await create(frozen_store, f"{receiver.url}/a")
         await go_to(pipeline, time, FIRST_MS)
         await until_run(pipeline, 1)
-        cancelled = await frozen_store.cancel(TimerName(DEFAULT_APPLICATION, "a"), version=None, ms=LONG_MS)
+        cancelled = await frozen_store.cancel(
+            TimerName(DEFAULT_APPLICATION, "a"), version=None, retention_ms=LONG_MS
+        )
         assert cancelled.result is ChangeResult.CHANGED
         time.now_ms = FIRST_MS + MINUTE_MS
         await settle(pipeline, time, receiver.url, "b")

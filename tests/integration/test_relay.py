@@ -15,7 +15,7 @@ from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, OutboxEntry
-from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, wake_up
+from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, outbox_of, wake_up
 from tests.support.keys import QUEUE, STORE
 
 HORIZON_MS = 600_000
@@ -40,7 +40,9 @@ async def dead_queue() -> AsyncIterator[Queue]:
 
 def make_relay(store: Store, queue: Queue, *, batch_size: int = 500) -> Relay:
     """With the default horizon of ten minutes."""
-    return Relay(store=store, queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size)
+    return Relay(
+        store=store, outbox=outbox_of(store), queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size
+    )
 
 
 async def queued(queue: Queue) -> dict[str, int]:
@@ -86,9 +88,7 @@ async def test_an_unreadable_outbox_entry_is_set_aside(
     await frozen_store.create([new_timer("b")])
     with capture_logs() as logs:
         assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 3
-    assert logs == [
-        {"event": "relay.unreadable", "log_level": "error", "count": 1, "kept_in": STORE.outbox_dead}
-    ]
+    assert logs == [{"event": "relay.unreadable", "log_level": "error", "count": 1}]
     assert sorted(await queued(far_queue)) == ["a", "b"]
     assert (await redis.xlen(STORE.outbox), await redis.xlen(STORE.outbox_dead)) == (0, 1)
 
@@ -309,7 +309,8 @@ async def test_a_bug_in_a_pass_ends_the_relay(
 
 async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is logged once when it begins and once when it is over."""
-    read_outbox, over = store.read_outbox, asyncio.Event()
+    rel, over = make_relay(store, queue), asyncio.Event()
+    read_outbox = rel._outbox.read
     failures = [UnavailableError("gone"), UnavailableError("gone")]
     relayed = False
 
@@ -323,9 +324,9 @@ async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: p
         return await read_outbox(consumer, limit=limit, block_ms=block_ms)
 
     await store.create([new_timer("a")])
-    monkeypatch.setattr(store, "read_outbox", read)
+    monkeypatch.setattr(rel._outbox, "read", read)
     with capture_logs() as logs:
-        running = asyncio.create_task(make_relay(store, queue).run())
+        running = asyncio.create_task(rel.run())
         async with asyncio.timeout(30):
             await over.wait()
         running.cancel()

@@ -10,7 +10,7 @@ from httpqueue.relay.relay import Relay
 from httpqueue.storage.connection import _PromptWrites
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.timers import Store, open_store
+from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.timers.commands import Begun
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, LEASE_MS, finish_of, new_timer
@@ -51,13 +51,14 @@ async def test_round_trips_for_a_hundred_timers(
     valkey_server: EmbeddedValkey, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each path takes as many for 100 timers as for one."""
-    async with open_store(valkey_server.url, archive_error_rate=1e-6) as store:
-        await count_round_trips(store, queue, monkeypatch)
+    async with open_storage(valkey_server.url, archive_error_rate=1e-6) as storage:
+        await count_round_trips(storage, queue, monkeypatch)
 
 
-async def count_round_trips(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure each path and compare."""
-    relay = Relay(store=store, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
+    store = storage.store
+    relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
     timers = [new_timer(str(number)) for number in range(TIMERS)]
     begun: list[Begun] = []
 
@@ -75,7 +76,7 @@ async def count_round_trips(store: Store, queue: Queue, monkeypatch: pytest.Monk
     for warm_up in (create, relay.drain, begin, finish):  # connections, scripts, the consumer group
         await warm_up()
     begun.clear()
-    await store.redis.flushall()
+    await storage._redis.flushall()
     await relay.adopt()
     trips = RoundTrips(monkeypatch)
     measured = {

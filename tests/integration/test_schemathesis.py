@@ -25,14 +25,12 @@ from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from httpqueue import clock
-from httpqueue.api import openapi
-from httpqueue.api.app import Backend, create_app
-from httpqueue.api.rules import APPLICATION_PATTERN, is_id
-from httpqueue.storage.archive import Archive
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
+from httpqueue.api.schema import openapi
+from httpqueue.api.schema.field_checks import APPLICATION_PATTERN, is_id
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.lookup import Lookup
-from httpqueue.storage.policies import Policies
-from httpqueue.storage.timers import Store
+from httpqueue.storage.storage import Storage
 from httpqueue.timers.names import DEFAULT_APPLICATION
 from httpqueue.timers.timer import State
 from tests.support.api_lab import Lab
@@ -110,12 +108,12 @@ def backend_of(redis: Redis) -> Backend:
     async def advance(_target_of: Callable[[int], int]) -> None:
         pass
 
-    store = Store(redis, archive=Archive(redis, error_rate=1e-6))
+    storage = Storage(redis, archive_error_rate=1e-6)
     return Backend(
-        store=store,
-        lookup=Lookup(redis),
-        policies=Policies(redis),
-        readiness=store.ping,
+        store=storage.store,
+        lookup=storage.lookup,
+        policies=storage.policies,
+        readiness=storage.ping,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
         advance=advance,
@@ -146,7 +144,7 @@ async def seed(url: str) -> list[str]:
     """The states that can be reached without waiting."""
     async with Redis.from_url(url) as redis:
         await redis.flushall()
-        lab = Lab(redis, Store(redis, archive=Archive(redis, error_rate=1e-6)), FrozenTime(clock.now_ms()))
+        lab = Lab(redis, Storage(redis, archive_error_rate=1e-6).store, FrozenTime(clock.now_ms()))
         for state in State:
             await lab.bring(state.value, state)
         await redis.set(f"{STORE.records}default:damaged", b"garbage")

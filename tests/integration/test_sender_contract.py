@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from httpqueue.settings import SenderKind
-from httpqueue.webhooks.client.factory import create_sender
+from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.webhooks.client.httpx_sender import HttpxSender
 from httpqueue.webhooks.client.pyreqwest_sender import PyreqwestSender
 from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Sender

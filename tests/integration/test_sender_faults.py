@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from httpqueue.settings import SenderKind
-from httpqueue.webhooks.client.factory import create_sender
+from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.webhooks.client.pyreqwest_sender import fault_of_causes
 from httpqueue.webhooks.client.sender import Sender
 from httpqueue.webhooks.message import Fault, Request, SendError

@@ -5,17 +5,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
-from httpqueue.timers.policies import Application
+from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import State
+from tests.support.frozen import storage_of
 from tests.support.pipeline import running
 from tests.support.receiver import Received, Receiver, Reply
 
@@ -24,8 +25,8 @@ OLD, NEW, OTHER = ("whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n i
 
 async def sign_with(store: Store, *secrets: str) -> None:
     """Have the default application's webhooks signed."""
-    await Policies(store.redis).update_application(
-        DEFAULT_APPLICATION, lambda application: replace(application, secrets=secrets)
+    await storage_of(store).policies.update_application(
+        DEFAULT_APPLICATION, lambda policy: structs.replace(policy, secrets=secrets)
     )
 
 
@@ -88,7 +89,9 @@ async def test_while_secrets_are_rotated_both_verify(store: Store, queue: Queue)
 
 async def test_without_a_secret_nothing_is_signed(store: Store, queue: Queue) -> None:
     """Neither for an application that has no settings nor for one that has others."""
-    await Policies(store.redis).update_application("tenant", lambda _: Application(retention_done_ms=5_000))
+    await storage_of(store).policies.update_application(
+        "tenant", lambda _: ApplicationPolicy(retention_done_ms=5_000)
+    )
     await sign_with(store, NEW)
     async with Receiver() as receiver, running(store, queue):
         for application in ("tenant", "unknown"):

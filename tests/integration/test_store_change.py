@@ -10,13 +10,15 @@ from httpqueue.timers.commands import (
     Begun,
     Change,
     Changed,
+    ChangeResult,
+    End,
     Finish,
     Refusal,
     Refused,
 )
 from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.timer import Attempt, State, Timer
-from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import (
     HOUR_MS,
     LEASE_MS,
@@ -40,7 +42,7 @@ async def test_a_change_is_refused_in_other_states(
     """The answer names the state, and nothing changes; a running timer is never changed."""
     await bring(frozen_store, time, state)
     before = await snapshot(redis)
-    change = Change(TimerName("default", "a"), ANY - {state}, spec=OTHER, due_ms=1)
+    change = Change(TimerName("default", "a"), ANY - {state}, spec=OTHER, due=Instant(1))
     assert await change_one(frozen_store, change) == Changed(ChangeResult.OTHER_STATE, state)
     assert await snapshot(redis) == before
 
@@ -51,9 +53,9 @@ async def test_a_change_begins_the_next_generation(
 ) -> None:
     """With the new content and due time; attempts count from 1, the log is kept, old wake-ups are stale."""
     before = await bring(frozen_store, time, state)
-    change = Change(TimerName("default", "a"), ANY, before.version, OTHER, 900, from_now=True)
+    change = Change(TimerName("default", "a"), ANY, before.version, OTHER, Delay(900))
     assert await change_one(frozen_store, change) == Changed(ChangeResult.CHANGED, state, T0_MS + 1_400, 1)
-    after = Timer("default", "a", State.SCHEDULED, 1, 0, T0_MS + 1_400, OTHER, before.log)
+    after = Timer(TimerName("default", "a"), State.SCHEDULED, 1, 0, T0_MS + 1_400, OTHER, before.log)
     assert await stored(frozen_store) == after
     assert await redis.zrange(STORE.due, 0, -1, withscores=True) == [(b"default:a", T0_MS + 1_400)]
     assert not await redis.exists(STORE.finished, STORE.retention)
@@ -70,7 +72,7 @@ async def test_what_a_change_does_not_name_stays(frozen_store: Store, time: Froz
     before = await bring(frozen_store, time, State.SCHEDULED)
     await change_one(frozen_store, Change(TimerName("default", "a"), ANY, spec=OTHER))
     assert ((await stored(frozen_store)).spec, (await stored(frozen_store)).due_ms) == (OTHER, before.due_ms)
-    await change_one(frozen_store, Change(TimerName("default", "a"), ANY, due_ms=T0_MS + 7))
+    await change_one(frozen_store, Change(TimerName("default", "a"), ANY, due=Instant(T0_MS + 7)))
     assert ((await stored(frozen_store)).spec, (await stored(frozen_store)).due_ms) == (OTHER, T0_MS + 7)
 
 
@@ -89,9 +91,9 @@ async def test_replay_keeps_the_attempts(frozen_store: Store, time: FrozenTime) 
     assert (await change_one(frozen_store, replay)).result is ChangeResult.CHANGED
     begun = await begin_one(frozen_store, "a", 1)
     last = Attempt(begun.started_ms, 0, 200, number=1, generation=1)
-    assert (
-        await frozen_store.finish([Finish(begun.wake_up, 1, Outcome.DELIVERED, HOUR_MS, last)])
-    ).counted == [True]
+    assert (await frozen_store.finish([Finish(begun.wake_up, last, End(State.DONE, HOUR_MS))])).counted == [
+        True
+    ]
     timer = await stored(frozen_store)
     assert (timer.state, timer.spec, timer.log) == (State.DONE, failed.spec, (*failed.log, last))
 
@@ -110,10 +112,10 @@ async def test_answers_stand_in_the_order_of_the_changes(frozen_store: Store) ->
     """The second wish for a timer is judged by what the first one made of it."""
     await frozen_store.create([new_timer("a"), new_timer("b")])
     changes = [
-        Change(TimerName("default", "a"), ANY, "0.0.s", due_ms=1),
+        Change(TimerName("default", "a"), ANY, "0.0.s", due=Instant(1)),
         Change(TimerName("default", "nobody"), ANY),
-        Change(TimerName("default", "a"), ANY, "0.0.s", due_ms=2),
-        Change(TimerName("default", "b"), ANY, due_ms=3),
+        Change(TimerName("default", "a"), ANY, "0.0.s", due=Instant(2)),
+        Change(TimerName("default", "b"), ANY, due=Instant(3)),
     ]
     assert await frozen_store.change(changes) == [
         Changed(ChangeResult.CHANGED, State.SCHEDULED, 1, 1),
@@ -131,11 +133,11 @@ async def test_the_version_decides(redis: Redis, frozen_store: Store, time: Froz
     before = await snapshot(redis)
     for version in others:
         changed = await change_one(
-            frozen_store, Change(TimerName("default", "a"), frozenset({state}), version, due_ms=1)
+            frozen_store, Change(TimerName("default", "a"), frozenset({state}), version, due=Instant(1))
         )
         assert changed == Changed(ChangeResult.OTHER_VERSION, state)
         if state in {State.SCHEDULED, State.FAILED}:
-            cancelled = await frozen_store.cancel(TimerName("default", "a"), version=version, ms=1)
+            cancelled = await frozen_store.cancel(TimerName("default", "a"), version=version, retention_ms=1)
             assert cancelled == Changed(ChangeResult.OTHER_VERSION, state)
     assert await snapshot(redis) == before
 
@@ -146,7 +148,9 @@ async def test_the_version_decides(redis: Redis, frozen_store: Store, time: Froz
 async def test_cancel_ends_a_scheduled_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
     """Its record stays for the retention, its id is archived, and nothing sends it."""
     timer = await bring(frozen_store, time, State.SCHEDULED)
-    cancelled = await frozen_store.cancel(TimerName("default", "a"), version=timer.version, ms=HOUR_MS)
+    cancelled = await frozen_store.cancel(
+        TimerName("default", "a"), version=timer.version, retention_ms=HOUR_MS
+    )
     assert cancelled == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS + 100, 0)
     assert await stored(frozen_store) == replace(timer, state=State.CANCELLED)
     assert await frozen_store.is_archived(TimerName("default", "a"))
@@ -160,7 +164,7 @@ async def test_cancel_ends_a_scheduled_timer(redis: Redis, frozen_store: Store, 
 async def test_cancel_without_retention_leaves_the_archive_alone(redis: Redis, frozen_store: Store) -> None:
     """No key of the timer is left."""
     await frozen_store.create([new_timer("a", ordering_key="lane")])
-    await frozen_store.cancel(TimerName("default", "a"), version=None, ms=0)
+    await frozen_store.cancel(TimerName("default", "a"), version=None, retention_ms=0)
     left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox}
     assert {key.decode() for key in await redis.keys()} == left
 
@@ -168,7 +172,7 @@ async def test_cancel_without_retention_leaves_the_archive_alone(redis: Redis, f
 async def test_cancel_deletes_a_failed_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
     """At once, whatever its retention; the id stays archived."""
     await bring(frozen_store, time, State.FAILED)
-    cancelled = await frozen_store.cancel(TimerName("default", "a"), version="0.1.f", ms=HOUR_MS)
+    cancelled = await frozen_store.cancel(TimerName("default", "a"), version="0.1.f", retention_ms=HOUR_MS)
     assert cancelled == Changed(ChangeResult.CHANGED, State.FAILED, T0_MS + 100, 0)
     assert await frozen_store.get(TimerName("default", "a")) is None
     assert await frozen_store.is_archived(TimerName("default", "a"))
@@ -182,7 +186,7 @@ async def test_cancel_comes_too_late(
     """In flight, done or cancelled already: the answer says so and nothing changes."""
     await bring(frozen_store, time, state)
     before = await snapshot(redis)
-    cancelled = await frozen_store.cancel(TimerName("default", "a"), version=None, ms=HOUR_MS)
+    cancelled = await frozen_store.cancel(TimerName("default", "a"), version=None, retention_ms=HOUR_MS)
     assert cancelled == Changed(ChangeResult.OTHER_STATE, state)
     assert await snapshot(redis) == before
 
@@ -194,5 +198,5 @@ async def test_a_full_archive_layer_hands_over_to_the_next_by_cancels_alone(
     await redis.hset(STORE.archive_counts, "0", "99999")  # type: ignore[misc] # sync or async
     await frozen_store.create([new_timer("a"), new_timer("b")])
     for timer_id in "ab":
-        await frozen_store.cancel(TimerName("default", timer_id), version=None, ms=0)
+        await frozen_store.cancel(TimerName("default", timer_id), version=None, retention_ms=0)
     assert await redis.hgetall(STORE.archive_counts) == {b"0": b"100000", b"1": b"1"}  # type: ignore[misc] # as above

@@ -9,6 +9,7 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
     Change,
     Changed,
+    ChangeResult,
     Creation,
     IfExists,
     NewTimer,
@@ -83,7 +84,9 @@ async def test_who_replaces_another_timer_is_all_that_is_left(
     await bring(frozen_store, time, state)
     wish = again(IfExists.REPLACE, 70)
     await frozen_store.create([wish])
-    assert await stored(frozen_store) == Timer("default", "a", State.SCHEDULED, 1, 0, T0_MS + 570, wish.spec)
+    assert await stored(frozen_store) == Timer(
+        TimerName("default", "a"), State.SCHEDULED, 1, 0, T0_MS + 570, wish.spec
+    )
     assert await redis.zscore(STORE.due, "default:a") == T0_MS + 570
     assert await counted(redis) == {"s": 1}
     assert not await redis.exists(STORE.finished, STORE.retention)
@@ -128,7 +131,7 @@ async def test_when_the_retention_is_over_the_timer_is_gone(
     assert await change_one(frozen_store, Change(TimerName("default", "a"), ANY)) == Changed(
         ChangeResult.GONE
     )
-    assert await frozen_store.cancel(TimerName("default", "a"), version=None, ms=1) == Changed(
+    assert await frozen_store.cancel(TimerName("default", "a"), version=None, retention_ms=1) == Changed(
         ChangeResult.GONE
     )
     [created] = await frozen_store.create([again(IfExists.CONFLICT, 5)])

@@ -8,7 +8,7 @@ from redis.asyncio.client import Pipeline
 
 from httpqueue.storage import keys
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Cursor, NewTimer, OutboxEntry, Page, WakeUp
+from httpqueue.timers.commands import Begun, NewTimer, OutboxEntry, Position, WakeUp, WakeUpPage
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
@@ -17,10 +17,10 @@ from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, finish_of, new_tim
 from tests.support.keys import STORE
 
 
-def names(found: Page | list[WakeUp]) -> list[str]:
+def names(found: WakeUpPage | list[WakeUp]) -> list[str]:
     """The timers' ids."""
-    wake_ups = found.wake_ups if isinstance(found, Page) else found
-    return [each.member.removeprefix("default:") for each in wake_ups]
+    wake_ups = found.wake_ups if isinstance(found, WakeUpPage) else found
+    return [each.name.id for each in wake_ups]
 
 
 def readable(entries: list[OutboxEntry]) -> list[str]:
@@ -31,12 +31,12 @@ def readable(entries: list[OutboxEntry]) -> list[str]:
 async def all_pages(store: Store, limit: int) -> list[str]:
     """The whole index, read as the relay does."""
     found: list[str] = []
-    cursor: Cursor | None = Cursor()
-    while cursor is not None:
-        page = await store.upcoming(cursor, ahead_ms=0, limit=limit)
+    position: Position | None = Position()
+    while position is not None:
+        page = await store.upcoming(position, ahead_ms=0, limit=limit)
         assert len(page.wake_ups) <= limit
         found += names(page)
-        cursor = page.next
+        position = page.next
     return found
 
 
@@ -46,7 +46,7 @@ async def all_pages(store: Store, limit: int) -> list[str]:
 async def test_a_page_ends_at_the_horizon(frozen_store: Store) -> None:
     """What is due exactly then is in it; the order is that of the due times."""
     await frozen_store.create([new_timer("c", 101), new_timer("b", 100), new_timer("a", 99)])
-    assert await frozen_store.upcoming(Cursor(), ahead_ms=100, limit=10) == Page(
+    assert await frozen_store.upcoming(Position(), ahead_ms=100, limit=10) == WakeUpPage(
         [WakeUp(TimerName("default", "a"), 0, T0_MS + 99), WakeUp(TimerName("default", "b"), 0, T0_MS + 100)],
         None,
         T0_MS,
@@ -56,7 +56,7 @@ async def test_a_page_ends_at_the_horizon(frozen_store: Store) -> None:
 async def test_a_page_begins_at_the_cursor(frozen_store: Store) -> None:
     """What is due exactly at its instant is in it."""
     await frozen_store.create([new_timer("a", 99), new_timer("b", 100), new_timer("c", 101)])
-    page = await frozen_store.upcoming(Cursor(T0_MS + 100), ahead_ms=1_000, limit=10)
+    page = await frozen_store.upcoming(Position(T0_MS + 100), ahead_ms=1_000, limit=10)
     assert names(page) == ["b", "c"]
 
 
@@ -64,7 +64,7 @@ async def test_the_overdue_are_behind_a_negative_horizon(frozen_store: Store, ti
     """What is less overdue is not in it."""
     await frozen_store.create([new_timer("a", 0), new_timer("b", 1)])
     time.advance(100)
-    assert names(await frozen_store.upcoming(Cursor(), ahead_ms=-100, limit=10)) == ["a"]
+    assert names(await frozen_store.upcoming(Position(), ahead_ms=-100, limit=10)) == ["a"]
 
 
 async def test_a_running_timer_is_found_at_the_end_of_its_lease(
@@ -73,11 +73,11 @@ async def test_a_running_timer_is_found_at_the_end_of_its_lease(
     """By its due time, so that a lost worker is noticed."""
     await frozen_store.create([new_timer("a")])
     await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
-    assert names(await frozen_store.upcoming(Cursor(), ahead_ms=LEASE_MS, limit=10)) == []
+    assert names(await frozen_store.upcoming(Position(), ahead_ms=LEASE_MS, limit=10)) == []
     time.advance(LEASE_MS - 1)
-    assert names(await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=10)) == []
+    assert names(await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)) == []
     time.advance(1)
-    page = await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=10)
+    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)
     assert page.wake_ups == [WakeUp(TimerName("default", "a"), 0, T0_MS)]
 
 
@@ -95,7 +95,7 @@ async def test_many_at_one_instant_are_each_found_once(frozen_store: Store, limi
 async def test_nothing_is_missed_when_the_cursor_member_moves_away(redis: Redis, frozen_store: Store) -> None:
     """The page begins again at its instant: one twice is better than one never."""
     await frozen_store.create([new_timer(f"t{number}") for number in range(6)])
-    page = await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=3)
+    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=3)
     assert names(page) == ["t0", "t1", "t2"]
     assert page.next is not None
     await redis.zadd(STORE.due, {"default:t2": T0_MS + 500})
@@ -118,11 +118,11 @@ async def test_an_unreadable_record_is_woken_to_be_set_aside(
     """The wake-up it gets ends in begin; its neighbours are found."""
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("c")])
     await redis.set(STORE.records + "default:bad", record)
-    page = await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=10)
-    assert page.wake_ups == [WakeUp(TimerName(f"default", f"{name}"), 0, T0_MS) for name in ("a", "bad", "c")]
+    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)
+    assert page.wake_ups == [WakeUp(TimerName("default", name), 0, T0_MS) for name in ("a", "bad", "c")]
     await frozen_store.begin(page.wake_ups, lease_ms=LEASE_MS)
     time.advance(LEASE_MS)
-    assert names(await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=10)) == ["a", "c"]
+    assert names(await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)) == ["a", "c"]
 
 
 # --- the outbox ---

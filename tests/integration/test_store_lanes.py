@@ -8,13 +8,15 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
     Begun,
     Change,
-    Cursor,
     Finish,
     NewTimer,
+    Position,
     Refusal,
     Refused,
+    Retry,
 )
 from httpqueue.timers.names import TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt
 from httpqueue.webhooks.outcome import Outcome
@@ -62,7 +64,7 @@ async def test_the_last_ten_attempts_are_kept(frozen_store: Store, time: FrozenT
         told.append(
             Attempt(begun.started_ms, number, 503, "ü" * number, number, "body", begun.attempt, generation)
         )
-        await frozen_store.finish([Finish(begun.wake_up, begun.attempt, Outcome.RETRY, 1, told[-1])])
+        await frozen_store.finish([Finish(begun.wake_up, told[-1], Retry(1))])
         assert (await stored(frozen_store)).log == tuple(told[-10:])
         time.advance(1)
     assert (await stored(frozen_store)).spec == OTHER
@@ -78,8 +80,8 @@ async def test_a_lane_goes_on_past_a_record_that_cannot_be_read(redis: Redis, fr
     wake_ups = [wake_up("next"), wake_up("bad")]
     blocked, bad = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
     assert (blocked, bad) == (Refused(wake_ups[0], Refusal.BLOCKED), Refused(wake_ups[1], Refusal.UNREADABLE))
-    page = await frozen_store.upcoming(Cursor(), ahead_ms=0, limit=9)
-    assert [each.member for each in page.wake_ups] == ["default:next"]
+    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=9)
+    assert [each.name.id for each in page.wake_ups] == ["next"]
     await begin_one(frozen_store, "next")
 
 
@@ -100,6 +102,6 @@ async def test_a_lane_belongs_to_its_application(frozen_store: Store) -> None:
     """The same key of another one is another lane."""
     spec = Spec("http://receiver/", new_timer("a").spec.schedule, ordering_key="k")
     await frozen_store.create([NewTimer(TimerName("x", "a"), spec), NewTimer(TimerName("y", "a"), spec)])
-    wake_ups = [replace(wake_up("a"), member=f"{application}:a") for application in "xy"]
+    wake_ups = [replace(wake_up("a"), name=TimerName(application, "a")) for application in "xy"]
     answers = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
     assert all(isinstance(answer, Begun) for answer in answers)

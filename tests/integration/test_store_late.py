@@ -1,12 +1,13 @@
 """A late worker changes nothing; what cannot be read or stored harms no neighbour."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
 
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Finish, WakeUp
+from httpqueue.timers.commands import Begun, WakeUp
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
@@ -68,7 +69,7 @@ async def test_an_attempt_of_another_generation_changes_nothing(
     [begun] = await begin_all(frozen_store, "a")
     before = await snapshot(redis)
     right = finish_of(begun, outcome)
-    other = Finish(WakeUp(begun.wake_up.member, 1), 1, outcome, right.ms, right.last_attempt)
+    other = replace(right, wake_up=WakeUp(begun.wake_up.name, 1))
     assert (await frozen_store.finish([other])).counted == [False]
     assert await snapshot(redis) == before
 

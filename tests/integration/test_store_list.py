@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.keys import member_of
 from httpqueue.storage.lookup import Lookup, Window
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Change, Listed, NewTimer, Place
+from httpqueue.timers.commands import Begun, Change, NewTimer, Position, TimerPage
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
@@ -43,22 +44,28 @@ def lookup(redis: Redis, time: FrozenTime) -> Lookup:
     return Lookup(redis, now=time)
 
 
-async def pages(lookup: Lookup, window: Window, look_at: int) -> AsyncIterator[Listed]:
+def order(place: Position) -> tuple[int, str]:
+    """By which places are compared."""
+    assert place.name is not None
+    return place.due_ms, member_of(place.name)
+
+
+async def pages(lookup: Lookup, window: Window, look_at: int) -> AsyncIterator[TimerPage]:
     """All of them, in order."""
-    place: Place | None = None
+    place: Position | None = None
     while True:
         page = await lookup.list(window, place, look_at=look_at)
         assert len(page.timers) <= look_at
         yield page
         if page.next is None:
             return
-        assert place is None or (place.due_ms, place.member) < (page.next.due_ms, page.next.member)
+        assert place is None or order(place) < order(page.next)
         place = page.next
 
 
 async def ids(lookup: Lookup, window: Window, look_at: int = 7) -> list[str]:
     """Of every page."""
-    return [timer.id async for page in pages(lookup, window, look_at) for timer in page.timers]
+    return [timer.name.id async for page in pages(lookup, window, look_at) for timer in page.timers]
 
 
 async def disturb(store: Store, timers: list[str], dice: random.Random) -> set[str]:
@@ -70,13 +77,13 @@ async def disturb(store: Store, timers: list[str], dice: random.Random) -> set[s
             outcome = dice.choice(list(Outcome))
             await store.finish([finish_of(answer, outcome, HOUR_MS)])
             if outcome is Outcome.RETRY:
-                moved.add(answer.wake_up.member.removeprefix("default:"))
+                moved.add(answer.wake_up.name.id)
     for name in chosen[30:35]:
         # one of a former time would be deleted if it has failed: it must exist throughout
-        await store.cancel(TimerName("default", name), version="0.0.s", ms=HOUR_MS)
+        await store.cancel(TimerName("default", name), version="0.0.s", retention_ms=HOUR_MS)
     for name in chosen[35:]:
         [changed] = await store.change(
-            [Change(TimerName("default", name), EVERY - {State.RUNNING}, due_ms=T0_MS + 7)]
+            [Change(TimerName("default", name), EVERY - {State.RUNNING}, due=Instant(T0_MS + 7))]
         )
         moved |= {name} if changed.generation else set()
     return moved
@@ -101,7 +108,7 @@ async def test_what_stays_at_its_due_time_is_seen_once(
     place, more = None, True
     while more:
         page = await lookup.list(Window(EVERY), place, look_at=dice.choice([1, 2, 50, 300, 1_000]))
-        seen += [timer.id for timer in page.timers]
+        seen += [timer.name.id for timer in page.timers]
         place, more = page.next, page.next is not None
         moved |= await disturb(frozen_store, names, dice)
     stayed = [name for name in seen if name not in moved]
@@ -130,8 +137,10 @@ def test_any_pages_and_any_moves(
             store = Store(redis, archive=Archive(redis, error_rate=1e-6), now=time)
             seen = await _page_while_moving(store, Lookup(redis, now=time), spread, steps)
         due = dict(zip(NAMES, spread, strict=True))
-        assert sorted(timer.id for timer in seen) == sorted(NAMES)
-        assert [timer.id for timer in seen] == sorted(NAMES, key=lambda name: (due[name], f"default:{name}"))
+        assert sorted(timer.name.id for timer in seen) == sorted(NAMES)
+        assert [timer.name.id for timer in seen] == sorted(
+            NAMES, key=lambda name: (due[name], f"default:{name}")
+        )
 
     asyncio.run(check())
 
@@ -161,7 +170,7 @@ async def _move(store: Store, name: str, move: str) -> None:
     if move == "x":
         found = await store.get(TimerName("default", name))
         if found and found.timer.state is State.SCHEDULED:  # a failed one would be deleted
-            await store.cancel(TimerName("default", name), version=None, ms=HOUR_MS)
+            await store.cancel(TimerName("default", name), version=None, retention_ms=HOUR_MS)
         return
     [begun] = await store.begin([wake_up(name)], lease_ms=LEASE_MS)
     if isinstance(begun, Begun) and move != "b":
@@ -176,16 +185,16 @@ async def bring_all(store: Store) -> None:
     """A timer in each state, all due at once, in two applications."""
     for application in ("default", "shop"):
         names = ["scheduled", "running", "done", "failed", "cancelled"]
-        await store.create([replace(new_timer(name), application=application) for name in names])
+        await store.create([replace(new_timer(name), name=TimerName(application, name)) for name in names])
         for name in names[1:4]:
             [begun] = await store.begin(
-                [replace(wake_up(name), member=f"{application}:{name}")], lease_ms=LEASE_MS
+                [replace(wake_up(name), name=TimerName(application, name))], lease_ms=LEASE_MS
             )
             assert isinstance(begun, Begun)
             if name != "running":
                 outcome = Outcome.DELIVERED if name == "done" else Outcome.FAILED
                 await store.finish([finish_of(begun, outcome)])
-        await store.cancel(TimerName(application, "cancelled"), version=None, ms=HOUR_MS)
+        await store.cancel(TimerName(application, "cancelled"), version=None, retention_ms=HOUR_MS)
 
 
 @pytest.mark.parametrize("look_at", [1, 3, 1_000])
@@ -199,9 +208,9 @@ async def test_states_and_application(
     for states in [{state} for state in EVERY] + [{State.SCHEDULED, State.FAILED}, set(EVERY)]:
         window = Window(frozenset(states), application)
         found = [timer async for page in pages(lookup, window, look_at) for timer in page.timers]
-        assert sorted(timer.id for timer in found) == sorted(sorted(states) * copies)
-        assert {timer.application for timer in found} <= {application or "default", "shop"}
-        assert all(timer.state.value == timer.id for timer in found)
+        assert sorted(timer.name.id for timer in found) == sorted(sorted(states) * copies)
+        assert {timer.name.application for timer in found} <= {application or "default", "shop"}
+        assert all(timer.state.value == timer.name.id for timer in found)
 
 
 async def test_the_window_of_due_times(frozen_store: Store, lookup: Lookup) -> None:
@@ -209,16 +218,16 @@ async def test_the_window_of_due_times(frozen_store: Store, lookup: Lookup) -> N
     await frozen_store.create([new_timer(f"t{ms}", ms) for ms in range(10)])
     window = Window(EVERY, from_ms=T0_MS + 3, to_ms=T0_MS + 5)
     assert await ids(lookup, window, look_at=1) == ["t3", "t4", "t5"]
-    page = await lookup.list(window, Place(T0_MS, "default:t9"), look_at=9)
-    assert [timer.id for timer in page.timers] == ["t3", "t4", "t5"]
+    page = await lookup.list(window, Position(T0_MS, TimerName("default", "t9")), look_at=9)
+    assert [timer.name.id for timer in page.timers] == ["t3", "t4", "t5"]
     assert page.next is None
 
 
 async def test_the_place_may_be_of_a_timer_that_is_gone(frozen_store: Store, lookup: Lookup) -> None:
     """The list goes on behind where it was, among equal due times by name."""
     await frozen_store.create([new_timer(name) for name in ("a", "B", "c", "d")])
-    page = await lookup.list(Window(EVERY), Place(T0_MS, "default:bb"), look_at=9)
-    assert [timer.id for timer in page.timers] == ["c", "d"]
+    page = await lookup.list(Window(EVERY), Position(T0_MS, TimerName("default", "bb")), look_at=9)
+    assert [timer.name.id for timer in page.timers] == ["c", "d"]
     assert await ids(lookup, Window(EVERY)) == ["B", "a", "c", "d"]
 
 

@@ -13,19 +13,20 @@ from redis.asyncio import Redis
 
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.keys import name_of
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
     Begun,
     Change,
-    Cursor,
-    Finish,
     IfExists,
+    Position,
     WakeUp,
 )
 from httpqueue.timers.names import TimerName
-from httpqueue.timers.timer import FINISHED, TRANSITIONS, Attempt, State
+from httpqueue.timers.schedule import Delay
+from httpqueue.timers.timer import FINISHED, TRANSITIONS, State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, FrozenTime, new_timer, wake_up
+from tests.support.frozen import LEASE_MS, FrozenTime, finish_of, new_timer, outbox_of, wake_up
 from tests.support.keys import STORE
 from tests.support.store_model import LANES, UNFINISHED, StoreModel
 
@@ -97,11 +98,9 @@ class StoreMachine(RuleBasedStateMachine):
         batch = data.draw(st.lists(st.sampled_from(self.begun[-8:]), min_size=1, max_size=4))
         if outcome is not Outcome.RETRY:
             ms = LEASE_MS if keep else 0
-        ends = [
-            Finish(each.wake_up, each.attempt, outcome, ms, Attempt(each.started_ms, 0, 200))
-            for each in batch
-        ]
-        assert self.runner.run(self.store.finish(ends)) == [self.wanted.finish(end) for end in ends]
+        ends = [finish_of(each, outcome, ms) for each in batch]
+        finished = self.runner.run(self.store.finish(ends))
+        assert finished.counted == [self.wanted.finish(end) for end in ends]
 
     @rule(
         batch=st.lists(
@@ -119,7 +118,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Another due time, fired now, replayed: with the version that the client has seen, or another."""
         changes = [
             Change(
-                "default", name, frozenset(states), self._version(name, tag), due_ms=delay_ms, from_now=True
+                TimerName("default", name),
+                frozenset(states),
+                self._version(name, tag),
+                due=None if delay_ms is None else Delay(delay_ms),
             )
             for name, states, delay_ms, tag in batch
         ]
@@ -130,7 +132,9 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel(self, name: str, ms: int, tag: str | None) -> None:
         """Before it is sent, in flight, done, failed, gone."""
         version = self._version(name, tag)
-        answer = self.runner.run(self.store.cancel(TimerName("default", name), version=version, ms=ms))
+        answer = self.runner.run(
+            self.store.cancel(TimerName("default", name), version=version, retention_ms=ms)
+        )
         assert answer == self.wanted.cancel(name, version, ms)
 
     @rule(limit=st.integers(1, 4))
@@ -153,27 +157,27 @@ class StoreMachine(RuleBasedStateMachine):
             for name, timer in self.wanted.timers.items()
             if timer.due_ms <= until_ms and self.wanted.could_begin(name)
         ]
-        assert sorted((each.member, each.generation) for each in found) == sorted(
-            (each.member, each.generation) for each in expected
+        assert sorted((each.name, each.generation) for each in found) == sorted(
+            (each.name, each.generation) for each in expected
         )
 
     async def _upcoming(self, limit: int, ahead_ms: int) -> list[WakeUp]:
         found: list[WakeUp] = []
-        cursor: Cursor | None = Cursor()
-        while cursor is not None:
-            page = await self.store.upcoming(cursor, ahead_ms=ahead_ms, limit=limit)
+        position: Position | None = Position()
+        while position is not None:
+            page = await self.store.upcoming(position, ahead_ms=ahead_ms, limit=limit)
             assert not page.waiting
             found += page.wake_ups
-            cursor = page.next
+            position = page.next
         return found
 
     @rule(limit=st.integers(1, 20))
     def drain(self, limit: int) -> None:
         """The relay takes what is in the outbox."""
-        entries, _ = self.runner.run(self.outbox_of(store).read("relay", limit=limit, block_ms=1))
+        entries, _ = self.runner.run(outbox_of(self.store).read("relay", limit=limit, block_ms=1))
         assert all(entry.wake_up for entry in entries)
         if entries:
-            self.runner.run(self.outbox_of(store).acknowledge(entries))
+            self.runner.run(outbox_of(self.store).acknowledge(entries))
 
     @rule(name=NAMES)
     def look_up(self, name: str) -> None:
@@ -238,10 +242,10 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def no_wake_up_is_lost(self) -> None:
         """What could begin now is found in the due index, whatever became of its outbox entry."""
-        found = {wake_up.member for wake_up in self.runner.run(self._upcoming(100, 0))}
+        found = {wake_up.name.id for wake_up in self.runner.run(self._upcoming(100, 0))}
         for name, timer in self.wanted.timers.items():
             if timer.due_ms <= self.time.now_ms and self.wanted.could_begin(name):
-                assert f"default:{name}" in found
+                assert name in found
 
     @invariant()
     def the_relay_is_told(self) -> None:
@@ -253,7 +257,7 @@ class StoreMachine(RuleBasedStateMachine):
         }
         entries = self.runner.run(self.redis.xrange(STORE.outbox, self.last_entry))
         told = {
-            WakeUp(fields[b"timer"].decode(), int(fields[b"generation"]), int(fields[b"due"]))
+            WakeUp(name_of(fields[b"timer"]), int(fields[b"generation"]), int(fields[b"due"]))
             for _, fields in entries
         }
         if entries:

@@ -10,11 +10,12 @@ from structlog.testing import capture_logs
 from httpqueue.clock import now_ms
 from httpqueue.errors import StartError, UnavailableError
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.timers import Store, open_store
-from httpqueue.timers.commands import Begun, Cursor, OutboxEntry
+from httpqueue.storage.storage import Storage, open_storage
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import Begun, OutboxEntry, Position
 from httpqueue.timers.names import TimerName
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, closed_port, finish_of, new_timer, outbox_of, snapshot, wake_up
+from tests.support.frozen import LEASE_MS, closed_port, finish_of, new_timer, snapshot, wake_up
 
 
 @asynccontextmanager
@@ -31,13 +32,13 @@ async def configured(redis: Redis, name: str, value: str) -> AsyncIterator[None]
 # --- check ---
 
 
-async def test_a_server_that_evicts_is_refused(redis: Redis, store: Store) -> None:
+async def test_a_server_that_evicts_is_refused(redis: Redis, storage: Storage) -> None:
     """The message names the policy and both ways out; the override lets it pass."""
     async with configured(redis, "maxmemory-policy", "allkeys-lru"):
         with pytest.raises(StartError, match=r"allkeys-lru.*noeviction.*HTTPQUEUE_ALLOW_UNSAFE_REDIS"):
-            await store.check(allow_unsafe=False)
-        await store.check(allow_unsafe=True)
-    await store.check(allow_unsafe=False)
+            await storage.check(allow_unsafe=False)
+        await storage.check(allow_unsafe=True)
+    await storage.check(allow_unsafe=False)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,12 @@ async def test_a_server_that_evicts_is_refused(redis: Redis, store: Store) -> No
     ],
 )
 async def test_a_server_that_keeps_nothing_is_warned_about(
-    redis: Redis, store: Store, name: str, value: str, warnings: list[str]
+    redis: Redis, storage: Storage, name: str, value: str, warnings: list[str]
 ) -> None:
     """Snapshots or an append-only file are enough."""
     async with configured(redis, name, value):
         with capture_logs() as logs:
-            await store.check(allow_unsafe=False)
+            await storage.check(allow_unsafe=False)
     assert [entry["event"] for entry in logs] == warnings
 
 
@@ -66,20 +67,20 @@ async def test_a_server_that_does_not_tell_its_settings_is_believed(
     await redis.acl_setuser(user, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-config"])
     try:
         url = valkey_server.url.replace("unix://", f"unix://{user}:any@")
-        async with open_store(url, archive_error_rate=1e-6) as store:
+        async with open_storage(url, archive_error_rate=1e-6) as storage:
             with capture_logs() as logs:
-                await store.check(allow_unsafe=False)
+                await storage.check(allow_unsafe=False)
     finally:
         await redis.acl_deluser(user)
     assert logs == []
 
 
 async def test_an_archive_with_other_parameters_is_refused(
-    store: Store, valkey_server: EmbeddedValkey
+    storage: Storage, valkey_server: EmbeddedValkey
 ) -> None:
     """The message names the setting."""
-    await store.check(allow_unsafe=False)
-    async with open_store(valkey_server.url, archive_error_rate=1e-3) as other:
+    await storage.check(allow_unsafe=False)
+    async with open_storage(valkey_server.url, archive_error_rate=1e-3) as other:
         with pytest.raises(StartError, match="HTTPQUEUE_ARCHIVE_ERROR_RATE"):
             await other.check(allow_unsafe=False)
 
@@ -90,7 +91,7 @@ async def test_without_a_test_clock_the_time_is_the_servers(store: Store) -> Non
     [created] = await store.create([new_timer("a", 5)])
     found = await store.get(TimerName("default", "a"))
     assert found is not None
-    page = await store.upcoming(Cursor(), ahead_ms=5, limit=1)
+    page = await store.upcoming(Position(), ahead_ms=5, limit=1)
     assert before <= created.due_ms - 5 <= found.now_ms <= page.now_ms <= now_ms()
     assert page.wake_ups[0].due_ms == created.due_ms
 
@@ -120,31 +121,32 @@ async def test_a_full_server_stores_all_of_a_call_or_nothing(redis: Redis, store
 
 # --- away ---
 
-CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
-    "create": lambda store: store.create([new_timer("a")]),
-    "begin": lambda store: store.begin([wake_up("a")], lease_ms=LEASE_MS),
-    "finish": lambda store: store.finish([finish_of(Begun(wake_up("a"), 1, 0, 0, b""), Outcome.RETRY)]),
-    "get": lambda store: store.get(TimerName("default", "a")),
-    "is_archived": lambda store: store.is_archived(TimerName("default", "a")),
-    "upcoming": lambda store: store.upcoming(Cursor(), ahead_ms=0, limit=1),
-    "read_outbox": lambda store: outbox_of(store).read("one", limit=1, block_ms=1),
-    "adopt_outbox": lambda store: outbox_of(store).adopt("one", idle_ms=0, limit=1),
-    "acknowledge": lambda store: outbox_of(store).acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),
-    "leave_outbox": lambda store: outbox_of(store).leave("one"),
-    "check": lambda store: store.check(allow_unsafe=False),
-    "ping": lambda store: store.ping(),
+BEGUN = Begun(wake_up("a"), 1, 0, 0, new_timer("a").spec, "receiver")
+CALLS: dict[str, Callable[[Storage], Awaitable[object]]] = {
+    "create": lambda storage: storage.store.create([new_timer("a")]),
+    "begin": lambda storage: storage.store.begin([wake_up("a")], lease_ms=LEASE_MS),
+    "finish": lambda storage: storage.store.finish([finish_of(BEGUN, Outcome.RETRY)]),
+    "get": lambda storage: storage.store.get(TimerName("default", "a")),
+    "is_archived": lambda storage: storage.store.is_archived(TimerName("default", "a")),
+    "upcoming": lambda storage: storage.store.upcoming(Position(), ahead_ms=0, limit=1),
+    "read_outbox": lambda storage: storage.outbox.read("one", limit=1, block_ms=1),
+    "adopt_outbox": lambda storage: storage.outbox.adopt("one", idle_ms=0, limit=1),
+    "acknowledge": lambda storage: storage.outbox.acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),
+    "leave_outbox": lambda storage: storage.outbox.leave("one"),
+    "check": lambda storage: storage.check(allow_unsafe=False),
+    "ping": lambda storage: storage.ping(),
 }
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-async def test_a_server_that_is_away(call: Callable[[Store], Awaitable[object]]) -> None:
+async def test_a_server_that_is_away(call: Callable[[Storage], Awaitable[object]]) -> None:
     """Every method says so, in the same way."""
     with closed_port() as port:
-        async with open_store(f"redis://127.0.0.1:{port}", archive_error_rate=1e-6) as store:
+        async with open_storage(f"redis://127.0.0.1:{port}", archive_error_rate=1e-6) as storage:
             with pytest.raises(UnavailableError, match="ConnectionError"):
-                await call(store)
+                await call(storage)
 
 
-async def test_ping_of_a_server_that_is_there(store: Store) -> None:
+async def test_ping_of_a_server_that_is_there(storage: Storage) -> None:
     """Says nothing."""
-    await store.ping()
+    await storage.ping()

@@ -19,7 +19,7 @@ from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refused, WakeUp
-from httpqueue.timers.policies import Destination
+from httpqueue.timers.policies import DestinationPolicy
 from httpqueue.timers.schedule import Delay, format_instant, parse_instant_ms
 from tests.support.pipeline import running
 from tests.support.processes import HTTPQUEUE, started
@@ -263,9 +263,9 @@ async def test_signatures_carry_virtual_time(lab: Lab) -> None:
         Webhook(secret).verify(lab.receiver.requests[1].body, headers)
 
 
-@pytest.mark.parametrize("limit", [Destination(rate=1), Destination(concurrency=1)])
+@pytest.mark.parametrize("limit", [DestinationPolicy(rate=1), DestinationPolicy(concurrency=1)])
 async def test_what_a_worker_has_in_its_hands_is_waited_for(
-    redis: Redis, queue: Queue, limit: Destination
+    redis: Redis, queue: Queue, limit: DestinationPolicy
 ) -> None:
     """Between two steps of a worker one that waits for its host is nowhere: advance goes on."""
     now = VirtualClock()

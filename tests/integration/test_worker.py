@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-import msgpack
 import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
@@ -12,17 +11,19 @@ from structlog.testing import capture_logs
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
 from httpqueue.storage.archive import Archive
-from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.queue import Claim, Queue, open_queue
+from httpqueue.storage.queue import Claim, Queue
+from httpqueue.storage.record import encode_spec
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.commands import Begun, Finish, WakeUp
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
+from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
 from httpqueue.worker import engine as worker
 from tests.support.keys import QUEUE, STORE
 from tests.support.pipeline import QUICK, assert_growing, running
 from tests.support.receiver import Receiver, Reply, hang, reply_when
+from tests.support.records import encode_record
 
 
 async def test_a_due_timer_is_called_and_done(store: Store, queue: Queue) -> None:
@@ -94,9 +95,8 @@ async def test_a_timer_whose_workers_die_fails_without_another_call(
 ) -> None:
     """A poison timer ends after max_attempts begun attempts."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        spec = msgpack.packb(b'{"url":"%s","delay_ms":0}' % receiver.url.encode(), use_bin_type=False)
-        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("r", 0, 4, 1, 0, ""))
-        await redis.set(STORE.records + "default:a", head + spec)
+        spec = encode_spec(Spec(receiver.url, Delay(0)))
+        await redis.set(STORE.records + "default:a", encode_record(spec, state=b"r", attempts=4))
         await redis.zadd(STORE.due, {"default:a": 1})
         await queue.put([WakeUp(TimerName("default", "a"), 0, 1)])
         timer = await pipeline.until("a", State.FAILED)
@@ -105,17 +105,20 @@ async def test_a_timer_whose_workers_die_fails_without_another_call(
     assert "worker was lost" in (timer.last_attempt.error or "")
 
 
-async def test_an_unreadable_spec_fails_its_timer_alone(store: Store, queue: Queue, redis: Redis) -> None:
-    """The others of its batch are delivered."""
+async def test_an_unreadable_spec_sets_its_timer_alone_aside(
+    store: Store, queue: Queue, redis: Redis
+) -> None:
+    """The others of its batch are delivered; its record stays, for people."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        head = b"".join(msgpack.packb(value, use_bin_type=False) for value in ("s", 0, 0, 1, 0, "", "{"))
-        await redis.set(STORE.records + "default:bad", head)
+        await redis.set(STORE.records + "default:bad", encode_record(b"{"))
         await redis.zadd(STORE.due, {"default:bad": 1})
         await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
         await pipeline.schedule("good", receiver.url)
         await pipeline.until("good", State.DONE)
         assert await redis.zcard(STORE.due) == 0
-        assert await store.is_archived(TimerName("default", "bad"))
+        assert await redis.zcard(STORE.running) == 0
+        assert await redis.zrange(STORE.set_aside, 0, -1) == [b"default:bad"]
+        assert await redis.exists(STORE.records + "default:bad")
 
 
 async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) -> None:
@@ -126,7 +129,7 @@ async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) 
         for number in range(7):
             await pipeline.schedule(str(number), receiver.url)
         await receiver.wait_for(3)
-        assert len(pipeline.worker.tasks) == len(receiver.requests) == 3
+        assert len(pipeline.worker._tasks) == len(receiver.requests) == 3
         answer.set()
         await receiver.wait_for(7)
 
@@ -138,19 +141,13 @@ async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Q
         receiver.answer(reply_when(answer, Reply(200)))
         await pipeline.schedule("a", receiver.url)
         await receiver.wait_for(1)
-        stopping = asyncio.create_task(pipeline.worker.stop())
-        await asyncio.wait({asyncio.create_task(_allows(pipeline.worker))})
+        await pipeline.worker.stop()
         await pipeline.schedule("b", receiver.url)
         await pipeline.relay.drain(block_ms=100)
         answer.set()
-        await stopping
         assert (await pipeline.until("a", State.DONE)).attempts == 1
     assert len(receiver.requests) == 1
-
-
-async def _allows(worker: worker.Worker) -> None:
-    while worker.allow_pick_jobs:
-        await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=0.001)
+    assert await queue.redis.zrange(QUEUE.queue, 0, -1) == [b"default:b:0"]
 
 
 async def test_stop_gives_up_attempts_that_outlast_the_grace_time(store: Store, queue: Queue) -> None:
@@ -160,8 +157,7 @@ async def test_stop_gives_up_attempts_that_outlast_the_grace_time(store: Store, 
         await pipeline.schedule("a", receiver.url)
         await receiver.wait_for(1)
         pipeline.worker._grace_s = 0
-        await pipeline.worker.stop()
-        found = await store.get(TimerName("default", "a"))
+    found = await store.get(TimerName("default", "a"))
     assert found is not None
     assert found.timer.state is State.RUNNING
 
@@ -221,10 +217,10 @@ async def test_finish_is_repeated_until_the_store_is_back(
     """An answer that came while the store was away is not forgotten."""
     finish, failures = store.finish, iter([True, True])
 
-    async def flaky(attempts: list[object]) -> object:
+    async def flaky(attempts: list[Finish], **options: Any) -> object:
         if next(failures, False):
             raise UnavailableError("gone")
-        return await finish(attempts)  # type: ignore[arg-type] # handed through
+        return await finish(attempts, **options)
 
     monkeypatch.setattr(store, "finish", flaky)
     async with Receiver() as receiver, running(store, queue) as pipeline:
@@ -258,9 +254,9 @@ async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch:
     """A queue server whose clock is ahead wakes too early: the attempt waits for the store's time."""
     claim = queue._claim
 
-    async def ahead(names: tuple[str, ...], now: object, *rest: object) -> object:
+    async def ahead(now: object, *rest: object) -> object:
         del now
-        return await claim(names, 9_999_999_999_999, *rest)
+        return await claim(9_999_999_999_999, *rest)
 
     monkeypatch.setattr(queue, "_claim", ahead)
     async with Receiver() as receiver, running(store, queue) as pipeline:
@@ -293,7 +289,7 @@ async def test_a_bug_in_an_attempt_is_told(
 
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            monkeypatch.setattr("httpqueue.worker.attempts.judge", broken)
+            monkeypatch.setattr("httpqueue.worker.plan.judge", broken)
             await pipeline.schedule("a", receiver.url)
             await told.wait()
             monkeypatch.undo()
@@ -308,32 +304,36 @@ async def test_a_slot_is_free_when_the_answer_is_there(
     """Calls go on while ended attempts wait for the store, but no more than it can be told soon."""
     finish, back = store.finish, asyncio.Event()
 
-    async def away(attempts: list[object]) -> object:
+    async def away(attempts: list[Finish], **options: Any) -> object:
         await back.wait()
-        return await finish(attempts)  # type: ignore[arg-type] # handed through
+        return await finish(attempts, **options)
 
     monkeypatch.setattr(store, "finish", away)
     async with Receiver() as receiver, running(store, queue, concurrency=1) as pipeline:
         for number in range(worker.MAX_UNFINISHED + 3):
             await pipeline.schedule(str(number), receiver.url)
         await receiver.wait_for(worker.MAX_UNFINISHED)
-        assert len(pipeline.worker.tasks) == len(receiver.requests) == worker.MAX_UNFINISHED
+        assert len(pipeline.worker._tasks) == len(receiver.requests) == worker.MAX_UNFINISHED
         back.set()
         await receiver.wait_for(worker.MAX_UNFINISHED + 3)
 
 
 async def test_stop_gives_back_what_was_not_begun(
-    valkey_server: EmbeddedValkey, store: Store, queue: Queue
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wake-ups that were claimed while the store was away are in the queue again, due at once."""
+    was_asked = asyncio.Event()
+
+    async def away(*_: object, **__: object) -> object:
+        was_asked.set()
+        raise UnavailableError("gone")
+
+    monkeypatch.setattr(store, "begin", away)
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        async with pipeline.worker._round:
-            pipeline.worker._held.append(WakeUp(TimerName("default", "a"), 0))
-            stopping = asyncio.create_task(pipeline.worker.stop())
-            await asyncio.wait({stopping}, timeout=0)
-        await stopping
-        async with open_queue(valkey_server.url) as after:
-            assert [wake_up.id for wake_up in (await after.claim(10)).wake_ups] == ["default:a:0"]
+        await pipeline.schedule("a", receiver.url)
+        await was_asked.wait()
+        assert (await queue.claim(10)).wake_ups == []
+    assert (await queue.claim(10)).wake_ups == [WakeUp(TimerName("default", "a"), 0)]
     assert receiver.requests == []
 
 
@@ -347,5 +347,5 @@ async def test_an_unreadable_record_is_told_and_left_aside(store: Store, queue: 
             await pipeline.schedule("good", receiver.url)
             await pipeline.until("good", State.DONE)
     told = [log for log in logs if log["event"] == "attempt.unreadable"]
-    assert {(log["timer"], log["kept_in"]) for log in told} == {("default:bad", STORE.set_aside)}
-    assert await redis.zcard(STORE.set_aside) == 1
+    assert {log["timer"] for log in told} == {"default:bad"}
+    assert await redis.zrange(STORE.set_aside, 0, -1) == [b"default:bad"]

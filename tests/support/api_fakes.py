@@ -8,13 +8,16 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from httpqueue import clock
-from httpqueue.api.app import Backend, create_app
-from httpqueue.api.operations import Readiness
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend, Readiness
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies
+from httpqueue.storage.record import encode_spec
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Created, Creation, Found, NewTimer
-from httpqueue.timers.schedule import Delay, Instant
+from httpqueue.timers.cron import first_due
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay
 from httpqueue.timers.timer import State, Timer
 
 VALID: dict[str, Any] = {"url": "https://example.com/hook", "seconds": 30}
@@ -30,45 +33,28 @@ class FakeStore:
         self.batches: list[int] = []
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
-        """As lua/create.lua does."""
+        """Keep those whose ids are free."""
         self.batches.append(len(timers))
         return [self._create(timer) for timer in timers]
 
     def _create(self, new: NewTimer) -> Created:
-        existing = self.timers.get(new.id)
-        if existing is not None:
-            same = existing.spec == new.spec
-            return Created(Creation.EXISTS if same else Creation.CONFLICT, existing.due_ms)
-        schedule = new.spec.schedule
-        match schedule:
-            case Delay(delay_ms):
-                due_ms = self.now_ms + delay_ms
-            case Instant(fire_at_ms):
-                due_ms = fire_at_ms
-            case _:
-                assert new.first_due_ms is not None
-                due_ms = new.first_due_ms
-        self.timers[new.id] = Timer(
-            application=new.application,
-            id=new.id,
-            state=State.SCHEDULED,
-            generation=0,
-            attempts=0,
-            due_ms=due_ms,
-            spec=new.spec,
-        )
-        return Created(Creation.CREATED, due_ms)
+        due = first_due(new.spec.schedule, self.now_ms)
+        due_ms = self.now_ms + due.delay_ms if isinstance(due, Delay) else due.at_ms
+        timer = Timer(new.name, State.SCHEDULED, generation=0, attempts=0, due_ms=due_ms, spec=new.spec)
+        kept = self.timers.setdefault(new.name.id, timer)
+        if kept is timer:
+            return Created(Creation.CREATED, due_ms)
+        is_same = encode_spec(kept.spec) == encode_spec(new.spec)
+        return Created(Creation.EXISTS if is_same else Creation.CONFLICT, kept.due_ms)
 
-    async def get(self, application: str, timer_id: str) -> Found | None:
+    async def get(self, name: TimerName) -> Found | None:
         """The record, if there is one."""
-        timer = self.timers.get(timer_id)
-        if timer is None or timer.application != application:
-            return None
-        return Found(timer, self.now_ms)
+        timer = self.timers.get(name.id)
+        return None if timer is None or timer.name != name else Found(timer, self.now_ms)
 
-    async def is_archived(self, application: str, timer_id: str) -> bool:
+    async def is_archived(self, name: TimerName) -> bool:
         """Whether the test said so."""
-        return application == "default" and timer_id in self.archived
+        return name.application == DEFAULT_APPLICATION and name.id in self.archived
 
     def only(self) -> Timer:
         """The one timer that is stored."""

@@ -7,7 +7,8 @@ from typing import Any, Final
 import httpx
 from redis.asyncio import Redis
 
-from httpqueue.api.app import Backend, create_app
+from httpqueue.api.app import create_app
+from httpqueue.api.backend import Backend
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from httpqueue.relay.relay import Relay
-from httpqueue.settings import SenderKind
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Created, NewTimer
@@ -16,7 +15,7 @@ from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import Delay, Schedule
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State, Timer
-from httpqueue.webhooks.client.factory import create_sender
+from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.worker.attempts import Attempts
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.plan import AttemptPolicy

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue import clock
-from httpqueue.api.parsing import MAX_BODY_BYTES
+from httpqueue.api.schema.json_body import MAX_BODY_BYTES
 from httpqueue.timers.schedule import MAX_DUE_MS
 from tests.support.api_fakes import VALID, FakeStore, api, fields_of
 

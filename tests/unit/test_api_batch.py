@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from httpqueue.api.models import MAX_BATCH
-from httpqueue.api.parsing import MAX_BATCH_BYTES
+from httpqueue.api.schema.json_body import MAX_BATCH_BYTES
+from httpqueue.api.schema.request_models import MAX_BATCH
 from tests.support.api_fakes import VALID, FakeStore, api, fields_of
 
 

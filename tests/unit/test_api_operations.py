@@ -10,11 +10,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from httpqueue.api import answers
+from httpqueue.api import responses
 from httpqueue.api.app import create_app, create_ops_app
 from httpqueue.api.problems import Problems
 from httpqueue.errors import UnavailableError
 from httpqueue.timers.commands import Created, Found, NewTimer
+from httpqueue.timers.names import TimerName
 from tests.support.api_fakes import VALID, FakeStore, api, backend, client_of, fields_of, ready
 
 
@@ -30,9 +31,9 @@ class BrokenStore(FakeStore):
         del timers
         raise await self._failure()
 
-    async def get(self, application: str, timer_id: str) -> Found | None:
+    async def get(self, name: TimerName) -> Found | None:
         """Never finds."""
-        del application, timer_id
+        del name
         raise await self._failure()
 
     async def _failure(self) -> Exception:
@@ -80,7 +81,7 @@ async def test_a_process_that_is_not_ready_says_why(
 ) -> None:
     """503 with the reason and Retry-After."""
     if readiness is hang:
-        monkeypatch.setattr(answers, "ANSWER_WITHIN_S", 0)
+        monkeypatch.setattr(responses, "ANSWER_WITHIN_S", 0)
     response = await client_of(create_ops_app(readiness=readiness)).get("/readyz")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
@@ -110,7 +111,7 @@ async def test_redis_away_is_said_and_lived_through(
     store = BrokenStore(error)
     client = api(store)
     if error is None:
-        monkeypatch.setattr(answers, "ANSWER_WITHIN_S", 0)
+        monkeypatch.setattr(responses, "ANSWER_WITHIN_S", 0)
     path = "/timers/a" if method == "GET" else "/timers"
     with capture_logs() as logs:
         async with asyncio.timeout(30):
@@ -125,7 +126,7 @@ async def test_redis_away_is_said_and_lived_through(
 
 def test_redis_is_given_up_before_the_client_gives_up() -> None:
     """An answer is promised within 6 s."""
-    assert answers.ANSWER_WITHIN_S < 6
+    assert responses.ANSWER_WITHIN_S < 6
 
 
 async def test_an_error_nobody_foresaw_is_logged_once_and_answered() -> None:

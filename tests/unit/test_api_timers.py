@@ -9,10 +9,11 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from httpqueue.api.models import TimerRequest
-from httpqueue.api.requests import read_timer
-from httpqueue.api.views import ArchivedTimer, StoredTimer, TimerView
+from httpqueue.api.schema.answer_models import ArchivedTimer, StoredTimer, TimerView
+from httpqueue.api.schema.read_timer import read_content
+from httpqueue.api.schema.request_models import TimerRequest
 from httpqueue.timers.commands import Created, NewTimer
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import MAX_DUE_MS, Delay, Instant, Schedule, format_instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
@@ -64,8 +65,7 @@ async def test_everything_given_is_stored_as_given() -> None:
     }
     assert (await post(store, members)).status_code == 201
     timer = store.only()
-    assert timer.application == "default"
-    assert timer.id == "order-4711"
+    assert timer.name == TimerName("default", "order-4711")
     assert timer.spec == Spec(
         url="http://example.com:81/{id}?a=b",
         schedule=Instant(1_893_456_000_500),
@@ -113,9 +113,9 @@ async def test_when_it_is_due(members: dict[str, Any], schedule: Schedule) -> No
 def test_a_delay_may_lead_up_to_the_end_of_year_9999() -> None:
     """And not a millisecond beyond."""
     members = {"url": URL, "seconds": 1}
-    assert read_timer(members, now_ms=MAX_DUE_MS - 1_000).spec.schedule == Delay(1_000)
+    assert read_content(members, now_ms=MAX_DUE_MS - 1_000).schedule == Delay(1_000)
     with pytest.raises(Exception, match="year 9999"):
-        read_timer(members, now_ms=MAX_DUE_MS - 999)
+        read_content(members, now_ms=MAX_DUE_MS - 999)
 
 
 async def test_made_up_ids_are_short_and_differ() -> None:
@@ -287,3 +287,11 @@ async def test_a_timer_can_be_asked_for_with_head() -> None:
     await post(store, {**VALID, "id": "a"})
     assert (await api(store).head("/timers/a")).status_code == 200
     assert (await api(store).head("/timers/b")).status_code == 404
+
+
+@pytest.mark.parametrize("timer_id", ["batch", "replay"])
+async def test_an_id_may_be_the_name_of_an_operation(timer_id: str) -> None:
+    """POST /timers/batch is an operation, GET /timers/batch shows the timer of that id."""
+    store = FakeStore()
+    await post(store, {**VALID, "id": timer_id})
+    assert (await api(store).get(f"/timers/{timer_id}")).json()["id"] == timer_id

@@ -1,20 +1,21 @@
 """API keys and the rate limit as clients meet them: in memory, with keys that the test makes and ends."""
 
 import asyncio
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
 from structlog.testing import capture_logs
 
 from httpqueue import clock
 from httpqueue.api.app import create_app
-from httpqueue.api.auth import FRESH_S, GRANT, LOAD_WITHIN_S, RELOAD_GAP_S, Auth, KeyRing, application_of
+from httpqueue.api.auth import GRANT, Auth, application_of
+from httpqueue.api.key_ring import FRESH_S, LOAD_WITHIN_S, RELOAD_GAP_S, KeyRing
 from httpqueue.api.problems import Problems
+from httpqueue.api.router import Router, endpoint
+from httpqueue.api.schema.operations import OPERATIONS
 from httpqueue.errors import UnavailableError
 from httpqueue.timers.access import Grant, Scope, hash_key
 from tests.support.api_fakes import FakeStore, backend, client_of, fields_of
@@ -80,7 +81,7 @@ def keys() -> FakeKeys:
 
 async def answer(request: Request) -> Response:
     """Which application the request is about, by its query."""
-    grant = request.scope[GRANT]
+    grant = request.scope.get(GRANT)
     application = application_of(request.scope, request.query_params.get("application"))
     return JSONResponse({"application": application, "key": grant and grant.id})
 
@@ -88,18 +89,21 @@ async def answer(request: Request) -> Response:
 def guarded(
     keys: FakeKeys, *, rate_limit_per_s: float | None = None, fixed_key: str | None = None
 ) -> httpx.AsyncClient:
-    """A client of an app behind Auth, which answers to every path but those that are open."""
-    methods = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
-    app = Router([Route("/{path:path}", answer, methods=methods)])
+    """A client of an app behind Auth, whose every operation answers the same."""
     ring = KeyRing(keys.load, fixed_key=fixed_key)
-    return client_of(Problems(Auth(app, ring, rate_limit_per_s=rate_limit_per_s)))
+    return client_of(app_of(Auth(ring, rate_limit_per_s=rate_limit_per_s)))
+
+
+def app_of(auth: Auth) -> Problems:
+    """All operations of the table, with `answer` as their handler."""
+    return Problems(Router({operation.name: endpoint(answer) for operation in OPERATIONS}, auth))
 
 
 async def test_off_while_there_is_no_key(keys: FakeKeys, time: Time) -> None:
     """Everyone may do everything, in the application they name; Redis is asked once a second."""
     client = guarded(keys)
     for path, application in (("/timers", "default"), ("/timers?application=shop", "shop")):
-        response = await client.put(path)
+        response = await client.post(path)
         assert response.json() == {"application": application, "key": None}
     assert (await client.post("/clock/advance")).status_code == 200
     assert keys.loads == 1
@@ -148,7 +152,7 @@ async def test_how_a_key_is_sent(keys: FakeKeys, headers: dict[str, str | bytes]
 async def test_open_without_a_key(keys: FakeKeys) -> None:
     """Health, and how the API is used; everything else is closed, unknown paths included."""
     keys.add("key")
-    app = create_app(backend(FakeStore()), keys=KeyRing(keys.load))
+    app = create_app(backend(FakeStore()), api_keys=KeyRing(keys.load))
     client = client_of(app)
     for path in ("/healthz", "/readyz", "/openapi.json", "/docs", "/docs/swagger-ui.css", "/"):
         assert (await client.get(path)).status_code in {200, 307}, path
@@ -161,7 +165,6 @@ async def test_open_without_a_key(keys: FakeKeys) -> None:
     [
         ("GET", "/timers", "read"),
         ("HEAD", "/timers/a", "read"),
-        ("OPTIONS", "/timers", "read"),
         ("POST", "/timers", "write"),
         ("PUT", "/timers/a", "write"),
         ("PATCH", "/timers/a", "write"),
@@ -172,7 +175,7 @@ async def test_open_without_a_key(keys: FakeKeys) -> None:
         ("POST", "/applications/shop/pause", "admin"),
         ("PUT", "/destinations/example.com", "admin"),
         ("POST", "/clock/advance", "admin"),
-        ("POST", "/applicationsx", "write"),
+        ("GET", "/metrics", "read"),
     ],
 )
 async def test_scopes(keys: FakeKeys, method: str, path: str, scope: str) -> None:
@@ -194,7 +197,8 @@ async def test_scopes(keys: FakeKeys, method: str, path: str, scope: str) -> Non
         ("POST", "/applications/shop/pause", 200),
         ("POST", "/applications/blog/pause", 403),
         ("GET", "/applications/blog", 403),
-        ("POST", "/applications/shop%2Fblog/pause", 200),  # the path is decoded first, as routes see it
+        ("POST", "/applications/shop%2Fblog/pause", 404),  # the path is decoded first
+        ("GET", "/destinations%0A", 404),  # what is not exactly the path of an operation is none
         ("GET", "/destinations", 403),
         ("PUT", "/destinations/example.com", 403),
         ("POST", "/clock/advance", 403),
@@ -236,6 +240,17 @@ async def test_the_environments_key(keys: FakeKeys) -> None:
     assert keys.loads == 0
     keys.failure = None
     assert (await client.get("/timers", headers=keys.add("other"))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/nowhere", 404), ("OPTIONS", "/timers", 405)]
+)
+async def test_what_is_no_operation_needs_a_key(keys: FakeKeys, method: str, path: str, status: int) -> None:
+    """Any API key will do; without one, nobody learns which paths there are."""
+    client = guarded(keys)
+    header = keys.add("key", "shop", Scope.READ)
+    assert (await client.request(method, path, headers=header)).status_code == status
+    assert (await client.request(method, path)).status_code == 401
 
 
 # --- keys come and go ---
@@ -324,7 +339,7 @@ async def test_redis_away_later(keys: FakeKeys, time: Time) -> None:
 
 async def test_redis_that_hangs(keys: FakeKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for, but not for ever."""
-    monkeypatch.setattr("httpqueue.api.auth.LOAD_WITHIN_S", 0)
+    monkeypatch.setattr("httpqueue.api.key_ring.LOAD_WITHIN_S", 0)
     keys.go_on.clear()
     response = await guarded(keys).get("/timers")
     assert response.status_code == 503
@@ -387,29 +402,12 @@ async def test_rate_limit_below_one_a_second(keys: FakeKeys, time: Time) -> None
 async def test_rate_limit_of_each_address_without_keys(keys: FakeKeys, time: Time) -> None:
     """A server on a Unix socket knows none: all of its clients are one."""
     del time
-    app = Problems(
-        Auth(Router([Route("/", answer), Route("/x", answer)]), KeyRing(keys.load), rate_limit_per_s=1)
-    )
+    app = app_of(Auth(KeyRing(keys.load), rate_limit_per_s=1))
 
     async def status_from(address: tuple[str, int] | None) -> int:
         transport = httpx.ASGITransport(app, client=address)  # type: ignore[arg-type] # None is what ASGI allows
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            return (await client.get("/x")).status_code
+            return (await client.get("/timers")).status_code
 
     addresses: list[tuple[str, int] | None] = [("10.0.0.1", 1), ("10.0.0.1", 2), ("10.0.0.2", 1), None, None]
     assert [await status_from(address) for address in addresses] == [200, 429, 200, 200, 429]
-
-
-async def test_what_is_not_http_passes() -> None:
-    """The server's own messages carry no key."""
-    seen: list[str] = []
-
-    async def app(scope: Mapping[str, str], receive: object, send: object) -> None:
-        del receive, send
-        seen.append(scope["type"])
-
-    auth: Callable[..., object] = Auth(app, KeyRing(FakeKeys().load))
-    result = auth({"type": "lifespan"}, None, None)
-    assert inspect.isawaitable(result)
-    await result
-    assert seen == ["lifespan"]

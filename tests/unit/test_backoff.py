@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue.timers.retry import (
-    Retry,
+    RetryOptions,
     RetryPolicy,
     backoff_ms,
     ceiling_ms,
@@ -179,23 +179,23 @@ def test_the_receivers_wish_is_kept_within_backoff_and_max(
 def test_without_wishes_the_settings_count() -> None:
     """Each of them."""
     policy = RetryPolicy(max_attempts=3, base_ms=5, max_ms=7, has_jitter=False)
-    assert Retry().over(policy) == policy
+    assert RetryOptions().over(policy) == policy
 
 
 @pytest.mark.parametrize(
     ("retry", "policy"),
     [
-        (Retry(max_attempts=1), RetryPolicy(1, 1_000, 60_000)),
-        (Retry(base_ms=0), RetryPolicy(10, 0, 60_000)),
-        (Retry(base_ms=70_000), RetryPolicy(10, 70_000, 70_000)),
-        (Retry(max_ms=500), RetryPolicy(10, 500, 500)),
-        (Retry(base_ms=3, max_ms=9), RetryPolicy(10, 3, 9)),
-        (Retry(jitter=False), RetryPolicy(10, 1_000, 60_000, has_jitter=False)),
-        (Retry(delays_ms=(1, 5, 3)), RetryPolicy(4, max_ms=5, delays_ms=(1, 5, 3))),
-        (Retry(delays_ms=()), RetryPolicy(1, max_ms=0)),
+        (RetryOptions(max_attempts=1), RetryPolicy(1, 1_000, 60_000)),
+        (RetryOptions(base_ms=0), RetryPolicy(10, 0, 60_000)),
+        (RetryOptions(base_ms=70_000), RetryPolicy(10, 70_000, 70_000)),
+        (RetryOptions(max_ms=500), RetryPolicy(10, 500, 500)),
+        (RetryOptions(base_ms=3, max_ms=9), RetryPolicy(10, 3, 9)),
+        (RetryOptions(jitter=False), RetryPolicy(10, 1_000, 60_000, has_jitter=False)),
+        (RetryOptions(delays_ms=(1, 5, 3)), RetryPolicy(4, max_ms=5, delays_ms=(1, 5, 3))),
+        (RetryOptions(delays_ms=()), RetryPolicy(1, max_ms=0)),
     ],
 )
-def test_a_wish_stands_in_the_place_of_its_setting(retry: Retry, policy: RetryPolicy) -> None:
+def test_a_wish_stands_in_the_place_of_its_setting(retry: RetryOptions, policy: RetryPolicy) -> None:
     """The others stay; base and max never cross, and a list of waits says how many attempts there are."""
     assert retry.over(RetryPolicy(max_attempts=10, base_ms=1_000, max_ms=60_000)) == policy
 
@@ -203,14 +203,14 @@ def test_a_wish_stands_in_the_place_of_its_setting(retry: Retry, policy: RetryPo
 @given(policies, attempts, jitters)
 def test_without_jitter_the_wait_is_the_ceiling(policy: RetryPolicy, attempt: int, jitter: float) -> None:
     """Whatever the dice say."""
-    policy = Retry(jitter=False, base_ms=policy.base_ms).over(policy)
+    policy = RetryOptions(jitter=False, base_ms=policy.base_ms).over(policy)
     assert backoff_ms(policy, attempt, jitter) == ceiling_ms(policy, attempt)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1).map(tuple), jitters)
 def test_a_list_of_waits_is_kept(delays_ms: tuple[int, ...], jitter: float) -> None:
     """To the millisecond, in its order, and the last one for whatever comes after."""
-    policy = Retry(delays_ms=delays_ms).over(RetryPolicy())
+    policy = RetryOptions(delays_ms=delays_ms).over(RetryPolicy())
     numbers = range(1, policy.max_attempts)
     assert tuple(backoff_ms(policy, attempt, jitter) for attempt in numbers) == delays_ms
     assert backoff_ms(policy, 10_000, jitter) == delays_ms[-1]
@@ -218,7 +218,7 @@ def test_a_list_of_waits_is_kept(delays_ms: tuple[int, ...], jitter: float) -> N
 
 def test_retry_after_stays_within_a_list_of_waits() -> None:
     """The longest one is the most that a receiver can ask for."""
-    policy = Retry(delays_ms=(1_000, 5_000)).over(RetryPolicy())
+    policy = RetryOptions(delays_ms=(1_000, 5_000)).over(RetryPolicy())
     assert retry_delay_ms(policy, 1, 0.5, 3_000) == 3_000
     assert retry_delay_ms(policy, 1, 0.5, 60_000) == 5_000
     assert retry_delay_ms(policy, 2, 0.5, 0) == 5_000

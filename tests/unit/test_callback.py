@@ -1,31 +1,33 @@
 """What a callback is: a timer of its own, and what it says."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from httpqueue.timers.retry import Retry
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Cron, Delay, Instant, Local, Schedule
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.worker.callback import callback_of, describe, finished_timer
 
-RETRY = Retry(delays_ms=(1_000, 5_000, 30_000))
+NAME = TimerName("app", "a")
+RETRY = RetryOptions(delays_ms=(1_000, 5_000, 30_000))
 ATTEMPT = Attempt(1_800_000_000_250, 250, 200, number=3, generation=2)
 SPEC = Spec("http://receiver/{id}", Delay(1_000), callback=Callback("http://told/{id}?a={id}", {"x-a": "1"}))
 
 
 def told(spec: Spec = SPEC, attempt: Attempt = ATTEMPT, state: State = State.DONE) -> Any:
     """The callback of app:a."""
-    return callback_of(spec, attempt, state, member="app:a", retry=RETRY, timeout_ms=10_000)
+    return callback_of(NAME, spec, attempt, state, retry=RETRY, timeout_ms=10_000)
 
 
 def test_it_is_a_timer_of_the_same_application_due_at_once() -> None:
     """With the callback's URL, headers, waits and timeout, without a callback, lane or labels of its own."""
     spec = replace(SPEC, ordering_key="k", labels={"team": "blue"}, past_due="skip", headers={"x-b": "2"})
     timer = told(spec)
-    assert (timer.application, timer.id) == ("app", "a~callback-2-1800000000250")
+    assert timer.name == TimerName("app", "a~callback-2-1800000000250")
     assert timer.spec == Spec(
         "http://told/a?a=a",
         Delay(0),
@@ -53,7 +55,7 @@ def test_on_says_which_ends_are_told(on: tuple[str, ...], state: State) -> None:
 def test_ends_of_one_id_differ() -> None:
     """Another generation, or another life of the id in the same one."""
     others = (replace(ATTEMPT, generation=3), replace(ATTEMPT, started_ms=ATTEMPT.started_ms + 1))
-    assert len({told(attempt=attempt).id for attempt in (ATTEMPT, *others)}) == 3
+    assert len({told(attempt=attempt).name for attempt in (ATTEMPT, *others)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -75,9 +77,9 @@ def test_schedules_in_the_words_of_schedule_rs(schedule: Schedule, described: di
 
 def test_an_error_and_labels_are_told_if_there_are_any() -> None:
     """`last_error` is missing otherwise, as in schedule-rs."""
-    plain = finished_timer(SPEC, ATTEMPT, State.DONE, application="app", timer_id="a")
+    plain = finished_timer(NAME, SPEC, ATTEMPT, State.DONE)
     assert not {"last_error", "labels"} & plain.keys()
     failed = replace(ATTEMPT, status=None, error="no answer")
     spec = replace(SPEC, labels={"team": "blue"})
-    full = finished_timer(spec, failed, State.FAILED, application="app", timer_id="a")
+    full = finished_timer(NAME, spec, failed, State.FAILED)
     assert (full["last_error"], full["last_status"], full["labels"]) == ("no answer", None, {"team": "blue"})

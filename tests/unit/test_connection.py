@@ -6,8 +6,10 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from httpqueue.errors import UnavailableError
-from httpqueue.storage.connection import SOCKET_TIMEOUT_S, Script, connect, redis_errors
+from httpqueue.storage.connection import SOCKET_TIMEOUT_S, connect, redis_errors
+from httpqueue.storage.scripts import Script
 from tests.support.frozen import closed_port
+from tests.support.keys import QUEUE
 
 
 @pytest.mark.parametrize(
@@ -50,5 +52,5 @@ async def test_a_script_on_a_server_that_is_away() -> None:
     with closed_port() as port:
         client = connect(f"redis://127.0.0.1:{port}", Redis)
         with pytest.raises(UnavailableError, match=rf"ConnectionError: .*127\.0\.0\.1:{port}"):
-            await Script(client, "put")((), "")
+            await Script(client, "put", QUEUE)("", "")
         await client.aclose()

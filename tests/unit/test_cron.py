@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.timers.cron import check_cron, check_zone, next_run_ms
-from httpqueue.timers.schedule import MAX_DUE_MS, Cron, format_instant, format_local, parse_instant_ms
+from httpqueue.timers.cron import check_cron, check_zone, first_due, next_run_ms
+from httpqueue.timers.schedule import (
+    MAX_DUE_MS,
+    Cron,
+    Delay,
+    Due,
+    Instant,
+    Local,
+    Schedule,
+    format_instant,
+    format_local,
+    parse_instant_ms,
+)
 
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS
@@ -350,3 +361,38 @@ def test_unknown_zones(zone: str) -> None:
         check_zone(zone)
     with pytest.raises(ValueError, match=r"^must be an IANA time zone such as Europe/Berlin$"):
         next_run_ms(Cron("@daily", zone), 0)
+
+
+# --- when a new timer is due ---
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [
+        (Delay(0), Delay(0)),
+        (Delay(5_000), Delay(5_000)),
+        (Instant(1), Instant(1)),
+        (Local("1970-01-02T01:00:00", "Europe/Berlin"), Instant(DAY_MS)),
+        (Local("1970-01-01T00:00:00", "UTC"), Instant(1)),  # the scripts know no instant before
+        (Local("0001-01-01T00:00:00", "Asia/Tokyo"), Instant(1)),
+        (Cron("0 * * * *"), Instant(2 * 60 * MINUTE_MS)),
+        (Cron("0 0 * * *", "Europe/Berlin"), Instant(23 * 60 * MINUTE_MS)),
+    ],
+)
+def test_first_due(schedule: Schedule, due: Due) -> None:
+    """Only a cron asks what time it is, and runs strictly after it; a delay stays one until it is stored."""
+    assert first_due(schedule, now_ms=60 * MINUTE_MS) == due
+    if not isinstance(schedule, Cron):
+        assert first_due(schedule, now_ms=0) == due
+
+
+def test_a_cron_beyond_the_calendar_is_due_at_its_end() -> None:
+    """Nobody will be there to see it."""
+    assert first_due(Cron("0 0 * * *"), MAX_DUE_MS - 1) == Instant(MAX_DUE_MS)
+
+
+@pytest.mark.parametrize("schedule", [Cron("@daily", "Nowhere"), Local("2030-01-01T00:00:00", "Nowhere")])
+def test_first_due_in_no_zone(schedule: Schedule) -> None:
+    """The API has refused it."""
+    with pytest.raises(ValueError, match="IANA"):
+        first_due(schedule, 0)

@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 
 from httpqueue.timers.explain import WORKER_SILENCE_MS, Code, Explanation, Facts, explain
-from httpqueue.timers.policies import Application, Destination
+from httpqueue.timers.names import TimerName
+from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State, Timer
 from tests.support.frozen import T0_MS
 
-TIMER = Timer("app", "a", State.SCHEDULED, 0, 0, T0_MS, Spec("http://h/", Delay(0), ordering_key="k"))
-FACTS = Facts(TIMER, T0_MS, Application(), "h", Destination())
+TIMER = Timer(
+    TimerName("app", "a"), State.SCHEDULED, 0, 0, T0_MS, Spec("http://h/", Delay(0), ordering_key="k")
+)
+FACTS = Facts(TIMER, T0_MS, ApplicationPolicy(), "h", DestinationPolicy())
 FAILED = Attempt(T0_MS - 5_000, 0, 503, "HTTP 503")
 
 
@@ -28,7 +31,7 @@ def test_not_due() -> None:
     """Says when it will be, and how long that is."""
     explanation = why(timer={"due_ms": T0_MS + 90_000})
     assert explanation.code is Code.NOT_DUE
-    assert explanation.reason == "it is not due before 2027-01-15T08:01:30.000Z, in 90 s"
+    assert explanation.reason == "it is due at 2027-01-15T08:01:30.000Z, in 90 s"
     assert explanation.details == {"due": "2027-01-15T08:01:30.000Z"}
 
 
@@ -36,7 +39,9 @@ def test_in_backoff() -> None:
     """Says after which attempt and what it gave."""
     explanation = why(timer={"due_ms": T0_MS + 1_000, "attempts": 1, "log": (FAILED,)})
     assert explanation.code is Code.BACKOFF
-    assert explanation.reason == "in backoff after attempt 1 (HTTP 503) until 2027-01-15T08:00:01.000Z"
+    assert (
+        explanation.reason == "attempt 1 failed (HTTP 503); the next one is due at 2027-01-15T08:00:01.000Z"
+    )
 
 
 def test_between_two_runs_it_is_not_in_backoff() -> None:
@@ -47,24 +52,24 @@ def test_between_two_runs_it_is_not_in_backoff() -> None:
 @pytest.mark.parametrize(
     ("facts", "code", "part"),
     [
-        ({"application": Application(paused=True)}, Code.PAUSED, "application app is paused"),
-        ({"destination": Destination(paused=True)}, Code.PAUSED, "destination h is paused"),
+        ({"application": ApplicationPolicy(paused=True)}, Code.PAUSED, "application app is paused"),
+        ({"destination": DestinationPolicy(paused=True)}, Code.PAUSED, "destination h is paused"),
         ({"silence_ms": None}, Code.NO_WORKER, "no worker was ever seen"),
         ({"silence_ms": 90_000}, Code.NO_WORKER, "no worker was seen for 90 s"),
-        ({"blocked_by": "b"}, Code.BLOCKED, "blocked by timer b, which comes before it under ordering key k"),
+        ({"blocked_by": "b"}, Code.BLOCKED, "blocked by timer b, which comes first under ordering key k"),
         (
-            {"slot_ms": T0_MS + 2_000, "destination": Destination(rate=0.5)},
+            {"reserved_start_ms": T0_MS + 2_000, "destination": DestinationPolicy(rate=0.5)},
             Code.WAITING,
-            "the line of h, which takes 0.5 calls a second, until 2027-01-15T08:00:02.000Z",
+            "until 2027-01-15T08:00:02.000Z: destination h has a limit of 0.5 calls per second",
         ),
         (
-            {"is_in_line": True, "destination": Destination(concurrency=3)},
+            {"is_in_line": True, "destination": DestinationPolicy(concurrency=3)},
             Code.WAITING,
-            "which takes 3 calls at once",
+            "destination h has a concurrency limit of 3",
         ),
-        ({"is_in_line": True}, Code.WAITING, "which has its share of the workers"),
+        ({"is_in_line": True}, Code.WAITING, "destination h is slow and uses its share of the workers"),
         ({}, Code.STARTING, "about to start"),
-        ({"slot_ms": T0_MS}, Code.STARTING, "about to start"),
+        ({"reserved_start_ms": T0_MS}, Code.STARTING, "about to start"),
     ],
 )
 def test_due_but_held_up(facts: dict[str, Any], code: Code, part: str) -> None:
@@ -77,15 +82,15 @@ def test_due_but_held_up(facts: dict[str, Any], code: Code, part: str) -> None:
 def test_the_first_reason_counts() -> None:
     """What an operator has to lift first: pause, then workers, then lane, then line."""
     held: dict[str, Any] = {
-        "application": Application(paused=True),
-        "destination": Destination(paused=True, concurrency=1),
+        "application": ApplicationPolicy(paused=True),
+        "destination": DestinationPolicy(paused=True, concurrency=1),
         "silence_ms": None,
         "blocked_by": "b",
         "is_in_line": True,
     }
     lifted: list[tuple[str, Any]] = [
-        ("application", Application()),
-        ("destination", Destination(concurrency=1)),
+        ("application", ApplicationPolicy()),
+        ("destination", DestinationPolicy(concurrency=1)),
         ("silence_ms", 0),
         ("blocked_by", None),
         ("is_in_line", False),
@@ -100,7 +105,7 @@ def test_the_first_reason_counts() -> None:
 
 def test_what_is_not_due_is_not_said_to_be_paused() -> None:
     """It would not fire anyway."""
-    paused = Application(paused=True)
+    paused = ApplicationPolicy(paused=True)
     assert why(timer={"due_ms": T0_MS + 1}, application=paused).code is Code.NOT_DUE
 
 
@@ -123,9 +128,9 @@ def test_a_worker_may_be_silent_for_a_while() -> None:
             {"state": State.RUNNING, "attempts": 2},
             {"lease_end_ms": T0_MS},
             Code.RUNNING,
-            "attempt 2 lost its worker and is about to be made again",
+            "attempt 2 lost its worker and will be repeated",
         ),
-        ({"state": State.DONE}, {}, Code.DONE, "it has fired and was delivered"),
+        ({"state": State.DONE}, {}, Code.DONE, "its webhook was delivered"),
         ({"state": State.CANCELLED}, {}, Code.CANCELLED, "it was cancelled before it was sent"),
         ({"state": State.FAILED, "log": (FAILED,)}, {}, Code.FAILED, "it has failed: HTTP 503"),
         ({"state": State.FAILED}, {}, Code.FAILED, "it has failed: None"),
@@ -133,5 +138,5 @@ def test_a_worker_may_be_silent_for_a_while() -> None:
 )
 def test_its_state_says_it_all(timer: dict[str, Any], facts: dict[str, Any], code: Code, reason: str) -> None:
     """Whatever else may be so."""
-    explanation = why(None, timer, application=Application(paused=True), **facts)
+    explanation = why(None, timer, application=ApplicationPolicy(paused=True), **facts)
     assert (explanation.code, explanation.reason) == (code, reason)

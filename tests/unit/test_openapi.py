@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Route, Router
 
 from httpqueue import __version__
-from httpqueue.api import openapi
-from httpqueue.api.app import create_app
-from httpqueue.api.models import TimerRequest
-from httpqueue.api.problems import Problems
-from httpqueue.api.queries import ListQuery
-from httpqueue.api.reference import CALLS
-from httpqueue.api.requests import read_timer
+from httpqueue.api import app
+from httpqueue.api.schema import openapi
+from httpqueue.api.schema.operations import OPERATIONS
+from httpqueue.api.schema.query import ListQuery
+from httpqueue.api.schema.read_timer import read_timer
+from httpqueue.api.schema.request_models import TimerRequest
+from httpqueue.timers.commands import NewTimer
 from tests.support.api_fakes import FakeStore, api, backend
 
 SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
@@ -26,7 +25,7 @@ SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
 def test_the_printed_description_is_the_committed_one() -> None:
     """Run `make openapi` after a change of the models."""
     printed = subprocess.run(
-        [sys.executable, "-m", "httpqueue.api.openapi"], capture_output=True, check=True, timeout=60
+        [sys.executable, "-m", "httpqueue.api.schema.openapi"], capture_output=True, check=True, timeout=60
     ).stdout
     assert printed == SWAGGER_JSON.read_bytes()
 
@@ -50,31 +49,23 @@ def test_every_answer_of_post_timers_is_described() -> None:
         assert media_type == ("application/json" if status < "300" else "application/problem+json")
 
 
-def test_every_call_is_described_and_nothing_else() -> None:
-    """Each method of each path, but for the documentation itself."""
-    described = {(call.method, call.path) for call in CALLS}
-    assert described == served() - {("GET", path) for path in ("/", "/docs", "/docs/{name}", "/openapi.json")}
-    document = openapi.document()
-    assert described == {
-        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
-    }
-    names = [call["operationId"] for methods in document["paths"].values() for call in methods.values()]
+def test_every_operation_is_described_and_served() -> None:
+    """By its own name; only the pages that show the description are not described."""
+    paths = openapi.document()["paths"]
+    described = {operation["operationId"] for methods in paths.values() for operation in methods.values()}
+    names = [operation.name for operation in OPERATIONS]
     assert len(names) == len(set(names))
+    assert described == set(names) - {"showRoot", "showDocs", "getDocsFile", "getOpenApi"}
+    assert served() == set(names)
 
 
-def served() -> set[tuple[str, str]]:
-    """What an app with a virtual clock answers to."""
+def served() -> set[str]:
+    """The operations that an app with a virtual clock has handlers for."""
 
     async def advance(_target_of: Callable[[int], int]) -> None:
         raise AssertionError
 
-    app = create_app(replace(backend(FakeStore()), advance=advance))
-    assert isinstance(app, Problems)
-    assert isinstance(app._app, Router)
-    routes = [route for route in app._app.routes if isinstance(route, Route)]
-    return {(method, route.path) for route in routes for method in route.methods or ()} - {
-        ("HEAD", route.path) for route in routes
-    }
+    return set(app.handlers_of(replace(backend(FakeStore()), advance=advance)))
 
 
 def test_who_may_call_is_described() -> None:
@@ -139,10 +130,15 @@ def test_every_parameter_is_explained() -> None:
     assert named == list(ListQuery.model_fields)
 
 
+def read(members: dict[str, Any]) -> NewTimer:
+    """The timer that a request asks for."""
+    return read_timer(members, now_ms=0, application_of=lambda given: given or "default")
+
+
 def test_the_example_is_a_valid_request() -> None:
     """Swagger UI's "Try it out" and Execute store a timer."""
     (example,) = openapi.document()["components"]["schemas"]["TimerRequest"]["examples"]
-    assert read_timer(example, now_ms=0).spec.url == example["url"]
+    assert read(example).spec.url == example["url"]
 
 
 WITH: dict[str, dict[str, Any]] = {
@@ -159,4 +155,4 @@ def test_every_example_of_a_field_is_valid(field: str) -> None:
         members = {"url": "https://example.com", **WITH.get(field, {"seconds": 1}), field: example}
         if field == "fire_at" and isinstance(example, str) and not example.endswith("Z"):
             members["timezone"] = "Europe/Berlin"
-        read_timer(members, now_ms=0)
+        read(members)

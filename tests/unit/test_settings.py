@@ -15,7 +15,6 @@ from httpqueue.runtime.logs import LogFormat
 from httpqueue.settings import (
     PREFIX,
     Mode,
-    SenderKind,
     Settings,
     load,
     parse_duration_ms,
@@ -23,6 +22,7 @@ from httpqueue.settings import (
 )
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
+from httpqueue.webhooks.client.factory import SenderKind
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 UNSET = "–"  # noqa: RUF001 - the dash of the tables

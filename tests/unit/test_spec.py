@@ -1,25 +1,17 @@
 """How a client's wish is kept: as JSON, what is as by default left out."""
 
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from httpqueue.errors import InvalidTimerError
-from httpqueue.timers.retry import Retry
+from httpqueue.storage.record import decode_spec, encode_spec
+from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Cron, Delay, Instant, Local
-from httpqueue.timers.spec import (
-    FIRE,
-    SKIP,
-    SKIP_GRACE_MS,
-    Callback,
-    Retention,
-    Spec,
-    decode_spec,
-    encode_spec,
-)
+from httpqueue.timers.spec import FIRE, SKIP, SKIP_GRACE_MS, Callback, Retention, Spec
 
 MS = st.integers(-(2**53), 2**53)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -32,7 +24,7 @@ JSON = st.recursive(
 )
 SOME_MS = st.none() | MS
 RETRIES = st.builds(
-    Retry,
+    RetryOptions,
     max_attempts=SOME_MS,
     base_ms=SOME_MS,
     max_ms=SOME_MS,
@@ -43,7 +35,7 @@ SPECS = st.builds(
     Spec,
     url=TEXT,
     schedule=st.builds(Delay, MS)
-    | st.builds(At, MS)
+    | st.builds(Instant, MS)
     | st.builds(Local, TEXT, TEXT)
     | st.builds(Cron, TEXT, TEXT),
     method=TEXT,
@@ -65,7 +57,7 @@ FULL = Spec(
     {"x-a": "1"},
     {"k": [1]},
     5_000,
-    Retry(delays_ms=(1, 2)),
+    RetryOptions(delays_ms=(1, 2)),
     Callback("http://told/", {"x-b": "2"}, ("failed",)),
     "lane",
     {"team": "blue"},
@@ -83,12 +75,21 @@ def test_round_trip(spec: Spec) -> None:
 
 
 def test_what_is_as_by_default_takes_no_room() -> None:
-    """The URL comes first, where the scripts read the host."""
-    assert encode_spec(SPEC) == b'{"url":"http://receiver/","delay_ms":2000}'
-    assert encode_spec(replace(SPEC, schedule=Instant(5))) == b'{"url":"http://receiver/","fire_at_ms":5}'
+    """A schedule is an array that begins with its kind."""
+    assert encode_spec(SPEC) == b'{"url":"http://receiver/","due":["d",2000]}'
+    assert encode_spec(replace(SPEC, schedule=Instant(5))) == b'{"url":"http://receiver/","due":["i",5]}'
     local = Local("2030-01-01T09:00:00", "UTC")
-    assert encode_spec(replace(SPEC, schedule=local)).endswith(b'"local":"2030-01-01T09:00:00","zone":"UTC"}')
-    assert encode_spec(FULL).startswith(b'{"url":"http://receiver/","cron":"@daily","zone":"Europe/Berlin",')
+    assert encode_spec(replace(SPEC, schedule=local)).endswith(b'"due":["l","2030-01-01T09:00:00","UTC"]}')
+    assert encode_spec(FULL).startswith(b'{"url":"http://receiver/","due":["c","@daily","Europe/Berlin"],')
+
+
+def test_equal_specs_are_equal_bytes() -> None:
+    """Whether a default was given or left out: a POST that is repeated in other words is the same."""
+    callback = Callback("http://told/", {}, ("done", "failed"))
+    given = replace(
+        SPEC, method="post".upper(), past_due="FIRE".lower(), headers={}, labels={}, callback=callback
+    )
+    assert encode_spec(given) == encode_spec(replace(SPEC, callback=Callback("http://told/")))
 
 
 @pytest.mark.parametrize("body", ["", 0, False, [], {}])
@@ -98,7 +99,7 @@ def test_empty_body_is_a_body(body: Any) -> None:
 
 
 @pytest.mark.parametrize(("past_due", "most_ms"), [(FIRE, None), (SKIP, SKIP_GRACE_MS), (0, 0), (70, 70)])
-def test_how_late_it_may_be_fired(past_due: str | int, most_ms: int | None) -> None:
+def test_how_late_it_may_be_fired(past_due: Literal["fire", "skip"] | int, most_ms: int | None) -> None:
     """However late, hardly late, or so late at most."""
     spec = decode_spec(encode_spec(replace(SPEC, past_due=past_due)))
     assert spec.most_lateness_ms == most_ms
@@ -117,36 +118,49 @@ def test_how_late_it_may_be_fired(past_due: str | int, most_ms: int | None) -> N
         b"{}",
         b"\xff",
         b'{"url":"u"}',
-        b'{"delay_ms":1}',
-        b'{"url":"u","delay_ms":"1"}',
-        b'{"url":"u","delay_ms":1.5}',
-        b'{"url":"u","delay_ms":true}',
-        b'{"url":"u","fire_at_ms":null}',
-        b'{"url":"u","delay_ms":1,"fire_at_ms":1}',
-        b'{"url":"u","delay_ms":1,"unknown":1}',
-        b'{"url":7,"delay_ms":1}',
-        b'{"url":"u","delay_ms":1,"method":null}',
-        b'{"url":"u","delay_ms":1,"headers":[]}',
-        b'{"url":"u","delay_ms":1,"headers":{"a":1}}',
-        b'{"url":"u","delay_ms":1,"labels":["a"]}',
-        b'{"url":"u","delay_ms":1,"labels":{"a":1}}',
-        b'{"url":"u","cron":"@daily"}',
-        b'{"url":"u","zone":"UTC"}',
-        b'{"url":"u","cron":1,"zone":"UTC"}',
-        b'{"url":"u","local":"l","zone":null}',
-        b'{"url":"u","local":"l","cron":"c","zone":"UTC"}',
-        b'{"url":"u","delay_ms":1,"retry":null}',
-        b'{"url":"u","delay_ms":1,"retry":{}}',
-        b'{"url":"u","delay_ms":1,"retry":{"delays_ms":1}}',
-        b'{"url":"u","delay_ms":1,"retry":{"delays_ms":null,"unknown":1}}',
-        b'{"url":"u","delay_ms":1,"callback":"u"}',
-        b'{"url":"u","delay_ms":1,"callback":{"url":"u"}}',
-        b'{"url":"u","delay_ms":1,"callback":{"url":7,"headers":{},"on":["done"]}}',
-        b'{"url":"u","delay_ms":1,"callback":{"url":"u","headers":{"a":1},"on":["done"]}}',
-        b'{"url":"u","delay_ms":1,"callback":{"url":"u","headers":{},"on":[1]}}',
-        b'{"url":"u","delay_ms":1,"retention":7}',
-        b'{"url":"u","delay_ms":1,"retention":{"unknown":7}}',
+        b'{"due":["d",1]}',
+        b'{"url":"u","schedule":["d",1]}',
+        b'{"url":"u","due":null}',
+        b'{"url":"u","due":{}}',
+        b'{"url":"u","due":[]}',
+        b'{"url":"u","due":[1]}',
+        b'{"url":"u","due":["d"]}',
+        b'{"url":"u","due":["x",1]}',
+        b'{"url":"u","due":["d","1"]}',
+        b'{"url":"u","due":["d",1.5]}',
+        b'{"url":"u","due":["d",true]}',
+        b'{"url":"u","due":["i",null]}',
+        b'{"url":"u","due":["d",1,1]}',
+        b'{"url":"u","due":["d",1],"unknown":1}',
+        b'{"url":7,"due":["d",1]}',
+        b'{"url":"u","due":["d",1],"method":null}',
+        b'{"url":"u","due":["d",1],"headers":[]}',
+        b'{"url":"u","due":["d",1],"headers":{"a":1}}',
+        b'{"url":"u","due":["d",1],"labels":["a"]}',
+        b'{"url":"u","due":["d",1],"labels":{"a":1}}',
+        b'{"url":"u","due":["c"]}',
+        b'{"url":"u","due":["l","l"]}',
+        b'{"url":"u","due":["c",1,"UTC"]}',
+        b'{"url":"u","due":["l","l",null]}',
+        b'{"url":"u","due":["l","l","c","UTC"]}',
+        b'{"url":"u","due":["d",1],"retry":[]}',
+        b'{"url":"u","due":["d",1],"retry":{"delays_ms":1}}',
+        b'{"url":"u","due":["d",1],"retry":{"unknown":1}}',
+        b'{"url":"u","due":["d",1],"callback":"u"}',
+        b'{"url":"u","due":["d",1],"callback":{}}',
+        b'{"url":"u","due":["d",1],"callback":{"url":7}}',
+        b'{"url":"u","due":["d",1],"callback":{"url":"u","headers":{"a":1}}}',
+        b'{"url":"u","due":["d",1],"callback":{"url":"u","on":[1]}}',
+        b'{"url":"u","due":["d",1],"callback":{"url":"u","unknown":1}}',
+        b'{"url":"u","due":["d",1],"past_due":null}',
+        b'{"url":"u","due":["d",1],"past_due":"whenever"}',
+        b'{"url":"u","due":["d",1],"past_due":1.5}',
+        b'{"url":"u","due":["d",1],"timeout_ms":"1"}',
+        b'{"url":"u","due":["d",1],"ordering_key":1}',
+        b'{"url":"u","due":["d",1],"retention":7}',
+        b'{"url":"u","due":["d",1],"retention":{"unknown":7}}',
         b"[" * 2_000,
+        b'{"url":"u","due":["d",1],"body":' + b"[" * 100_000,
     ],
 )
 def test_damaged(raw: bytes) -> None:

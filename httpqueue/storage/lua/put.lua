@@ -1,11 +1,12 @@
 -- put: place wake-ups in the queue; tells workers when one of them became the earliest.
 -- KEYS    queue, jobs, wake
--- ARGV    1 now   2 arq job definition   3 msgpack [[wake-up id, due ms], ...]
+-- ARGV    1 now   2 ms that this server is ahead of the store   3 arq job definition
+--         4 msgpack [[wake-up id, due ms], ...]
 -- RETURNS how many were not in the queue before
 -- What is past due is put behind what is in the queue already, so that it goes before nobody. A wake-up that is in
 -- the queue stays where it is.
 
-local now, definition, wake_ups = now_ms(ARGV[1]), ARGV[2], cmsgpack.unpack(ARGV[3])
+local now, definition, wake_ups = now_ms(ARGV[1]) - ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
 
 local function earliest()
   return tonumber(redis.call('ZRANGE', keys.queue, 0, 0, 'WITHSCORES')[2] or math.huge)

@@ -4,16 +4,18 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from httpqueue.clock import now_ms
-from httpqueue.storage import archive, keys
-from httpqueue.timers.commands import Begun, Finish, NewTimer, WakeUp
+from httpqueue.storage import archive
+from httpqueue.timers.commands import Begun, End, Finish, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import Attempt
-from httpqueue.webhooks.outcome import Outcome
+from httpqueue.timers.timer import Attempt, State
 from tests.benchmarks.figures import Figure, LostError, Row, at_most
 from tests.benchmarks.lab import CREATE_BATCH, Lab, Server, relay_all, server
+from tests.support.keys import STORE
 
 URL: Final = "http://receiver.example/hooks/0123456789"
 FAR_MS: Final = 30 * 86_400_000
@@ -25,7 +27,7 @@ LAYERS: Final = 4
 def _new_timers(count: int, due_ms: int) -> list[NewTimer]:
     """With ids as the API makes them."""
     return [
-        NewTimer(DEFAULT_APPLICATION, secrets.token_urlsafe(16), Spec(URL, Instant(due_ms)))
+        NewTimer(TimerName(DEFAULT_APPLICATION, secrets.token_urlsafe(16)), Spec(URL, Instant(due_ms)))
         for _ in range(count)
     ]
 
@@ -63,15 +65,15 @@ async def memory(lab: Lab) -> list[Figure]:
 async def _finish_all(on: Server, timers: Sequence[NewTimer]) -> None:
     """Create, begin and finish them without calling anything; their records go at once."""
     await on.store.create(timers)
-    wake_ups = [WakeUp(keys.member(timer.application, timer.id), 0) for timer in timers]
+    wake_ups = [WakeUp(timer.name, 0) for timer in timers]
     begun = await on.store.begin(wake_ups, lease_ms=60_000)
     attempt = Attempt(now_ms(), 0, 200)
     finishes = [
-        Finish(answer.wake_up, answer.attempt, Outcome.DELIVERED, 0, attempt)
+        Finish(answer.wake_up, replace(attempt, number=answer.attempt), End(State.DONE, 0))
         for answer in begun
         if isinstance(answer, Begun)
     ]
-    if len(finishes) != len(timers) or not all(await on.store.finish(finishes)):
+    if len(finishes) != len(timers) or not all((await on.store.finish(finishes)).counted):
         raise LostError("a timer could not be finished")
 
 
@@ -87,7 +89,7 @@ async def archived(lab: Lab) -> list[Figure]:
         for _ in range(0, count, CREATE_BATCH):
             timers = _new_timers(CREATE_BATCH, now_ms() - 1)
             await _finish_all(on, timers)
-            if not await on.store.is_archived(TimerName(DEFAULT_APPLICATION, timers[0].id)):
+            if not await on.store.is_archived(timers[0].name):
                 raise LostError("a finished timer is not in the archive")
         layers = [key async for key in on.redis.scan_iter(f"{STORE.archive_layers}*")]
         measured = sum([await on.redis.strlen(key) for key in layers]) * 8 / count

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.api.parsing import MAX_DEPTH, check_content_type, parse_object
 from httpqueue.api.problems import ProblemError
+from httpqueue.api.schema.json_body import MAX_DEPTH, check_content_type, parse_object
 
 JSON = st.recursive(
     st.none()

@@ -1,4 +1,7 @@
-"""What a timer's url, headers, method and id may be. Pure; every ValueError is a sentence for the client."""
+"""Checks of single fields: urls, headers, methods, ids, names and labels. Pure.
+
+Each check returns the value, or raises ValueError with a sentence for the client.
+"""
 
 import re
 from ipaddress import IPv4Address
@@ -23,10 +26,11 @@ MAX_LABEL_NAME: Final = 64
 MAX_LABEL_VALUE: Final = 256
 LABEL_FILTER_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}:"
 
-_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-_KNOWN_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,192}")
-_APPLICATION: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
-_ORDERING_KEY: Final = re.compile(r"[!-~]{1,128}")
+_ID: Final = re.compile(ID_PATTERN)
+_KNOWN_ID: Final = re.compile(KNOWN_ID_PATTERN)
+_APPLICATION: Final = re.compile(APPLICATION_PATTERN)
+_ORDERING_KEY: Final = re.compile(ORDERING_KEY_PATTERN)
+_LABEL_FILTER: Final = re.compile(LABEL_FILTER_PATTERN)
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}")
 _URL: Final = re.compile(r"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")  # RFC 3986 appendix B
 _UNWRITABLE: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
@@ -56,38 +60,38 @@ _SET_BY_CLIENT: Final = frozenset({"host", "content-length"})
 
 
 def is_id(text: str) -> bool:
-    """Whether it can be a timer's id; "." and ".." would vanish from URL paths (RFC 3986 section 5.2.4)."""
+    """Whether a client may choose this id; "." and ".." would vanish from paths (RFC 3986 section 5.2.4)."""
     return _ID.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def is_known_id(text: str) -> bool:
-    """Whether there can be a timer of that id: a callback's is longer than any that clients may choose."""
+    """Whether any timer can have this id; the ids of callbacks are longer than those of clients."""
     return _KNOWN_ID.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def check_id(text: str) -> str:
-    """The id as given, or ValueError."""
+    """The id as given."""
     if not is_id(text):
         raise ValueError("must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
     return text
 
 
 def check_application(text: str) -> str:
-    """The application's name as given, or ValueError."""
+    """The application's name as given."""
     if not _APPLICATION.fullmatch(text) or text in {".", ".."}:
         raise ValueError("must be 1 to 64 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
     return text
 
 
 def check_ordering_key(text: str) -> str:
-    """The key as given, or ValueError."""
+    """The ordering key as given."""
     if not _ORDERING_KEY.fullmatch(text):
         raise ValueError("must be 1 to 128 visible ASCII characters without blanks")
     return text
 
 
 def check_labels(labels: dict[str, str]) -> dict[str, str]:
-    """The labels by name, or ValueError."""
+    """The labels, sorted by name."""
     if len(labels) > MAX_LABELS:
         raise ValueError(f"must have at most {MAX_LABELS} labels")
     for name, value in labels.items():
@@ -99,15 +103,14 @@ def check_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 def check_label_filter(text: str) -> str:
-    """name:value as given, or ValueError."""
-    name, colon, _ = text.partition(":")
-    if not colon or not _LABEL_NAME.fullmatch(name):
+    """name:value as given."""
+    if not _LABEL_FILTER.match(text):
         raise ValueError("must be name:value, such as team:blue")
     return text
 
 
 def check_host(text: str) -> str:
-    """A host in the one form that destinations are compared in (names.normal_host), or ValueError."""
+    """A host in the one form in which destinations are named (timers.names.normal_host)."""
     host = text.lower()
     authority = _AUTHORITY.fullmatch(host)
     if (
@@ -117,11 +120,11 @@ def check_host(text: str) -> str:
         or not _is_host(host, f"http://{host}/")
     ):
         raise ValueError("must be a host without scheme, port and path, such as example.com")
-    return normal_host(host)
+    return normal_host(text)
 
 
 def check_method(text: str) -> str:
-    """The method in capitals, or ValueError."""
+    """The method in upper case."""
     method = text.upper()
     if method not in METHODS:
         raise ValueError(f"must be one of {', '.join(METHODS)}")
@@ -129,7 +132,7 @@ def check_method(text: str) -> str:
 
 
 def check_url(url: str) -> str:
-    """The URL as given, when it can be called as given; or ValueError."""
+    """The URL as given, if it can be called exactly as given."""
     if len(url) > MAX_URL_CHARACTERS:
         raise ValueError(f"must have at most {MAX_URL_CHARACTERS:,} characters")
     if _UNWRITABLE.search(url):
@@ -165,7 +168,7 @@ def _is_host(host: str, url: str) -> bool:
     try:
         read_host = Url(url.replace(ID_PLACEHOLDER, "x")).host_str or ""
         if read_host.rpartition(".")[2].isdecimal():
-            # URL libraries complete 127.1 and 0x7f000001 to an address that is not what was written.
+            # URL libraries take 127.1 and 0x7f000001 for 127.0.0.1; only the usual form is accepted.
             return str(IPv4Address(host)) == read_host
     except ValueError:
         return False
@@ -176,7 +179,7 @@ def _is_host(host: str, url: str) -> bool:
 
 
 def check_header_name(name: str) -> str:
-    """The name as given, or ValueError."""
+    """The header's name as given."""
     if not _TOKEN.fullmatch(name):
         raise ValueError("must be a header name: letters, digits and !#$%&'*+-.^_`|~")
     lower = name.lower()
@@ -190,21 +193,21 @@ def check_header_name(name: str) -> str:
 
 
 def check_header_value(value: str) -> str:
-    """The value as given, or ValueError."""
+    """The header's value as given."""
     if not _VALUE.fullmatch(value):
         raise ValueError("must be visible ASCII characters, with spaces and tabs only between them")
     return value
 
 
 def check_header_count(headers: Any) -> Any:
-    """Whatever it is as given, or ValueError: receivers refuse so many, and each would be checked in vain."""
+    """The value as given, unless it has too many headers; this spares the checks of each of them."""
     if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
         raise ValueError(f"must have at most {MAX_HEADERS} names")
     return headers
 
 
 def check_headers(headers: dict[str, str]) -> dict[str, str]:
-    """The headers by name, each name once whatever its case; or ValueError."""
+    """The headers, sorted by name. No two names may differ only in case: they would be the same header."""
     seen: dict[str, str] = {}
     for name in headers:
         other = seen.setdefault(name.lower(), name)

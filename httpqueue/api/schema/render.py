@@ -1,11 +1,10 @@
-"""Timers, applications and destinations -> the members of their answers, whose models are in views.py."""
+"""Timers, applications and destinations -> the members of their answers, as in answer_models.py."""
 
 from typing import Any
 
 from msgspec.structs import asdict
 
 from httpqueue.storage.policies import Application, Destination
-from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MS_PER_S,
@@ -22,7 +21,7 @@ from httpqueue.timers.timer import Attempt, State, Timer
 
 
 def content_of(spec: Spec) -> dict[str, Any]:
-    """A spec in the words of a request, all but its schedule; defaults are None or empty."""
+    """A spec -> the members of a TimerContent, without the schedule; defaults are None or empty."""
     callback = spec.callback
     past_due = spec.past_due
     return {
@@ -43,7 +42,7 @@ def content_of(spec: Spec) -> dict[str, Any]:
 
 
 def schedule_of(spec: Spec) -> dict[str, Any]:
-    """A spec's schedule in the words of a request."""
+    """A spec -> the members of a TimerContent that say its schedule."""
     match spec.schedule:
         case Delay(delay_ms):
             return {"seconds": delay_ms / MS_PER_S}
@@ -101,8 +100,8 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 
 
 def application_view(application: Application) -> dict[str, Any]:
-    """The members of an ApplicationView; secrets are only counted."""
-    policy: ApplicationPolicy = application.policy
+    """The members of an ApplicationView; secrets are only counted, never shown."""
+    policy = application.policy
     return {
         "application": application.name,
         "paused": policy.paused,

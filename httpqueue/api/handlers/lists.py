@@ -1,22 +1,20 @@
-"""Many timers: lists in pages, and failed timers replayed in bulk."""
+"""GET /timers and POST /timers/replay: timers in pages, and many failed timers sent again."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from httpqueue.api import answers
+from httpqueue.api import responses
 from httpqueue.api.auth import application_of, sees_all
-from httpqueue.api.models import ReplayRequest
-from httpqueue.api.problems import FieldError, faulty_fields
-from httpqueue.api.queries import LISTED, check_query, decode_cursor, encode_cursor, read_list_query
-from httpqueue.api.rendering import timer_summary
-from httpqueue.api.requests import read
-from httpqueue.api.rules import check_host
+from httpqueue.api.schema.cursor import decode_cursor, encode_cursor
+from httpqueue.api.schema.json_body import read_optional
+from httpqueue.api.schema.query import LISTED, check_query, read_list_query
+from httpqueue.api.schema.render import timer_summary
+from httpqueue.api.schema.request_models import ReplayRequest
+from httpqueue.api.schema.validate import validate
 from httpqueue.storage.lookup import Lookup, Window
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change, ChangeResult, Position, TimerPage
@@ -24,30 +22,27 @@ from httpqueue.timers.schedule import Delay
 from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 20_000
-"""Timers that one request looks at; a list then ends early, with a cursor."""
+"""The most timers that one page reads to find those that match. It then ends early, with a cursor."""
 LOOK: Final = 1_000
+"""Timers that one call of the store reads."""
 FIRST_LOOK: Final = 100
+"""The first call reads fewer, because most lists need no more."""
 REPLAYED_AT_ONCE: Final = 500
+"""Timers that one call of the store replays."""
 
 Matches = Callable[[Timer], bool]
+"""Whether a timer has the labels and the host that a client asks for; the store knows neither."""
 
 
 class Lists:
-    """GET /timers and POST /timers/replay."""
+    """Finds timers by state, due time, label and host."""
 
     def __init__(self, *, store: Store, lookup: Lookup) -> None:
         self._store = store
         self._lookup = lookup
 
-    def routes(self) -> list[Route]:
-        """What is served here."""
-        return [
-            Route("/timers", self.get, methods=["GET"]),
-            Route("/timers/replay", self.replay, methods=["POST"]),
-        ]
-
     async def get(self, request: Request) -> Response:
-        """A page of timers, sorted by due."""
+        """GET /timers: a page of timers, sorted by due time."""
         query = read_list_query(request)
         window = Window(
             states=frozenset(query.status) or LISTED,
@@ -56,9 +51,9 @@ class Lists:
             to_ms=query.due_to,
         )
         matches = _matcher(query.label, query.host)
-        async with answers.in_time():
+        async with responses.in_time():
             listed = await self._page(window, matches, decode_cursor(query.cursor), query.limit)
-        return answers.json_response(
+        return responses.json_response(
             {
                 "timers": [timer_summary(timer, listed.now_ms) for timer in listed.timers],
                 "next_cursor": encode_cursor(listed.next) if listed.next else None,
@@ -66,27 +61,26 @@ class Lists:
         )
 
     async def replay(self, request: Request) -> Response:
-        """Failed timers once more."""
+        """POST /timers/replay: schedules matching failed timers again, due now."""
         check_query(request.scope)
-        wish = read(ReplayRequest, await answers.read_optional(request))
-        host = None if wish.host is None else _host(wish.host)
+        wanted = validate(ReplayRequest, await read_optional(request.scope, request.receive))
         window = Window(
             states=frozenset({State.FAILED}),
-            application=application_of(request.scope, wish.application),
-            from_ms=wish.due_from or 0,
-            to_ms=wish.due_to,
+            application=application_of(request.scope, wanted.application),
+            from_ms=wanted.due_from or 0,
+            to_ms=wanted.due_to,
         )
-        matches = _matcher([wish.label] if wish.label else [], host)
+        matches = _matcher([wanted.label] if wanted.label else [], wanted.host)
         replayed, timers, position = 0, [], None
-        async with answers.in_time():
-            async for page in self._pages(window, matches, wish.limit):
+        async with responses.in_time():
+            async for page in self._pages(window, matches, wanted.limit):
                 timers += page.timers
                 position = page.next
-        if not wish.dry_run:
+        if not wanted.dry_run:
             replayed = await self._replay(timers)
-        return answers.json_response(
+        return responses.json_response(
             {
-                "dry_run": wish.dry_run,
+                "dry_run": wanted.dry_run,
                 "matched": len(timers),
                 "replayed": replayed,
                 "ids": [timer.name.id for timer in timers],
@@ -95,7 +89,8 @@ class Lists:
         )
 
     async def _replay(self, timers: list[Timer]) -> int:
-        wishes = [
+        """How many were replayed; a timer that changed since it was read is not."""
+        changes = [
             Change(
                 timer.name,
                 frozenset({State.FAILED}),
@@ -105,12 +100,13 @@ class Lists:
             for timer in timers
         ]
         count = 0
-        for first in range(0, len(wishes), REPLAYED_AT_ONCE):
-            changed = await self._store.change(wishes[first : first + REPLAYED_AT_ONCE])
+        for first in range(0, len(changes), REPLAYED_AT_ONCE):
+            changed = await self._store.change(changes[first : first + REPLAYED_AT_ONCE])
             count += sum(each.result is ChangeResult.CHANGED for each in changed)
         return count
 
     async def _pages(self, window: Window, matches: Matches, limit: int) -> AsyncIterator[TimerPage]:
+        """Pages with at most limit timers together."""
         position: Position | None = None
         while limit:
             page = await self._page(window, matches, position, min(limit, LOOK))
@@ -123,14 +119,13 @@ class Lists:
     async def _page(
         self, window: Window, matches: Matches, position: Position | None, limit: int
     ) -> TimerPage:
-        """At most limit timers; fewer, with a next position, when MAX_LOOK were looked at."""
+        """At most limit timers; fewer, and yet a next position, when MAX_LOOK timers were read."""
         found: list[Timer] = []
         for n in range(MAX_LOOK // LOOK):
-            # at first no more than may well be enough
             listed = await self._lookup.list(window, position, look_at=LOOK if n else max(limit, FIRST_LOOK))
             for timer in filter(matches, listed.timers):
                 if len(found) == limit:
-                    return replace(listed, timers=found, next=_position(found[-1]))
+                    return replace(listed, timers=found, next=Position(found[-1].due_ms, found[-1].name))
                 found.append(timer)
             position = listed.next
             if position is None or len(found) == limit:
@@ -139,7 +134,7 @@ class Lists:
 
 
 def _application(request: Request, given: str | None) -> str | None:
-    """The one that is asked for; all of them when none is and the caller may see all."""
+    """The application to list; None for all, if none is given and the caller may see all."""
     return None if given is None and sees_all(request.scope) else application_of(request.scope, given)
 
 
@@ -152,15 +147,3 @@ def _matcher(labels: list[str], host: str | None) -> Matches:
         )
 
     return matches
-
-
-def _host(text: str) -> str:
-    try:
-        return check_host(text)
-    except ValueError as error:
-        errors = [FieldError("host", str(error))]
-        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors) from None
-
-
-def _position(timer: Timer) -> Position:
-    return Position(timer.due_ms, timer.name)

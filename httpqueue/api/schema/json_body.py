@@ -1,4 +1,7 @@
-"""Bytes of a request -> JSON object, stricter than the JSON libraries: what is ambiguous is refused."""
+"""The body of a request -> a JSON object. JSON that can be understood in two ways is refused.
+
+The JSON libraries accept such texts silently: repeated names, and integers that lose digits.
+"""
 
 import json
 from collections import Counter
@@ -16,7 +19,7 @@ from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_BATCH_BYTES: Final = 8 * MAX_BODY_BYTES
 MAX_DEPTH: Final = 64
-"""Objects and arrays within each other, the request's own object included."""
+"""How deep objects and arrays may be nested; the body itself is the first level."""
 
 _MIN_INTEGER: Final = -(2**63)
 _MAX_INTEGER: Final = 2**64 - 1
@@ -24,7 +27,7 @@ _SAFE_DIGITS: Final = 18  # this many always fit into 64 bits
 
 
 async def read_object(scope: Scope, receive: Receive, *, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
-    """The request's body, a JSON object; raises ProblemError (400, 413, 415)."""
+    """The members of the body, a JSON object; raises ProblemError (400, 413, 415)."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
         check_content_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
@@ -32,7 +35,7 @@ async def read_object(scope: Scope, receive: Receive, *, max_bytes: int = MAX_BO
 
 
 async def read_optional(scope: Scope, receive: Receive) -> dict[str, Any]:
-    """The same for a request whose body may be missing."""
+    """The same where the body may be missing, which gives an empty object."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     body = await _read_body(headers.get(b"content-length"), receive, MAX_BODY_BYTES)
     if not body.strip():
@@ -41,8 +44,15 @@ async def read_optional(scope: Scope, receive: Receive) -> dict[str, Any]:
     return parse_object(body)
 
 
+async def read_nothing(scope: Scope, receive: Receive) -> None:
+    """Raise ProblemError (400, 413, 415, 422) unless the body is missing or an empty object."""
+    members = await read_optional(scope, receive)
+    if errors := [FieldError(name, "is unknown here: remove it") for name in members]:
+        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
+
+
 def check_content_type(content_type: str | None, content_encoding: str | None) -> None:
-    """JSON in UTF-8, not compressed; no type at all passes for JSON. Raises ProblemError (415)."""
+    """Raise ProblemError (415) unless the body is JSON in UTF-8, not compressed. None is taken for JSON."""
     if content_encoding not in {None, "identity"}:
         detail = "Content-Encoding is not supported: send the JSON as it is"
         headers = {"Accept-Encoding": "identity"}
@@ -63,7 +73,7 @@ def _text(header: bytes | None) -> str | None:
 
 
 async def _read_body(length: bytes | None, receive: Receive, max_bytes: int) -> bytes:
-    """The body, of which never more than max_bytes and one chunk is held. Raises ProblemError (413)."""
+    """The body; it is refused once it is too large, so that it never fills the memory. ProblemError (413)."""
     if length is not None and length.isdigit() and int(length[:12]) > max_bytes:
         raise _too_large(max_bytes)
     body = b""
@@ -85,10 +95,10 @@ def _too_large(max_bytes: int) -> ProblemError:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """JSON text -> object, as RFC 8259 wants it; raises ProblemError (400) naming what is wrong.
+    """JSON text (RFC 8259) -> the members of an object; raises ProblemError (400) that says what is wrong.
 
-    Refused beyond that: repeated names, integers of more than 64 bits (they would lose digits), lone
-    surrogates, more than MAX_DEPTH levels.
+    Also refused: repeated names, integers of more than 64 bits (they would lose digits), lone surrogates,
+    and more than MAX_DEPTH levels.
     """
     try:
         value = orjson.loads(raw)
@@ -97,7 +107,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise ProblemError(HTTPStatus.BAD_REQUEST, detail) from None
     if not isinstance(value, dict):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body must be a JSON object: {…}")
-    # Counted first because walking costs more, and hardly any request has so many brackets.
+    # Counting brackets is cheap, and only a body with many of them can be nested too deep.
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and (deep := _too_deep(value)):
         raise faulty_fields(HTTPStatus.BAD_REQUEST, deep)
     decoder = _Marker()
@@ -113,7 +123,7 @@ def _too_deep(value: dict[str, Any]) -> list[FieldError]:
 
 
 def _depth(value: Any) -> int:
-    """Levels of containers; level by level, because recursion is what a deep value attacks."""
+    """How deep a value is nested. Not recursive: a very deep value would exceed the recursion limit."""
     depth, level = 0, [value]
     while containers := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
@@ -125,7 +135,7 @@ def _depth(value: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """An object whose names repeat, with all of its pairs."""
+    """Stands for an object with repeated names; has all of its pairs."""
 
     pairs: list[tuple[str, Any]]
 
@@ -135,7 +145,7 @@ class _Oversized:
 
 
 class _Marker(json.JSONDecoder):
-    """A second reading, for what orjson takes silently: marks it, to be found again by its path."""
+    """Reads the text again, and marks what orjson accepts silently; _faults then finds the marks by path."""
 
     def __init__(self) -> None:
         super().__init__(object_pairs_hook=self._object, parse_int=self._integer)

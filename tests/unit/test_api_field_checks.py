@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyreqwest.http import Url
 
-from httpqueue.api import rules
+from httpqueue.api.schema import field_checks
 from httpqueue.webhooks.message import OWN_HEADERS
 
 URLS = [
@@ -95,14 +95,14 @@ BAD_URLS = [
 @pytest.mark.parametrize("url", URLS)
 def test_a_url_that_can_be_called_passes_unchanged(url: str) -> None:
     """The webhook is called exactly as given."""
-    assert rules.check_url(url) == url
+    assert field_checks.check_url(url) == url
 
 
 @pytest.mark.parametrize(("url", "reason"), BAD_URLS)
 def test_a_url_that_cannot_be_called_is_refused_with_the_reason(url: str, reason: str) -> None:
     """Each says what is wrong with it."""
     with pytest.raises(ValueError, match=re.escape(reason)):
-        rules.check_url(url)
+        field_checks.check_url(url)
 
 
 @given(st.text(alphabet="htp:/.@[]{}id?#%2e\\ aä1-_\r\n\x00", max_size=40).map("http://".__add__))
@@ -119,7 +119,7 @@ def test_whatever_passes_can_be_read_by_the_http_client(url: str) -> None:
 
 def _refusal(url: str) -> str | None:
     try:
-        rules.check_url(url)
+        field_checks.check_url(url)
     except ValueError as error:
         return str(error)
     return None
@@ -130,14 +130,14 @@ def _refusal(url: str) -> str | None:
 )
 def test_a_header_name_passes(name: str) -> None:
     """Tokens of RFC 9110 that are free for the client."""
-    assert rules.check_header_name(name) == name
+    assert field_checks.check_header_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a:", "ä", "a\r\nb", "a\n", "(a)", "a/b", "a\x00", '"a"'])
 def test_what_is_no_header_name_is_refused(name: str) -> None:
     """Anything but a token of RFC 9110."""
     with pytest.raises(ValueError, match="must be a header name"):
-        rules.check_header_name(name)
+        field_checks.check_header_name(name)
 
 
 @pytest.mark.parametrize(
@@ -151,37 +151,37 @@ def test_a_header_that_is_not_the_clients_is_refused_in_any_case(name: str) -> N
     """Those of the connection, those that follow from url and body, and httpqueue's own."""
     for spelling in (name, name.lower(), name.upper()):
         with pytest.raises(ValueError, match="remove it"):
-            rules.check_header_name(spelling)
+            field_checks.check_header_name(spelling)
 
 
 @pytest.mark.parametrize("value", ["", "a", "a b", "a\tb", "!~", "Bearer abc=="])
 def test_a_header_value_passes(value: str) -> None:
     """Visible ASCII, spaces and tabs between."""
-    assert rules.check_header_value(value) == value
+    assert field_checks.check_header_value(value) == value
 
 
 @pytest.mark.parametrize("value", [" ", " a", "a ", "\ta", "a\r\nb: c", "a\n", "a\x00", "a\x7f", "ä", "😀"])
 def test_a_header_value_that_http_forbids_is_refused(value: str) -> None:
     """No white space around, no control characters, ASCII only."""
     with pytest.raises(ValueError, match="visible ASCII"):
-        rules.check_header_value(value)
+        field_checks.check_header_value(value)
 
 
 def test_a_header_is_given_once_whatever_its_case() -> None:
     """HTTP knows one name where JSON knows two."""
     with pytest.raises(ValueError, match="X-Foo and x-foo"):
-        rules.check_headers({"X-Foo": "1", "x-foo": "1"})
+        field_checks.check_headers({"X-Foo": "1", "x-foo": "1"})
 
 
 def test_the_order_of_headers_does_not_make_other_content() -> None:
     """A client that repeats a POST need not keep it."""
-    assert list(rules.check_headers({"b": "1", "a": "2"}).items()) == [("a", "2"), ("b", "1")]
+    assert list(field_checks.check_headers({"b": "1", "a": "2"}).items()) == [("a", "2"), ("b", "1")]
 
 
 @pytest.mark.parametrize("timer_id", ["a", "...", "~", "order-47_11.x", "a" * 128])
 def test_an_id_passes(timer_id: str) -> None:
     """The characters that no URL escapes."""
-    assert rules.check_id(timer_id) == timer_id
+    assert field_checks.check_id(timer_id) == timer_id
 
 
 @pytest.mark.parametrize(
@@ -190,16 +190,16 @@ def test_an_id_passes(timer_id: str) -> None:
 def test_an_id_that_a_path_cannot_carry_is_refused(timer_id: str) -> None:
     """Other characters, too many, and what vanishes from paths."""
     with pytest.raises(ValueError, match="must be 1 to 128"):
-        rules.check_id(timer_id)
+        field_checks.check_id(timer_id)
 
 
 def test_methods_are_stored_in_capitals() -> None:
     """Small letters are accepted."""
-    assert rules.check_method("patch") == "PATCH"
+    assert field_checks.check_method("patch") == "PATCH"
 
 
 @pytest.mark.parametrize("method", ["", "CONNECT", "TRACE", "GET ", "PUR GE"])
 def test_other_methods_are_refused(method: str) -> None:
     """The error names those there are."""
     with pytest.raises(ValueError, match="GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"):
-        rules.check_method(method)
+        field_checks.check_method(method)

@@ -1,6 +1,6 @@
-"""The API's description (OpenAPI 3.1), made from reference.py and the models.
+"""The OpenAPI document (version 3.1), made from the table of operations and the models.
 
-`python -m httpqueue.api.openapi` prints it.
+`python -m httpqueue.api.schema.openapi` prints it.
 """
 
 import sys
@@ -11,30 +11,37 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from httpqueue import __version__
-from httpqueue.api import problems, rules
-from httpqueue.api.auth import scope_of
-from httpqueue.api.models import EXAMPLE_ID
-from httpqueue.api.queries import ListQuery
-from httpqueue.api.reference import CALLS, TAGS, Answer, Call
-from httpqueue.api.views import Problem
+from httpqueue.api import problems
+from httpqueue.api.schema import field_checks
+from httpqueue.api.schema.answer_models import Problem
+from httpqueue.api.schema.field_types import EXAMPLE_ID
+from httpqueue.api.schema.operation import AnswerDoc, Operation
+from httpqueue.api.schema.operations import OPERATIONS
+from httpqueue.api.schema.query import ListQuery
 
+_TAGS: Final = {
+    "timers": "Schedule webhooks and see what became of them.",
+    "applications": "Each application has its own timers, ids and settings.",
+    "destinations": "The hosts that timers call.",
+    "clock": "Only with `httpqueue --virtual-clock`: time stands still until you advance it.",
+    "operations": "Probes and metrics, for those who run httpqueue.",
+}
+"""An operation is in the group that its path begins with, or else in operations."""
+_DOCUMENTED: Final = tuple(operation for operation in OPERATIONS if operation.is_documented)
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _REF: Final = "#/components/schemas/"
 _PROBLEMS: Final = {
-    400: "The body is no JSON object, or an ambiguous one; or If-Match is no list of entity tags.",
-    401: "An API key is needed, or this one is not known.",
+    400: "The body is not a JSON object, or is ambiguous; or If-Match is not a list of entity tags.",
+    401: "An API key is needed, or the one that was sent is unknown.",
     403: "The API key does not permit this.",
     404: "There never was a timer of this id.",
-    410: "The timer's record is damaged: it was set aside.",
-    412: "If-Match names another version.",
+    410: "The timer's record is damaged; operators find it set aside.",
+    412: "The timer no longer has the version in If-Match.",
     413: "The body is too large.",
-    415: "The body is not declared as JSON.",
-    422: "Fields are faulty; errors names each.",
+    415: "Content-Type is not JSON.",
+    422: "Some fields are faulty; errors names each of them.",
     429: "Too many requests.",
     503: "Redis does not answer; try again.",
 }
@@ -42,30 +49,34 @@ _HEADERS: Final = {
     "ETag": ("The timer's version, for If-Match.", '"0.0.s"'),
     "Location": ("The timer's path.", "/timers/order-4711"),
     "Retry-After": ("Seconds to wait.", problems.RETRY_AFTER_S),
-    "WWW-Authenticate": ("How to send a key.", "Bearer"),
+    "WWW-Authenticate": ("How to send an API key.", "Bearer"),
 }
 _PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ENTITY_TAGS: Final = r'^ *(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*) *$'
 _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
-    "timer_id": ("path", "The timer's id.", {"pattern": rules.KNOWN_ID_PATTERN, "examples": [EXAMPLE_ID]}),
+    "timer_id": (
+        "path",
+        "The timer's id.",
+        {"pattern": field_checks.KNOWN_ID_PATTERN, "examples": [EXAMPLE_ID]},
+    ),
     "application": (
         *("path", "The application's name."),
-        {"pattern": rules.APPLICATION_PATTERN, "examples": ["shop"]},
+        {"pattern": field_checks.APPLICATION_PATTERN, "examples": ["shop"]},
     ),
     "host": ("path", "A host without scheme and port.", {"minLength": 1, "examples": ["example.com"]}),
     "If-Match": (
-        *("header", "The change is made only to this version: an ETag."),
+        *("header", "Change the timer only if it still has this version: its ETag."),
         {"pattern": _ENTITY_TAGS, "examples": ["*", '"0.0.s"']},
     ),
 }
 
 
 def document() -> dict[str, Any]:
-    """The description as JSON."""
+    """The document as a JSON object."""
     schemas = _schemas()
     paths: dict[str, dict[str, Any]] = {}
-    for call in CALLS:
-        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    for operation in _DOCUMENTED:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -74,7 +85,7 @@ def document() -> dict[str, Any]:
             "description": "Makes HTTP requests in the future. Post a timer; its webhook is called on time.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -88,42 +99,32 @@ def document() -> dict[str, Any]:
 
 @cache
 def render() -> bytes:
-    """The description as text, as /openapi.json and docs/swagger.json have it."""
+    """The document as text: that of /openapi.json and docs/swagger.json."""
     return orjson.dumps(document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def routes() -> list[Route]:
-    """/openapi.json, rendered once."""
-    text = render()
-
-    async def openapi_json(_request: Request) -> Response:
-        return Response(text, media_type="application/json", headers={"Cache-Control": "no-cache"})
-
-    return [Route("/openapi.json", openapi_json)]
-
-
-def _operation(call: Call) -> dict[str, Any]:
-    tag, scope = call.path.split("/")[1], scope_of(call.method, call.path)
+def _operation(operation: Operation) -> dict[str, Any]:
+    tag, scope = operation.path.split("/")[1], operation.scope
     described = {
-        "tags": [tag if tag in TAGS else "operations"],
-        "operationId": call.name,
-        "summary": call.summary,
-        "description": call.description,
-        "parameters": list(_parameters(call)),
-        "requestBody": None if call.takes is None else _body(call, call.takes),
+        "tags": [tag if tag in _TAGS else "operations"],
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "description": operation.description,
+        "parameters": list(_parameters(operation)),
+        "requestBody": None if operation.request is None else _body(operation, operation.request),
         "responses": {
-            **{str(status): _answer(answer) for status, answer in call.answers.items()},
-            **{str(status): _problem(status, text) for status, text in sorted(_problems(call).items())},
+            **{str(status): _answer(answer) for status, answer in operation.answers.items()},
+            **{str(status): _problem(status, text) for status, text in sorted(_problems(operation).items())},
         },
-        # {}: while there are no API keys, none is asked for
-        "security": [] if call.is_open else [{}, *({name: [scope]} for name in ("key", "bearer"))],
+        # {} means no API key: nobody needs one while none exists
+        "security": [] if operation.is_open else [{}, *({name: [scope]} for name in ("key", "bearer"))],
     }
     return {name: value for name, value in described.items() if value or name == "security"}
 
 
-def _parameters(call: Call) -> Iterable[dict[str, Any]]:
-    in_path = [name for name in ("timer_id", "application", "host") if f"{{{name}}}" in call.path]
-    for name in (*in_path, *(["If-Match"] if call.if_match else [])):
+def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
+    in_path = [name for name in ("timer_id", "application", "host") if f"{{{name}}}" in operation.path]
+    for name in (*in_path, *(["If-Match"] if operation.has_if_match else [])):
         place, text, schema = _PARAMETERS[name]
         yield {
             "name": name,
@@ -133,28 +134,30 @@ def _parameters(call: Call) -> Iterable[dict[str, Any]]:
             "schema": {"type": "string"} | schema,
         }
     fields = ListQuery.model_json_schema()["properties"]
-    for name in fields if call.lists else ["application"] if _is_one_timer(call) else []:
+    for name in fields if operation.has_list_query else ["application"] if _is_one_timer(operation) else []:
         schema = _never_null(fields[name])
         description = schema.pop("description")
+        if _is_one_timer(operation):
+            description = "The timer's application. Absent: the API key's own, or `default`."
         yield {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A query's fields are absent or have a value."""
+    """The schema without null: a parameter of a query is absent or has a value."""
     schema = {name: value for name, value in schema.items() if name != "title" and value not in (None, [])}
     kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
     whole: dict[str, Any] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
     return schema | whole
 
 
-def _body(call: Call, model: type[BaseModel]) -> dict[str, Any]:
-    name = f"{model.__name__}Patch" if call.takes_patch else model.__name__
-    media_types = [_MERGE_PATCH] if call.takes_patch else []
+def _body(operation: Operation, model: type[BaseModel]) -> dict[str, Any]:
+    name = f"{model.__name__}Patch" if operation.is_patch else model.__name__
+    media_types = [_MERGE_PATCH] if operation.is_patch else []
     content = {media_type: _schema(name) for media_type in (*media_types, "application/json")}
-    return {"required": not call.body_optional, "content": content}
+    return {"required": not operation.is_body_optional, "content": content}
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: AnswerDoc) -> dict[str, Any]:
     schemas = [_schema(model.__name__)["schema"] for model in answer.models]
     content: dict[str, Any]
     if not schemas:
@@ -170,7 +173,7 @@ def _problem(status: int, description: str) -> dict[str, Any]:
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:
-    """A name with a question mark: of some answers only."""
+    """A name that ends with a question mark is optional."""
     headers = {}
     for name in names:
         description, example = _HEADERS[name.removesuffix("?")]
@@ -182,22 +185,22 @@ def _headers(names: Iterable[str]) -> dict[str, Any]:
     return {"headers": headers} if headers else {}
 
 
-def _problems(call: Call) -> Mapping[int, str]:
-    """The statuses that follow from a call's parts, and its own."""
+def _problems(operation: Operation) -> Mapping[int, str]:
+    """The problems that follow from what the operation takes, and its own."""
     statuses: set[int] = set()
-    if not call.is_open:
+    if not operation.is_open:
         statuses |= {401, 403, 422, 429, 503}  # 422: unknown query parameters
-    if call.takes is not None or call.method == "POST":
+    if operation.request is not None or operation.method == "POST":
         statuses |= {400, 413, 415, 422}
-    if _is_one_timer(call):
+    if _is_one_timer(operation):
         statuses |= {404, 410}
-    if call.if_match:
+    if operation.has_if_match:
         statuses |= {400, 412}
-    return {status: _PROBLEMS[status] for status in statuses} | dict(call.problems)
+    return {status: _PROBLEMS[status] for status in statuses} | dict(operation.problems)
 
 
-def _is_one_timer(call: Call) -> bool:
-    return "{timer_id}" in call.path
+def _is_one_timer(operation: Operation) -> bool:
+    return "{timer_id}" in operation.path
 
 
 def _schema(name: str) -> dict[str, Any]:
@@ -205,19 +208,21 @@ def _schema(name: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    models = {model for call in CALLS for answer in call.answers.values() for model in answer.models}
-    models |= {call.takes for call in CALLS if call.takes is not None} | {Problem}
+    models = {
+        model for operation in _DOCUMENTED for answer in operation.answers.values() for model in answer.models
+    }
+    models |= {operation.request for operation in _DOCUMENTED if operation.request is not None} | {Problem}
     by_name = sorted(models, key=lambda model: model.__name__)
     _, made = models_json_schema([(model, "validation") for model in by_name], ref_template=_REF + "{model}")
     schemas: dict[str, Any] = made["$defs"]
-    for call in CALLS:
-        if call.takes is not None and call.takes_patch:
-            _add_patch(schemas, call.takes.__name__)
+    for operation in _DOCUMENTED:
+        if operation.request is not None and operation.is_patch:
+            _add_patch(schemas, operation.request.__name__)
     return dict(sorted(schemas.items()))
 
 
 def _add_patch(schemas: dict[str, Any], name: str) -> str:
-    """The merge patch of a model, which may leave out and remove everything in it."""
+    """Add the schema of a merge patch of a model: every field is optional and may be null."""
     patch = f"{name}Patch"
     if patch not in schemas:
         schemas[patch] = {}

@@ -1,0 +1,45 @@
+"""The problems that a request about one timer can meet: it is unknown, changed, or in the wrong state."""
+
+from http import HTTPStatus
+from typing import Final
+
+from httpqueue.api.problems import ProblemError
+from httpqueue.timers.commands import Changed, ChangeResult
+from httpqueue.timers.timer import State
+
+_CONFLICT: Final = {
+    State.RUNNING: "the timer is in flight: its webhook is being called",
+    State.DONE: "the timer is done: its webhook was delivered",
+    State.FAILED: "the timer has failed: replay or delete it",
+    State.CANCELLED: "the timer was cancelled",
+    State.SCHEDULED: "the timer is scheduled: it has not failed",
+    State.ARCHIVED: "the timer finished so long ago that only its id is remembered",
+}
+
+
+def not_found() -> ProblemError:
+    """404: there is no such timer, and there never was one."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "there never was a timer of this id")
+
+
+def state_conflict(state: State) -> ProblemError:
+    """409: the timer's state does not allow the change; timer_status in the answer names the state."""
+    return ProblemError(HTTPStatus.CONFLICT, _CONFLICT[state], extra={"timer_status": state.value})
+
+
+def precondition_failed() -> ProblemError:
+    """412: the timer no longer has the version that If-Match names (RFC 9110 section 13.1.1)."""
+    detail = "the timer has changed since: get it again, and send its new ETag in If-Match"
+    return ProblemError(HTTPStatus.PRECONDITION_FAILED, detail)
+
+
+def check_changed(changed: Changed) -> None:
+    """Raise ProblemError (409, 412) if the store refused a change.
+
+    ChangeResult.GONE passes: only the caller can tell whether the timer is archived or never existed.
+    """
+    match changed.result:
+        case ChangeResult.OTHER_VERSION:
+            raise precondition_failed()
+        case ChangeResult.OTHER_STATE if changed.state is not None:
+            raise state_conflict(changed.state)

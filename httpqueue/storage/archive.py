@@ -1,7 +1,7 @@
 """The archive: a Bloom filter of finished timer ids, as layers of bits in the store's Redis.
 
-pybloom-live sizes a layer and computes the positions. The bits are set before the record of a timer goes (see
-retention.py): bits that are set twice, or too early, do no harm. Layers grow fourfold, and their error rates
+pybloom-live sizes a layer and computes the positions; forget.lua sets the bits in the transaction that drops
+the timer's record. Layers grow fourfold, and their error rates
 shrink so that the sum stays below the one asked for.
 The filter never decides whether something is accepted or delivered.
 """
@@ -100,27 +100,18 @@ class Archive:
         """The layer that takes finished ids now."""
         return layer(self._current, self._error_rate)
 
-    async def add(self, members: Sequence[str]) -> None:
-        """Set the bits of these ids in the layer that takes ids now; a full one hands over to the next."""
-        filling = self.current()
-        key = f"{self._keys.archive_layers}{filling.number}"
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            for member in members:
-                pipeline.execute_command("BITFIELD", key, *_set_bits(filling.positions(member)))
-            new = sum(not all(bits) for bits in await pipeline.execute())
-            count = await self._redis.hincrby(self._keys.archive_counts, str(filling.number), new)  # type: ignore[misc] # redis-py: sync or async
-        if count >= filling.capacity * ALLOCATE_AT:
-            await self._allocate(layer(filling.number + 1, self._error_rate))
-        self._note_count(filling.number, count)
+    async def note_count(self, number: int, count: int) -> None:
+        """Told how many ids a layer holds: a full one hands over to the next, whose memory it has by then."""
+        if count >= layer(number, self._error_rate).capacity * ALLOCATE_AT:
+            await self._allocate(layer(number + 1, self._error_rate))
+        self._note_count(number, count)
 
     async def _allocate(self, following: Layer) -> None:
-        """Redis makes a string as long as its last bit: do that once, before the layer is needed."""
+        """Redis makes a string as long as its last bit: do that once, outside of every transition."""
         if self._allocated < following.number:
+            key = f"{self._keys.archive_layers}{following.number}"
             with redis_errors():
-                await self._redis.setbit(
-                    f"{self._keys.archive_layers}{following.number}", following.bits - 1, 0
-                )
+                await self._redis.setbit(key, following.bits - 1, 0)
             self._allocated = following.number
 
     def _note_count(self, number: int, count: int) -> None:
@@ -148,10 +139,6 @@ class Archive:
         for number, count in sorted((int(number), int(count)) for number, count in counts.items()):
             self._current = max(self._current, number)
             self._note_count(number, count)
-
-
-def _set_bits(positions: Sequence[int]) -> list[Any]:
-    return [word for position in positions for word in ("SET", "u1", position, 1)]
 
 
 def _get_bits(positions: Sequence[int]) -> list[Any]:

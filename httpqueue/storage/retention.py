@@ -1,6 +1,6 @@
-"""Ended timers are forgotten when their retention is over: the archive learns their ids, then their records go.
+"""Ended timers are forgotten when their retention is over: the archive learns their ids, and their records go.
 
-A crash in between loses nothing: the next pass sets the same bits again and drops the records.
+Both happen in one transaction, so a crash loses nothing.
 """
 
 from redis.asyncio import Redis
@@ -19,18 +19,19 @@ class Retention:
     ) -> None:
         self._archive = archive
         self._now = now
-        self._expired, self._drop = (
-            Script(redis, name, keys or store_keys()) for name in ("expired", "drop")
+        self._expired, self._forget = (
+            Script(redis, name, keys or store_keys()) for name in ("expired", "forget")
         )
 
     async def forget(self, *, limit: int) -> int:
         """Forget at most limit timers whose retention is over; returns how many there were."""
         now_ms = self._now()
         now = "" if now_ms is None else now_ms
-        found = await self._expired(now, limit)
-        if not found:
+        members = await self._expired(now, limit)
+        if not members:
             return 0
-        members = found[::3]
-        await self._archive.add([member.decode() for member in members])
-        await self._drop(now, pack(list(zip(members, found[1::3], found[2::3], strict=True))))
-        return len(members)
+        layer = self._archive.current()
+        batch = [(member, layer.positions(member.decode())) for member in members]
+        forgotten, count = await self._forget(now, layer.number, pack(batch))
+        await self._archive.note_count(layer.number, count)
+        return int(forgotten)

@@ -1,9 +1,10 @@
 -- admit: which new wake-ups go into the queue now; the due index keeps the others until `top_up` finds them.
--- KEYS    due, filled, applications
+-- KEYS    due, next, filled, applications
 -- ARGV    1 now   2 horizon, ms   3 window: wake-ups of one application in the queue
 --         4 msgpack [[member, due ms], ...]
 -- RETURNS 1 a wake-up that goes into the queue, 0 one that does not
 
+go_on_when_full(keys.next)
 local now = now_ms(ARGV[1])
 local end_ms, window = now + ARGV[2], tonumber(ARGV[3])
 local applications = {}

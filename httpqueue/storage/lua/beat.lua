@@ -3,6 +3,7 @@
 -- ARGV    1 now   2 msgpack [[member, nonce, holder, lease ms], ...]
 -- RETURNS 1 an attempt that is still the worker's own, 0 one that is not: its lease is lost
 
+go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 up_since(now)
 local answers, leases = {}, {}

@@ -15,6 +15,7 @@
 --         {'gone' | 'stale' | 'finished' | 'running' | 'unreadable'}
 -- A timer that runs past its lease has lost its worker: it begins again, as the same attempt.
 
+go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local holder, usual_timeout, margin, longest_lease, room, wake_ups =
   ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])

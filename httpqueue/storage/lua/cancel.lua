@@ -5,6 +5,7 @@
 --         | {'version', its state letter}
 -- A deleted timer's retention is over at once; its record goes when the archive has its id.
 
+go_on_when_full(keys.retention)
 local now = now_ms(ARGV[1])
 local member, version, retention = ARGV[2], ARGV[3], tonumber(ARGV[4])
 

@@ -20,6 +20,12 @@ local PROBE_MS = 10000 -- how often a lane or line that nobody serves is tried
 local SILENCE_MS = 5000 -- nobody has called the store for so long: the store was away
 local UP_GRACE_MS = 15000 -- for so long after that, no running timer is taken over
 
+-- A server at its maxmemory refuses commands that need memory, but not in a script that has written already. Scripts
+-- that must go on, because they end timers or free memory, write nothing first.
+local function go_on_when_full(key)
+  redis.call('ZREM', key, '')
+end
+
 -- `given` is ms since the epoch, or '' for this server's TIME.
 local function now_ms(given)
   if given ~= '' then

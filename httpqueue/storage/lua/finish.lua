@@ -11,6 +11,7 @@
 -- An attempt that no longer belongs to its worker is refused (0), so a late worker changes nothing. So is that of
 -- a record that can no longer be read, which the next begin sets aside.
 
+go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local kept_attempts, items = tonumber(ARGV[2]), cmsgpack.unpack(ARGV[4])
 unblocked = ARGV[3] == '1' and {} or nil

@@ -4,6 +4,7 @@
 -- RETURNS 1 an attempt that was the worker's own, 0 one that was not
 -- What was not sent costs no attempt. What may have been sent counts as a lost worker: the webhook may come twice.
 
+go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local answers, ended, hosts = {}, {}, {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do

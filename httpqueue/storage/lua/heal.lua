@@ -4,6 +4,7 @@
 -- ARGV    1 now   2 how long a reserved start is past, ms   3 limit of each
 -- RETURNS {member, generation, due ms, ...} of the timers that lost their worker; the relay is told of the others
 
+go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local late, limit = now - ARGV[2], ARGV[3]
 local since = up_since(now)

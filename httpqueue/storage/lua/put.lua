@@ -8,6 +8,8 @@
 
 local now, definition, wake_ups = now_ms(ARGV[1]) - ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
 
+go_on_when_full(keys.queue)
+
 local function earliest()
   return tonumber(redis.call('ZRANGE', keys.queue, 0, 0, 'WITHSCORES')[2] or math.huge)
 end

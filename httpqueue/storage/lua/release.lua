@@ -4,6 +4,7 @@
 -- RETURNS how many were taken out
 -- The due index of an application that was paused is put into the queue from its beginning again.
 
+go_on_when_full(keys.waiting)
 local kind, name, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local function take_out(line)

@@ -2,6 +2,7 @@
 -- KEYS    records, due, held, next, running, set_aside, outbox, counts, lanes, waiting
 -- ARGV    1 now   2 msgpack [member, ...]
 
+go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 for _, member in ipairs(cmsgpack.unpack(ARGV[2])) do
   set_aside(member, short_head_of(member), now)

@@ -5,6 +5,7 @@
 -- RETURNS {now ms, how many to pass over next, -1: that was the last one,
 --          ms until which all of every application is in the queue or '', {member, generation, due ms, ...}}
 
+go_on_when_full(keys.next)
 local now = now_ms(ARGV[1])
 local end_ms, window, limit, passed = now + ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local APPLICATIONS = 50 -- looked at in one call

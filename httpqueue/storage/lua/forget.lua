@@ -1,0 +1,51 @@
+-- forget: put the ids of ended timers into the archive, and drop their records.
+-- KEYS    records, ended, retention, counts, archive_layers, archive_counts
+-- ARGV    1 now   2 archive layer number   3 msgpack [[member, [bit positions]], ...] of those that `expired` found
+-- RETURNS {how many were dropped, ids in the archive layer}
+-- Bits depend on the name alone, so it does no harm that a timer was created anew meanwhile: it stays.
+
+go_on_when_full(keys.retention)
+local now = now_ms(ARGV[1])
+local layer, items = ARGV[2], cmsgpack.unpack(ARGV[3])
+local bits = keys.archive_layers .. layer
+local archived = 0
+local operations = {} -- SET u1 <position> 1, again and again
+for i = 1, 4 * 64, 4 do
+  operations[i], operations[i + 1], operations[i + 3] = 'SET', 'u1', '1'
+end
+local records, members, ended = {}, {}, {}
+
+local function archive(positions)
+  for i = 1, #positions do
+    operations[4 * i - 1] = positions[i]
+  end
+  for _, bit in ipairs(redis.call('BITFIELD', bits, unpack(operations, 1, 4 * #positions))) do
+    if bit == 0 then
+      archived = archived + 1
+      return
+    end
+  end
+end
+
+for _, item in ipairs(items) do
+  local member, positions = unpack(item)
+  if tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now then
+    archive(positions)
+    local head = short_head_of(member)
+    records[#records + 1] = keys.records .. member
+    members[#members + 1] = member
+    if head then
+      local index = ended_index(member, head.state)
+      ended[index] = ended[index] or {}
+      table.insert(ended[index], id_of(member))
+      count_move(member, head.state, nil)
+    end
+  end
+end
+call_for_all('DEL', nil, records)
+call_for_all('ZREM', keys.retention, members)
+for index, ids in pairs(ended) do
+  call_for_all('ZREM', index, ids)
+end
+write_changes()
+return {#members, redis.call('HINCRBY', keys.archive_counts, layer, archived)}

@@ -3,14 +3,14 @@
 A call is one Redis script, so after a crash each of its timers is either through or untouched.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
-from secrets import token_urlsafe
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 
-from httpqueue.clock import StoreNow, server_time
+from httpqueue.clock import StoreNow, now_ms, server_time
 from httpqueue.errors import InvalidTimerError
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors
@@ -54,9 +54,6 @@ MAX_LEASE_MS: Final = 20_000
 """... but never longer than this: a living worker renews it (beat)."""
 KEPT_ATTEMPTS: Final = 10
 """So many of the last attempts stay in a record."""
-NONCE_BYTES: Final = 6
-"""48 bits: two timers of one name never have the same nonce."""
-
 log = structlog.get_logger()
 
 
@@ -69,6 +66,7 @@ class Store:
         self._redis = redis
         self._archive = archive
         self._now = now
+        self._nonces = Nonces()
         self._keys = keys or store_keys()
         (
             self._create,
@@ -102,7 +100,7 @@ class Store:
                 encode_spec(timer.spec),
                 *_packed_due(first_due(timer.spec.schedule, now_ms)),
                 *_head_of(timer.spec),
-                new_nonce(),
+                self._nonces.draw(),
                 timer.if_exists.value,
             )
             for timer in timers
@@ -196,7 +194,7 @@ class Store:
                         encode_attempt(finish.attempt),
                         finish.attempt.error is None,
                         _result(finish),
-                        _packed_callback(finish.then),
+                        _packed_callback(finish.then, self._nonces),
                     )
                     for finish in attempts
                 ]
@@ -282,9 +280,20 @@ def time_ms(time: tuple[int, int], now: StoreNow) -> int:
     return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
 
 
-def new_nonce() -> str:
-    """Eight URL-safe characters."""
-    return token_urlsafe(NONCE_BYTES)
+class Nonces:
+    """Draws nonces: what tells a timer from another one that has its name later.
+
+    They count ms, and never go back within a process. Random ones of that length would come twice for a name that
+    is used again and again.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def draw(self) -> str:
+        """Seven URL-safe characters."""
+        self._last = max(self._last + 1, now_ms())
+        return urlsafe_b64encode(self._last.to_bytes(6, "big")).decode()[1:]
 
 
 def _head_of(spec: Spec) -> tuple[int, str, str]:
@@ -312,12 +321,12 @@ def _result(finish: Finish) -> str:
     return (attempt.error or str(attempt.status)) if finish.was_called else ""
 
 
-def _packed_callback(then: Retry | Recur | End) -> tuple[Any, ...]:
+def _packed_callback(then: Retry | Recur | End, nonces: Nonces) -> tuple[Any, ...]:
     callback = None if isinstance(then, Retry) else then.callback
     if callback is None:
         return ()
     timeout_ms, _, host = _head_of(callback.spec)
-    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, new_nonce()
+    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonces.draw()
 
 
 def _begun(

@@ -23,19 +23,19 @@ _DATE_LENGTH = len("2030-01-01")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Delay(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="d"):
+class Delay(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=0):
     """Due this long after the store has accepted the timer."""
 
     delay_ms: int
 
 
-class Instant(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="i"):
+class Instant(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     """Due at this instant, in ms since the epoch. An instant in the past is due at once."""
 
     at_ms: int
 
 
-class Local(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="l"):
+class Local(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
     """Due when the clocks of a zone show this time. Time and zone are stored as the client sent them."""
 
     local: str
@@ -44,7 +44,7 @@ class Local(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, ta
     """IANA name."""
 
 
-class Cron(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="c"):
+class Cron(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
     """Due repeatedly, by the clocks of a zone."""
 
     expression: str
@@ -56,7 +56,7 @@ class Cron(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag
 Due = Delay | Instant
 """What the store needs to know: it adds a delay to its own time, because no other clock counts."""
 Schedule = Due | Local | Cron
-"""What the client sent. Stored as a JSON array: ["d", 60000]."""
+"""What the client sent. Stored as a JSON array with the tag first: [0, 60000]."""
 
 
 def parse_instant_ms(text: str) -> int:

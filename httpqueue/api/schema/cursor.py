@@ -16,7 +16,9 @@ MAX_DUE_MS: Final = 2**53
 
 def encode_cursor(position: Position) -> str:
     """A position -> the text of next_cursor."""
-    return base64.urlsafe_b64encode(orjson.dumps([position.due_ms, *(position.name or ())])).decode().rstrip("=")
+    return (
+        base64.urlsafe_b64encode(orjson.dumps([position.due_ms, *(position.name or ())])).decode().rstrip("=")
+    )
 
 
 def decode_cursor(text: str | None) -> Position | None:

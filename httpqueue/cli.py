@@ -12,7 +12,7 @@ from httpqueue.api.schema.field_checks import check_application
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run import run
 from httpqueue.runtime import logs
-from httpqueue.settings import Mode, Settings, load
+from httpqueue.settings import Mode, Settings, load, name_variables
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import serving
 from httpqueue.storage.storage import open_api_keys
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _keys(asked, load(**flags))
         run(load(mode=asked.part, **flags) if asked.part else load(**flags))
     except StartError as error:
-        _tell(f"httpqueue: {error}")
+        _tell(f"httpqueue: {name_variables(str(error))}")
         return EXIT_USAGE
     return 0
 

@@ -9,7 +9,10 @@ class HttpqueueError(Exception):
 
 
 class StartError(HttpqueueError):
-    """httpqueue cannot start; the message is one line that names what to change."""
+    """httpqueue cannot start; the message is one line that names what to change.
+
+    It calls a setting by its field, as in: setting `data_dir`. settings.name_variables makes it a variable.
+    """
 
 
 class SettingsError(StartError):

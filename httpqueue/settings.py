@@ -16,6 +16,7 @@ from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
 from httpqueue.webhooks.client.factory import SenderKind
 
+_NAMED_SETTING: Final = re.compile(r"setting `(\w+)`")
 PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
@@ -272,6 +273,11 @@ def variable(field: str) -> str:
     environment = {name.upper() for name, value in os.environ.items() if value}  # noqa: TID251 - the one reader
     names = variables(field)
     return next((name for name in names if name in environment), names[0])
+
+
+def name_variables(message: str) -> str:
+    """An error's message with the environment variables in the place of the settings that it names."""
+    return _NAMED_SETTING.sub(lambda match: f"setting {variable(match[1])}", message)
 
 
 def _check_in_memory(settings: Settings) -> None:

@@ -91,7 +91,7 @@ class Archive:
             stored = await self._redis.get(ARCHIVE_MANIFEST)
         if stored != manifest:
             raise StartError(
-                "setting HTTPQUEUE_ARCHIVE_ERROR_RATE: the archive in this Redis has other parameters"
+                "setting `archive_error_rate`: the archive in this Redis has other parameters"
                 f" ({_describe(stored)}); use the same value, or another Redis"
             )
         await self._learn_layers()

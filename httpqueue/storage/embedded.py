@@ -27,8 +27,8 @@ from httpqueue.errors import StartError
 _MAX_SOCKET_PATH_BYTES: Final = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the final NUL
 _READY_STEP_S: Final = 0.002
 _STOP_S: Final = 10.0
-_OTHER_DIRECTORY: Final = "set HTTPQUEUE_DATA_DIR to another directory"
-_OTHER_SERVER: Final = "set HTTPQUEUE_REDIS_URL to a Redis or Valkey server"
+_OTHER_DIRECTORY: Final = "give setting `data_dir` another directory"
+_OTHER_SERVER: Final = "give setting `redis_url` a Redis or Valkey server"
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 

@@ -57,7 +57,7 @@ class Storage:
         if policy != "noeviction" and not allow_unsafe:
             raise StartError(
                 f"Redis may evict timers (maxmemory-policy {policy}): set it to noeviction, "
-                "or HTTPQUEUE_ALLOW_UNSAFE_REDIS=true"
+                "or allow it with setting `allow_unsafe_redis`"
             )
         if not persistence.get("aof_enabled") and not snapshots:
             log.warning("store.not_persistent", remedy="set appendonly yes in Redis")

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import orjson
 
 from httpqueue import __version__
+from httpqueue.errors import HttpqueueError
 from httpqueue.timers.commands import Begun
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.signing import signature
@@ -55,7 +56,7 @@ NOT_CALLED: Final = frozenset({Fault.INVALID_REQUEST, Fault.LOST_WORKER, Fault.P
 """Faults of which the host knows nothing."""
 
 
-class SendError(Exception):
+class SendError(HttpqueueError):
     """There was no whole response: fault says why; the message is for people and holds no payload."""
 
     def __init__(self, fault: Fault, message: str) -> None:

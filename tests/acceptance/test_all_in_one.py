@@ -5,11 +5,13 @@ import os
 import select
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
+from httpqueue import __version__
 from httpqueue.clock import now_ms
 from httpqueue.timers.schedule import parse_instant_ms
 from tests.support.pipeline import assert_growing
@@ -127,6 +129,13 @@ async def test_append_timer_id_as_the_ancestor_does(tmp_path: Path) -> None:
             answer = await post(client, url=f"{receiver.url}/hook?x=1", hours=0, minutes=0, seconds=0)
         [request] = await receiver.wait_for(1)
         assert request.target == f"/hook/{answer['id']}?x=1"
+
+
+async def test_python_m_httpqueue_is_the_command(tmp_path: Path) -> None:
+    """For whoever has no scripts on the path."""
+    async with started(sys.executable, "-m", "httpqueue", "--version", cwd=tmp_path) as process:
+        assert await process.wait() == 0
+        assert process.stdout == [f"httpqueue {__version__}"]
 
 
 async def refused(*command: str, cwd: Path, **settings: object) -> str:

@@ -166,7 +166,7 @@ async def test_the_same_parameters_open_it_again(redis: Redis) -> None:
 async def test_another_error_rate_is_refused(redis: Redis) -> None:
     """The message names the setting and the value that would do."""
     await Archive(redis, error_rate=1e-4).open()
-    with pytest.raises(StartError, match=r"HTTPQUEUE_ARCHIVE_ERROR_RATE.*\(error rate 0\.0001\)"):
+    with pytest.raises(StartError, match=r"setting `archive_error_rate`.*\(error rate 0\.0001\)"):
         await Archive(redis, error_rate=1e-5).open()
 
 

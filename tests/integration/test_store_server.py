@@ -35,7 +35,7 @@ async def configured(redis: Redis, name: str, value: str) -> AsyncIterator[None]
 async def test_a_server_that_evicts_is_refused(redis: Redis, storage: Storage) -> None:
     """The message names the policy and both ways out; the override lets it pass."""
     async with configured(redis, "maxmemory-policy", "allkeys-lru"):
-        with pytest.raises(StartError, match=r"allkeys-lru.*noeviction.*HTTPQUEUE_ALLOW_UNSAFE_REDIS"):
+        with pytest.raises(StartError, match=r"allkeys-lru.*noeviction.*setting `allow_unsafe_redis`"):
             await storage.check(allow_unsafe=False)
         await storage.check(allow_unsafe=True)
     await storage.check(allow_unsafe=False)
@@ -81,7 +81,7 @@ async def test_an_archive_with_other_parameters_is_refused(
     """The message names the setting."""
     await storage.check(allow_unsafe=False)
     async with open_storage(valkey_server.url, archive_error_rate=1e-3) as other:
-        with pytest.raises(StartError, match="HTTPQUEUE_ARCHIVE_ERROR_RATE"):
+        with pytest.raises(StartError, match="setting `archive_error_rate`"):
             await other.check(allow_unsafe=False)
 
 

@@ -30,5 +30,5 @@ async def test_the_first_one_writes_it_and_the_others_agree(fake: FakeAsyncRedis
 async def test_a_damaged_manifest_is_refused(fake: FakeAsyncRedis, stored: bytes) -> None:
     """Nobody may guess which bits stand for which id."""
     await fake.set(keys.ARCHIVE_MANIFEST, stored)
-    with pytest.raises(StartError, match="HTTPQUEUE_ARCHIVE_ERROR_RATE"):
+    with pytest.raises(StartError, match="setting `archive_error_rate`"):
         await Archive(fake, error_rate=1e-3).open()

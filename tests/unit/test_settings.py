@@ -17,6 +17,7 @@ from httpqueue.settings import (
     Mode,
     Settings,
     load,
+    name_variables,
     parse_duration_ms,
     variables,
 )
@@ -360,3 +361,12 @@ def test_in_memory_is_for_a_whole_httpqueue(
     """Where another server or process is involved, memory is not ours to promise."""
     monkeypatch.setenv(PREFIX + other, value)
     assert words in refusal(monkeypatch, PREFIX + flag, "true")
+
+
+def test_a_message_names_the_variables_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage knows a setting by its field only; whoever reads the message needs the variable."""
+    monkeypatch.setenv("REDIS_URL", "localhost")
+    message = "give setting `data_dir` another directory, or setting `redis_url` a server"
+    assert name_variables(message) == (
+        "give setting HTTPQUEUE_DATA_DIR another directory, or setting REDIS_URL a server"
+    )

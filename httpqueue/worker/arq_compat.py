@@ -40,10 +40,14 @@ async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
     [answer] = await attempts.begin(attempts.begin_call([wake_up]))
     if isinstance(answer, Refused):
         return
+    answered = asyncio.Event()
     beating = asyncio.create_task(_beat(attempts, answer))
     try:
-        await attempts.run(answer)
+        attempts.start(answer, lambda _: answered.set())
+        await answered.wait()
+        await attempts.finishes.drain()
     finally:
+        attempts.drop(answer)
         beating.cancel()
 
 
@@ -70,7 +74,10 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
             open_storage(store_url, archive_error_rate=settings.archive_error_rate)
         )
         await storage.check(allow_unsafe=settings.allow_unsafe_redis)
-        ctx["attempts"] = await resources.enter_async_context(open_attempts(settings, storage.store))
+        attempts = await resources.enter_async_context(open_attempts(settings, storage.store))
+        finishing = asyncio.create_task(attempts.finishes.run())
+        resources.callback(finishing.cancel)
+        ctx["attempts"] = attempts
 
     async def on_shutdown(_: dict[str, Any]) -> None:
         await resources.aclose()

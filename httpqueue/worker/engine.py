@@ -16,7 +16,7 @@ from httpqueue import clock
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
-from httpqueue.timers.commands import Refusal, Refused, WakeUp
+from httpqueue.timers.commands import Finish, Finished, Refusal, Refused, WakeUp
 from httpqueue.worker.attempts import BEAT_S, Attempts, BeginCall, Running
 from httpqueue.worker.calls import SLOW_S, Calls
 
@@ -43,26 +43,29 @@ class Worker:
 
     def __init__(self, *, attempts: Attempts, queue: Queue, concurrency: int, grace_s: float) -> None:
         self._attempts = attempts
+        self._finishes = attempts.finishes
         self._queue = queue
         self._concurrency = concurrency
         self._grace_s = grace_s
         self._outage = Outage("worker.claim")
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
         self._held: list[WakeUp] = []
         self._is_full = False  # at the last look
         self._ahead = 0
         self._name = uuid4().hex
         self._noted_s = 0.0
         self._calls = Calls(concurrency)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._running: dict[str, Running] = {}
+        self._running: dict[int, Running] = {}
+        """Attempts that the store has not heard the end of, by the identity of what begin answered."""
         self._repeat: BeginCall | None = None
 
     async def run(self) -> None:
-        """Claim and run attempts until stop(); servers that are away are waited for."""
-        self._attempts.hand_unblocked_to(self._hold)
-        helpers = [asyncio.create_task(self._listen()), asyncio.create_task(self._beat())]
+        """Claim and make attempts until stop(); servers that are away are waited for."""
+        self._finishes.hand_unblocked_to(self._hold)
+        self._finishes.told.listen(self._told)
+        helpers = [asyncio.create_task(each) for each in (self._listen(), self._beat(), self._finishes.run())]
         try:
             while not self._stopping.is_set():
                 await self._round()
@@ -79,23 +82,24 @@ class Worker:
 
     async def _wind_down(self) -> None:
         """Give back what was not begun, and wait for attempts in flight, but not longer than the grace time."""
-        self._attempts.hand_unblocked_to(None)
+        self._finishes.hand_unblocked_to(None)
         left_over, self._held = self._held, []
         if self._repeat is not None:  # nobody knows whether these were begun: heal sees to those that were
             left_over += self._repeat.wake_ups
         if left_over:
             with suppress(UnavailableError):
                 await self._queue.put([replace(wake_up, due_ms=AT_ONCE_MS) for wake_up in left_over])
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=self._grace_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                while self._running:
+                    self._idle.clear()
+                    await self._idle.wait()
 
     async def _give_up_attempts(self) -> None:
         """Attempts that outlast the grace time are made by another worker at once, not when their lease ends."""
-        left = list(self._tasks.values())
         in_flight = [running for running in self._running.values() if not running.is_answered]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        for running in in_flight:
+            self._attempts.drop(running)
         if in_flight:
             # In a task of its own: this one may have been cancelled.
             await asyncio.create_task(self._hand_back(in_flight))
@@ -103,11 +107,8 @@ class Worker:
     async def _hand_back(self, in_flight: Sequence[Running]) -> None:
         with suppress(UnavailableError):
             await self._attempts.hand_back(in_flight)
-            log.info(
-                "worker.handed_back",
-                count=len(in_flight),
-                called=sum(running.is_called for running in in_flight),
-            )
+            called = sum(running.is_called for running in in_flight)
+            log.info("worker.handed_back", count=len(in_flight), called=called)
 
     async def _round(self) -> None:
         """Claim what is due, begin it, sleep until there is more to do."""
@@ -131,9 +132,9 @@ class Worker:
 
     def _free(self) -> int:
         """How many attempts may start: a slot is taken until the answer is there, not until the finish."""
-        if self._attempts.is_behind:  # what has ended comes first
+        if self._finishes.is_behind:  # what has ended comes first
             return 0
-        unfinished = self._concurrency * MAX_UNFINISHED - len(self._tasks)
+        unfinished = self._concurrency * MAX_UNFINISHED - len(self._running)
         return max(0, min(self._calls.free(), unfinished, MAX_CLAIM))
 
     async def _claim(self, free: int) -> float:
@@ -159,10 +160,10 @@ class Worker:
         self._repeat = call
         answers = await self._attempts.begin(call)
         self._repeat = None
-        later = []
+        later, started = [], []
         for answer in answers:
             if not isinstance(answer, Refused):
-                self._start(answer)
+                started.append(answer)
             elif answer.refusal is Refusal.LATER:
                 self._hold(answer.wake_up)
             elif answer.refusal is Refusal.EARLY:
@@ -171,54 +172,62 @@ class Worker:
                 loop.call_later(answer.wait_ms / 1000, self._hold, answer.wake_up)
             elif answer.until_ms:
                 later.append(replace(answer.wake_up, due_ms=answer.until_ms))
+        await self._start(started)
         if later:
             await self._queue.put(later)
 
-    def _start(self, running: Running) -> None:
-        begun = running.begun
-        name = f"{begun.wake_up.name}:{begun.wake_up.generation}:{begun.attempt}:{begun.lost}"
-        self._calls.begin(begun.host, name)
-        self._running[name] = running
-        task = self._tasks[name] = asyncio.create_task(
-            self._attempts.run(running, lambda: self._answered(begun.host, name))
-        )
-        task.add_done_callback(lambda task: self._ended(name, task))
+    async def _start(self, started: Sequence[Running]) -> None:
+        """Call the webhooks of attempts that have begun."""
+        dropped = []
+        for running in started:
+            if not self._attempts.has_time(running):
+                dropped.append(running)
+                continue
+            self._running[id(running.begun)] = running
+            self._calls.begin(running.begun.host, str(running))
+            self._attempts.start(running, self._answered)
+        if dropped:
+            log.warning("attempts.dropped", count=len(dropped))
+            await self._attempts.hand_back(dropped)
 
-    def _answered(self, host: str, name: str) -> None:
+    def _answered(self, running: Running) -> None:
         if self._is_full:
             self._wake.set()
-        self._calls.end(host, name)
+        self._calls.end(running.begun.host, str(running))
 
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+    def _told(self, told: tuple[Sequence[Finish], Finished]) -> None:
+        """The store has heard of the end of attempts."""
+        for finish in told[0]:
+            self._running.pop(id(finish.begun), None)
         if self._is_full:
             self._wake.set()
-        del self._tasks[name]
-        del self._running[name]
-        if not task.cancelled() and (error := task.exception()):
-            log.error("worker.bug", attempt=name, exc_info=error)
+        if not self._running:
+            self._idle.set()
 
     async def _beat(self) -> None:
         """Keep the leases of all attempts alive, and drop those that were lost."""
         outage = Outage("worker.beat")
         while True:
             await clock.sleep(BEAT_S)
-            names = list(self._running)
-            for first in range(0, len(names), MAX_BEAT):
-                part = [name for name in names[first : first + MAX_BEAT] if name in self._running]
+            everyone = list(self._running.values())
+            for first in range(0, len(everyone), MAX_BEAT):
+                part = [
+                    each for each in everyone[first : first + MAX_BEAT] if id(each.begun) in self._running
+                ]
                 try:
-                    await self._beat_for(part)
+                    self._drop(await self._attempts.beat(part) if part else ())
                 except UnavailableError as error:
                     await outage.wait(error)
                 else:
                     outage.over()
 
-    async def _beat_for(self, names: Sequence[str]) -> None:
-        running = [self._running[name] for name in names]
-        lost = await self._attempts.beat(running) if running else []
-        for name, each in zip(names, running, strict=True):
-            if each in lost and name in self._tasks and not each.is_answered:
-                log.warning("attempt.lost", attempt=name)
-                self._tasks[name].cancel()
+    def _drop(self, lost: Sequence[Running]) -> None:
+        """Their leases are lost: another worker makes these attempts."""
+        for running in lost:
+            if self._running.pop(id(running.begun), None) is not None and not running.is_answered:
+                log.warning("attempt.lost", attempt=str(running))
+                self._attempts.drop(running)
+                self._answered(running)
 
     def _hold(self, wake_up: WakeUp) -> None:
         self._held.append(wake_up)

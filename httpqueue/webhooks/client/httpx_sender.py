@@ -13,7 +13,8 @@ from typing import cast
 
 import httpx
 
-from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES
+from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Call, OnDone
+from httpqueue.webhooks.client.task_call import TaskCall
 from httpqueue.webhooks.message import Fault, Request, Response, SendError
 
 _IDLE_S = 4.0  # common servers drop an idle connection after 5 s: be first
@@ -27,6 +28,10 @@ class HttpxSender:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_S)
         # trust_env: SSL_CERT_FILE adds certificates, as it does for pyreqwest; a transport has no proxies
         self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=True)
+
+    def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
+        """See Sender."""
+        return TaskCall(self.send(request, timeout_s=timeout_s), on_done)
 
     async def send(self, request: Request, *, timeout_s: float) -> Response:
         """See Sender."""

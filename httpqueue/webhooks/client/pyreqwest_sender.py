@@ -12,7 +12,8 @@ import pyreqwest.response
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PyreqwestError, RequestTimeoutError
 
-from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES
+from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Call, OnDone
+from httpqueue.webhooks.client.task_call import TaskCall
 from httpqueue.webhooks.message import Fault, Request, Response, SendError
 
 _IDLE = timedelta(seconds=4)  # common servers drop an idle connection after 5 s: be first
@@ -33,6 +34,10 @@ class PyreqwestSender:
         except BuilderError:  # a system without certificates of its own, as a minimal Debian is
             certificates = Path(certifi.where()).read_bytes()
             self._client = _builder().add_root_certificate_pem(certificates).build()
+
+    def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
+        """See Sender."""
+        return TaskCall(self.send(request, timeout_s=timeout_s), on_done)
 
     async def send(self, request: Request, *, timeout_s: float) -> Response:
         """See Sender."""

@@ -1,0 +1,129 @@
+"""How attempts ended, on the way to the store: in batches, and however long it is away."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from httpqueue import clock
+from httpqueue.errors import UnavailableError
+from httpqueue.runtime.metrics import ATTEMPTS, ATTEMPTS_REFUSED
+from httpqueue.runtime.outage import Outage
+from httpqueue.runtime.signal import Signal
+from httpqueue.storage.timers import Store
+from httpqueue.timers.commands import End, Finish, Finished, Retry, WakeUp
+from httpqueue.timers.schedule import Cron
+from httpqueue.webhooks.outcome import Outcome
+
+MAX_ITEMS: Final = 500
+MAX_BYTES: Final = 4_000_000
+"""A larger finish would keep Redis from everybody else for too long."""
+GATHER_S: Final = 0.003
+"""How long ended attempts are gathered for one finish; nobody waits for it."""
+
+_COUNT: Final = {outcome: ATTEMPTS.labels(outcome.value) for outcome in Outcome}
+
+log = structlog.get_logger()
+
+
+class Finishes:
+    """A worker's ended attempts that the store has still to hear of."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[Finish] = deque()
+        self._is_flushing = False
+        self._added = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._take_unblocked: Callable[[WakeUp], None] | None = None
+        self.is_behind = False
+        """Whether the store is away while ended attempts wait for it."""
+        self.told: Signal[tuple[Sequence[Finish], Finished]] = Signal()
+        """After each finish that the store has heard of."""
+
+    def add(self, finish: Finish) -> None:
+        """An attempt has ended."""
+        _log(finish)
+        self._waiting.append(finish)
+        self._added.set()
+
+    def hand_unblocked_to(self, take: Callable[[WakeUp], None] | None) -> None:
+        """Who starts the timers that the end of attempts unblocks; None: they go through relay and queue."""
+        self._take_unblocked = take
+
+    async def run(self) -> None:
+        """Tell the store until cancelled."""
+        while True:
+            await self._added.wait()
+            if len(self._waiting) < MAX_ITEMS:
+                await clock.sleep(GATHER_S)
+            await self._flush(self._take())
+            if not self._waiting:
+                self._added.clear()
+                self._flushed.set()
+
+    async def drain(self) -> None:
+        """Wait until the store has heard of all that has ended."""
+        while self._waiting or self._is_flushing:
+            self._flushed.clear()
+            await self._flushed.wait()
+
+    def _take(self) -> list[Finish]:
+        batch: list[Finish] = []
+        size = 0
+        while self._waiting and len(batch) < MAX_ITEMS:
+            size += _size_of(self._waiting[0])
+            if batch and size > MAX_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _flush(self, batch: Sequence[Finish]) -> None:
+        outage = Outage("worker.finish")
+        self._is_flushing = True
+        take = self._take_unblocked
+        while True:
+            try:
+                finished = await self._store.finish(batch, take_unblocked=take is not None)
+                break
+            except UnavailableError as error:
+                self.is_behind = True
+                await outage.wait(error)
+        outage.over()
+        self.is_behind = self._is_flushing = False
+        for finish, counted in zip(batch, finished.counted, strict=True):
+            if not counted:
+                ATTEMPTS_REFUSED.inc()
+                name, number = str(finish.begun.wake_up.name), finish.attempt.number
+                log.warning("attempt.late", timer=name, attempt=number)
+        if take is not None:
+            for wake_up in finished.unblocked:
+                take(wake_up)
+        self.told.emit((batch, finished))
+
+
+def _size_of(finish: Finish) -> int:
+    """About how many bytes a finish has: those of its callback, which repeats the timer's body."""
+    then = finish.then
+    if isinstance(then, Retry) or then.callback is None:
+        return 0
+    body = finish.begun.spec.body
+    return len(body) if isinstance(body, str) else len(str(body))
+
+
+def _log(finish: Finish) -> None:
+    """One line in the log for an attempt that was not delivered, and one metric for each."""
+    begun, then, error = finish.begun, finish.then, finish.attempt.error
+    timer = str(begun.wake_up.name)
+    if isinstance(begun.spec.schedule, Cron) and isinstance(then, End):
+        log.error("attempt.no_next_run", timer=timer, zone=begun.spec.schedule.zone)
+    if isinstance(then, Retry):
+        _COUNT[Outcome.RETRY].inc()
+        log.info("attempt.retry", timer=timer, attempt=begun.attempt, error=error, retry_in_ms=then.delay_ms)
+    elif error is None:
+        _COUNT[Outcome.DELIVERED].inc()
+    else:
+        _COUNT[Outcome.FAILED].inc()
+        log.warning("attempt.failed", timer=timer, attempt=begun.attempt, error=error)

@@ -61,3 +61,14 @@ def _label_to_ascii(label: str) -> str:
         return idna.alabel(label).decode()
     except idna.IDNAError:
         return "xn--" + label.encode("punycode").decode()
+
+
+def is_readable_label(label: str) -> bool:
+    """Whether a label that says it is Punycode (RFC 3492) stands for characters that a host may have."""
+    if not label.startswith("xn--"):
+        return True
+    try:
+        decoded = label[4:].encode().decode("punycode")
+        return idna.uts46_remap(decoded, std3_rules=False) == decoded
+    except (UnicodeError, idna.IDNAError):
+        return False

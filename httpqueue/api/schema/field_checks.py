@@ -4,12 +4,10 @@ Each check returns the value, or raises ValueError with a sentence for the clien
 """
 
 import re
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
-from pyreqwest.http import Url
-
-from httpqueue.timers.names import normal_host
+from httpqueue.timers.names import is_readable_label, normal_host
 from httpqueue.webhooks.message import ID_PLACEHOLDER, OWN_HEADERS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -39,6 +37,7 @@ _NOT_IN_HOST: Final = re.compile(r"[\s\x00-\x20\x7f-\x9f\\/?#@{}]")
 _AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]%]*)(?::(.*))?")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _MAX_HOST_CHARACTERS: Final = 253
 _INVALID_HOST: Final = "must have a valid host: a DNS name, an IPv4 address or an [IPv6 address]"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
@@ -117,7 +116,7 @@ def check_host(text: str) -> str:
         _NOT_IN_HOST.search(host)
         or authority is None
         or authority[2] is not None
-        or not _is_host(host, f"http://{host}/")
+        or not _is_host(host)
     ):
         raise ValueError("must be a host without scheme, port and path, such as example.com")
     return normal_host(text)
@@ -145,11 +144,11 @@ def check_url(url: str) -> str:
         raise ValueError(f"may have {ID_PLACEHOLDER} in its path and query only")
     if _DOT_SEGMENT.search(path):
         raise ValueError("must not have . or .. as a path segment: HTTP clients would rewrite it")
-    _check_authority(authority, url)
+    _check_authority(authority)
     return url
 
 
-def _check_authority(authority: str, url: str) -> None:
+def _check_authority(authority: str) -> None:
     if "@" in authority:
         raise ValueError("must not contain credentials: send them in an Authorization header")
     parts = _AUTHORITY.fullmatch(authority)
@@ -160,22 +159,31 @@ def _check_authority(authority: str, url: str) -> None:
         raise ValueError("must name a host, such as https://example.com/")
     if port is not None and not (_PORT.fullmatch(port) and 0 < int(port) <= MAX_PORT):
         raise ValueError(f"must have a port of 1 to {MAX_PORT}, or none")
-    if not _is_host(host, url):
+    if not _is_host(host):
         raise ValueError(_INVALID_HOST)
 
 
-def _is_host(host: str, url: str) -> bool:
+def _is_host(host: str) -> bool:
+    if host.startswith("["):
+        return "%" not in host and _is_ip(IPv6Address, host[1:-1])
+    normal = normal_host(host)
+    if _NUMBER.fullmatch(normal.rpartition(".")[2]):
+        # URL libraries complete 127.1 and 0x7f000001 to an address that is not what was written.
+        return _is_ip(IPv4Address, host)
+    labels = normal.split(".")
+    return (
+        not host.endswith("..")
+        and len(normal) <= _MAX_HOST_CHARACTERS
+        and all(_LABEL.fullmatch(label) and is_readable_label(label) for label in labels)
+    )
+
+
+def _is_ip(kind: type[IPv4Address | IPv6Address], text: str) -> bool:
     try:
-        read_host = Url(url.replace(ID_PLACEHOLDER, "x")).host_str or ""
-        if read_host.rpartition(".")[2].isdecimal():
-            # URL libraries take 127.1 and 0x7f000001 for 127.0.0.1; only the usual form is accepted.
-            return str(IPv4Address(host)) == read_host
+        kind(text)
     except ValueError:
         return False
-    if host.startswith("["):
-        return True
-    labels = read_host.removesuffix(".").split(".")
-    return len(read_host) <= _MAX_HOST_CHARACTERS and all(map(_LABEL.fullmatch, labels))
+    return True
 
 
 def check_header_name(name: str) -> str:

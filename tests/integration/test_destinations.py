@@ -202,7 +202,8 @@ async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Sto
         await policies.update_application(DEFAULT_APPLICATION, paused)
         gate.opened.set()
         await pipeline.until_that("a", lambda timer: len(timer.log) == 1)
-        await until_waiting(store, 1)
+        await until_relayed(store)
+        assert await queue.redis.zcard(QUEUE.queue) == 0
         assert len(receiver.requests) == 1
         await policies.update_application(DEFAULT_APPLICATION, going)
         assert (await pipeline.until("a", State.DONE)).attempts == 2

@@ -6,13 +6,16 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 
+from httpqueue.storage.keys import member_of
 from httpqueue.storage.queue import Queue
+from httpqueue.storage.record import decode_record
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change, Changed, ChangeResult, Creation, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
+from tests.support.keys import STORE
 from tests.support.pipeline import Pipeline, running
 from tests.support.receiver import Receiver
 
@@ -53,10 +56,11 @@ class Races:
         )
         assert {each.creation for each in created} == {Creation.CREATED}
         self.expected.update(dict.fromkeys(names, "old"))
-        for name in names:
-            found = await self.store.get(TimerName(DEFAULT_APPLICATION, name))
-            assert found is not None
-            self.first_versions[name] = f"{found.timer.nonce}.0.0.s"
+        timers = [TimerName(DEFAULT_APPLICATION, name) for name in names]
+        # all at once, because they are due in a moment
+        records = await self.store._redis.mget([STORE.records + member_of(timer) for timer in timers])
+        for timer, record in zip(timers, records, strict=True):
+            self.first_versions[timer.id] = f"{decode_record(timer, record).nonce}.0.0.s"
 
     async def race(self, name: str) -> None:
         """One of the ways in which a client may come in between."""

@@ -29,7 +29,9 @@ class Retention(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=T
     failed_ms: int | None = None
 
 
-class Spec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, rename={"schedule": "d", "url": "u"}):
+class Spec(
+    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, rename={"schedule": "d", "url": "u"}
+):
     """What the client asked for, as it was given: two posts are the same when their specs are."""
 
     url: str

@@ -30,6 +30,8 @@ GATHER_S: Final = 0.003
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Attempts a slot that may wait for their finish, as they do when the store is away."""
+FLUSH_S: Final = 2.0
+"""How long a worker that stops waits for the store to take what has ended, beyond the grace time."""
 MAX_BEAT: Final = 500
 """Attempts in one beat."""
 AHEAD: Final = 2
@@ -78,7 +80,7 @@ class Worker:
         self._wake.set()
 
     async def _wind_down(self) -> None:
-        """Give back what was not begun, and wait for attempts in flight, but not longer than the grace time."""
+        """Give back what was not begun, and wait the grace time at most for attempts in flight."""
         self._attempts.hand_unblocked_to(None)
         left_over, self._held = self._held, []
         if self._repeat is not None:  # nobody knows whether these were begun: heal sees to those that were
@@ -90,15 +92,19 @@ class Worker:
             await asyncio.wait(self._tasks.values(), timeout=self._grace_s)
 
     async def _give_up_attempts(self) -> None:
-        """Attempts that outlast the grace time are made by another worker at once, not when their lease ends."""
+        """Hand back attempts that outlast the grace time: another worker makes them at once."""
+        in_flight = {name: running for name, running in self._running.items() if not running.is_answered}
+        for name in in_flight:
+            self._tasks[name].cancel()
         left = list(self._tasks.values())
-        in_flight = [running for running in self._running.values() if not running.is_answered]
+        if left:  # what was answered must reach the store, or it would be called again
+            await asyncio.wait(left, timeout=FLUSH_S)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         if in_flight:
             # In a task of its own: this one may have been cancelled.
-            await asyncio.create_task(self._hand_back(in_flight))
+            await asyncio.create_task(self._hand_back(list(in_flight.values())))
 
     async def _hand_back(self, in_flight: Sequence[Running]) -> None:
         with suppress(UnavailableError):
@@ -176,7 +182,7 @@ class Worker:
 
     def _start(self, running: Running) -> None:
         begun = running.begun
-        name = f"{begun.wake_up.name}:{begun.wake_up.generation}:{begun.attempt}:{begun.lost}"
+        name = f"{begun.wake_up.name}:{begun.wake_up.generation}:{begun.attempt}:{begun.holder}"
         self._calls.begin(begun.host, name)
         self._running[name] = running
         task = self._tasks[name] = asyncio.create_task(

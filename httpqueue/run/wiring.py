@@ -11,6 +11,7 @@ from httpqueue.api.backend import Backend
 from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.relay.relay import Relay
+from httpqueue.run.clock_comparison import ClockComparison
 from httpqueue.run.greeting import greet
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
@@ -31,7 +32,8 @@ class _Shared:
     settings: Settings
     now: StoreNow
     storage: Storage
-    queue_url: str
+    is_one_server: bool
+    """Whether the queue is on the store's server."""
     queue: Queue
     api_keys: KeyRing
     relay: Relay
@@ -55,6 +57,8 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
         if settings.metrics_port is not None:
             app = create_ops_app(readiness=shared.ping)
             servers.append(HttpServer(app, _listener(settings, "metrics_port", stack)))
+        if mode is not Mode.API and not shared.is_one_server:
+            workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
         if mode in {Mode.ALL, Mode.RELAY}:
             workers.append(shared.relay)
         if mode in {Mode.ALL, Mode.WORKER}:
@@ -74,7 +78,7 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
         settings=settings,
         now=now,
         storage=storage,
-        queue_url=queue_url,
+        is_one_server=queue_url == store_url,
         queue=queue,
         api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key),
         relay=Relay(

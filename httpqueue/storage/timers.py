@@ -48,7 +48,7 @@ from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
 
-LEASE_MARGIN_MS: Final = 10_000
+LEASE_MARGIN_MS: Final = 15_000
 """A lease is so much longer than the attempt's timeout ..."""
 MAX_LEASE_MS: Final = 20_000
 """... but never longer than this: a living worker renews it (beat)."""

@@ -51,11 +51,13 @@ class Running:
     is_called: bool = False
     """Whether the webhook may have been called."""
     is_answered: bool = False
+    has_bug: bool = False
+    """Nothing can be said of its end: its lease ends, and it is made again."""
 
     def __str__(self) -> str:
         """For logs."""
         wake_up = self.begun.wake_up
-        return f"{wake_up.name}:{wake_up.generation}:{self.begun.attempt}:{self.begun.lost}"
+        return f"{wake_up.name}:{wake_up.generation}:{self.begun.attempt}:{self.begun.holder}"
 
 
 class Attempts:
@@ -126,23 +128,22 @@ class Attempts:
     def _answered(
         self, running: Running, on_answer: Callable[[Running], None], result: Response | SendError
     ) -> None:
-        duration_ms = round((clock.monotonic_s() - running.started_s) * 1000)
         running.is_answered = True
         IN_FLIGHT.dec()
-        on_answer(running)
         try:
             finish = finish_of(
                 running.begun,
                 result,
                 self._policy,
-                duration_ms=duration_ms,
+                duration_ms=round((clock.monotonic_s() - running.started_s) * 1000),
                 jitter=random.random(),  # noqa: S311 - spreads a herd, guards nothing
             )
         except Exception:
-            # It fails alone: its lease ends, and it is made again.
+            running.has_bug = True
             log.exception("worker.bug", attempt=str(running))
-            return
-        self.finishes.add(finish)
+        else:
+            self.finishes.add(finish)
+        on_answer(running)
 
     def drop(self, running: Running) -> None:
         """Give up a call that is in flight."""

@@ -30,6 +30,8 @@ GATHER_S: Final = 0.003
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Attempts a slot that may wait for their finish, as they do when the store is away."""
+FLUSH_S: Final = 2.0
+"""How long a worker that stops waits for the store to take what has ended, beyond the grace time."""
 MAX_BEAT: Final = 500
 """Attempts in one beat."""
 AHEAD: Final = 2
@@ -81,7 +83,7 @@ class Worker:
         self._wake.set()
 
     async def _wind_down(self) -> None:
-        """Give back what was not begun, and wait for attempts in flight, but not longer than the grace time."""
+        """Give back what was not begun, and wait the grace time at most for attempts in flight."""
         self._finishes.hand_unblocked_to(None)
         left_over, self._held = self._held, []
         if self._repeat is not None:  # nobody knows whether these were begun: heal sees to those that were
@@ -96,10 +98,12 @@ class Worker:
                     await self._idle.wait()
 
     async def _give_up_attempts(self) -> None:
-        """Attempts that outlast the grace time are made by another worker at once, not when their lease ends."""
+        """Hand back attempts that outlast the grace time: another worker makes them at once."""
         in_flight = [running for running in self._running.values() if not running.is_answered]
         for running in in_flight:
             self._attempts.drop(running)
+        # What was answered must reach the store, or it would be called again.
+        await asyncio.wait({asyncio.create_task(self._finishes.drain())}, timeout=FLUSH_S)
         if in_flight:
             # In a task of its own: this one may have been cancelled.
             await asyncio.create_task(self._hand_back(in_flight))
@@ -194,6 +198,8 @@ class Worker:
         if self._is_full:
             self._wake.set()
         self._calls.end(running.begun.host, str(running))
+        if running.has_bug:
+            del self._running[id(running.begun)]
 
     def _told(self, told: tuple[Sequence[Finish], Finished]) -> None:
         """The store has heard of the end of attempts."""

@@ -86,15 +86,17 @@ async def test_every_request_of_http_client_works(tmp_path: Path) -> None:
     async with started(*HTTPQUEUE, "--virtual-clock", cwd=tmp_path) as process:
         await process.until_ready()
         async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
-            timer_id = ""
+            timer_id = etag = ""
             for title, request in requests:
                 filled = request.replace("{{host}}", process.url).replace("{{timer_id}}", timer_id)
+                filled = filled.replace("{{etag}}", etag)
                 message = message_of(filled.strip())
                 method, url = message.start.split()
                 answer = await client.request(method, url, headers=message.headers, content=message.body)
                 named = re.search(r"\b4\d\d\b", title)
                 expected = {int(named[0])} if named else {200, 201}
                 assert answer.status_code in expected, f"{title}: {answer.text}"
+                etag = answer.headers.get("ETag", etag)
                 if not timer_id:
                     timer_id = answer.json()["id"]
 

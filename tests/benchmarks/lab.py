@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import monotonic_s, sleep
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.retention import Retention
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Creation, NewTimer
@@ -53,6 +54,7 @@ class Server:
     pid: int
     redis: Redis
     store: Store
+    retention: Retention
 
     @property
     def socket(self) -> str:
@@ -61,7 +63,8 @@ class Server:
 
     async def pending(self) -> int:
         """How many timers are not finished."""
-        return int(await self.redis.zcard(STORE.due))
+        counts = await self.redis.hgetall(STORE.counts)  # type: ignore[misc] # redis-py: sync or async
+        return sum(int(counts[key]) for key in counts if key.endswith((b":s", b":r")))
 
     async def used_memory(self) -> int:
         """Bytes that the server holds for its data."""
@@ -78,7 +81,7 @@ async def server() -> AsyncIterator[Server]:
             redis = Redis.from_url(valkey.url)
             async with open_storage(valkey.url, archive_error_rate=1e-6) as storage:
                 await storage.check(allow_unsafe=False)
-                yield Server(valkey.url, pid, redis, storage.store)
+                yield Server(valkey.url, pid, redis, storage.store, storage.retention)
             await redis.aclose()
 
 
@@ -213,21 +216,31 @@ async def create(on: Server, urls: Iterable[str], *, due_ms: int, prefix: str = 
         await flush()
 
 
-async def relay_all(on: Server, *, queued: int | None = None) -> None:
-    """Run a relay until it has acted on the whole outbox (and queued so many wake-ups), then stop it."""
+@asynccontextmanager
+async def relaying(on: Server, *, queued: int) -> AsyncIterator[None]:
+    """A relay at work that has acted on the whole outbox and queued at least so many wake-ups, or none.
+
+    The queue holds at most WINDOW of one application at first; the relay tops it up.
+    """
     async with part("relay", on) as relay:
         before, since_s = (-1, -1), monotonic_s()
-        while (left := await on.redis.xlen(STORE.outbox)) or queued not in {
-            None,
-            await on.redis.zcard(QUEUE.queue),
-        }:
-            state = left, await on.redis.zcard(QUEUE.queue)
+        while True:
+            state = left, size = await on.redis.xlen(STORE.outbox), await on.redis.zcard(QUEUE.queue)
+            if not left and (size >= queued if queued else not size):
+                break
             if state != before:
                 before, since_s = state, monotonic_s()
             elif monotonic_s() - since_s > PATIENCE_S:
                 raise LostError(f"the relay stands still: {state[0]} in the outbox, {state[1]} queued")
             await sleep(POLL_S)
+        yield
         await relay.end()
+
+
+async def relay_all(on: Server, *, queued: int) -> None:
+    """Run a relay until it has acted on the whole outbox, then stop it."""
+    async with relaying(on, queued=queued):
+        pass
 
 
 async def settle(on: Server) -> None:

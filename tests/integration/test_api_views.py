@@ -4,17 +4,17 @@ import pytest
 from redis.asyncio import Redis
 
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Refused, WakeUp
+from httpqueue.timers.commands import Refused
 from httpqueue.timers.explain import WORKER_SILENCE_MS, Code
-from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.api_lab import HOOK, Lab
-from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime
+from tests.support.frozen import T0_MS, FrozenTime, begin, wake_up
 from tests.support.keys import STORE
+from tests.support.records import encode_record
 
-SPECLESS = b"\xa1s\x00\x00\x00\x00\xa0\xa2{}"
+SPECLESS = encode_record(b"{}")
 """A record that scripts can read, of a spec that says nothing."""
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -91,7 +91,7 @@ async def test_explain_a_timer_in_a_line(lab: Lab) -> None:
     for timer_id in ("c", "d"):
         await lab.post(timer_id, url="http://busy/")
     await lab.begin("c")
-    [refused] = await lab.store.begin([WakeUp(TimerName("default", "d"), 0)], lease_ms=LEASE_MS)
+    [refused] = await begin(lab.store, [wake_up("d")])
     assert isinstance(refused, Refused)
     code, reason = await explain(lab, "d")
     assert (code, "a concurrency limit of 1" in reason) == (Code.WAITING, True)
@@ -187,7 +187,7 @@ async def test_an_application_is_paused_and_resumed(lab: Lab) -> None:
     for _ in range(2):
         assert (await lab.client.post(f"{path}/pause")).json()["paused"]
     assert (await lab.client.put(path, json={"retention": {"done": 1}})).json()["paused"]
-    [refused] = await lab.store.begin([WakeUp(TimerName("default", "a"), 0)], lease_ms=LEASE_MS)
+    [refused] = await begin(lab.store, [wake_up("a")])
     assert isinstance(refused, Refused)
     for _ in range(2):
         shown = (await lab.client.post(f"{path}/resume", json={})).json()
@@ -228,7 +228,7 @@ async def test_a_paused_destination_takes_nothing(lab: Lab) -> None:
     """Its timers are counted as waiting, and go on when it does."""
     await lab.post("a")
     await lab.client.put("/destinations/receiver", json={"paused": True})
-    [refused] = await lab.store.begin([WakeUp(TimerName("default", "a"), 0)], lease_ms=LEASE_MS)
+    [refused] = await begin(lab.store, [wake_up("a")])
     assert isinstance(refused, Refused)
     assert (await lab.client.get("/destinations/receiver")).json()["waiting"] == 1
     await lab.client.put("/destinations/receiver", json={"paused": False})

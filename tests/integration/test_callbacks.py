@@ -29,7 +29,7 @@ def body_of(request: Received) -> Any:
 
 def id_of(request: Received) -> str:
     """Of the timer that made the call."""
-    return (request.header("webhook-id") or "").partition(":")[0]
+    return request.run.split(":")[1]
 
 
 async def test_a_delivered_timer_is_told_in_the_shape_of_schedule_rs(store: Store, queue: Queue) -> None:

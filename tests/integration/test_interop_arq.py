@@ -40,7 +40,7 @@ async def test_a_stock_arq_worker_drains_our_queue(
                 for n in range(TIMERS)
             ]
         )
-        relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=1_000, batch_size=500)
+        relay = Relay(storage=storage, queue=queue, horizon_ms=1_000, batch_size=500)
         assert await relay.drain() == TIMERS
         stock = create_worker(
             worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False
@@ -64,7 +64,7 @@ async def test_a_stock_arq_worker_leaves_retries_to_the_store(
         store = storage.store
         await storage.check(allow_unsafe=False)
         await store.create([NewTimer(TimerName("default", "a"), Spec(receiver.url, Delay(0)))])
-        relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=1_000, batch_size=500)
+        relay = Relay(storage=storage, queue=queue, horizon_ms=1_000, batch_size=500)
         await relay.drain()
         stock = create_worker(
             worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False

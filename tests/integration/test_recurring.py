@@ -15,7 +15,7 @@ from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Cron, Instant
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import State, Timer
-from tests.support.frozen import T0_MS, FrozenTime
+from tests.support.frozen import T0_MS, FrozenTime, begin_one, lose_leases
 from tests.support.pipeline import QUICK, Pipeline, running
 from tests.support.receiver import Receiver, Reply, reply_when
 
@@ -67,7 +67,8 @@ async def test_it_runs_in_every_slot(frozen_store: Store, frozen_queue: Queue, t
             timer = await until_run(pipeline, run + 1)
             assert timer.due_ms == FIRST_MS + (run + 1) * MINUTE_MS
             assert timer.attempts == 0
-    assert [request.header("webhook-id") for request in receiver.requests] == [f"a:{n}" for n in range(5)]
+    assert [request.run for request in receiver.requests] == [f"default:a:{n}" for n in range(5)]
+    assert len({request.header("webhook-id") for request in receiver.requests}) == 5
     assert {request.header("httpqueue-attempt") for request in receiver.requests} == {"1"}
 
 
@@ -135,7 +136,7 @@ async def test_with_skip_it_waits_for_its_next_slot(
             assert timer.due_ms == FIRST_MS + 61 * MINUTE_MS
             await go_to(pipeline, time, timer.due_ms)
             await until_run(pipeline, 2)
-    assert [request.header("webhook-id") for request in receiver.requests] == ["a:1"]
+    assert [request.run for request in receiver.requests] == ["default:a:1"]
 
 
 async def test_each_run_has_its_own_attempts_and_a_failed_one_does_not_stop_the_next(
@@ -154,10 +155,10 @@ async def test_each_run_has_its_own_attempts_and_a_failed_one_does_not_stop_the_
         for run in (1, 2):
             await go_to(pipeline, time, FIRST_MS + run * MINUTE_MS)
             timer = await until_run(pipeline, run + 1)
-    said = [
-        (request.header("webhook-id"), request.header("httpqueue-attempt")) for request in receiver.requests
-    ]
-    assert said == [("a:0", "1"), ("a:0", "2"), ("a:1", "1"), ("a:2", "1")]
+    said = [(request.run, request.header("httpqueue-attempt")) for request in receiver.requests]
+    runs = [f"default:a:{generation}" for generation in range(3)]
+    assert said == [(runs[0], "1"), (runs[0], "2"), (runs[1], "1"), (runs[2], "1")]
+    assert len({request.header("webhook-id") for request in receiver.requests}) == len(runs)
     log = [(attempt.generation, attempt.number, attempt.status) for attempt in timer.log]
     assert log == [(0, 1, 503), (0, 2, 200), (1, 1, 404), (2, 1, 200)]
 
@@ -196,16 +197,16 @@ async def test_a_retry_that_reaches_the_next_slot_takes_its_place(
 async def test_a_run_whose_worker_died_is_made_again_and_the_next_follows(
     frozen_store: Store, frozen_queue: Queue, time: FrozenTime
 ) -> None:
-    """The lease runs out; the same run is attempt 2 elsewhere."""
+    """Its lease runs out; the same attempt of the same run is made elsewhere."""
     async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
         await create(frozen_store, receiver.url)
         time.now_ms = FIRST_MS
-        await frozen_store.begin([WakeUp(TimerName("default", "a"), 0)], lease_ms=15_000)
-        time.now_ms += 15_000
+        await begin_one(frozen_store, "a")
+        await lose_leases(frozen_store, time)
         await pipeline.relay.heal()
         await until_run(pipeline, 1)
     [request] = receiver.requests
-    assert (request.header("webhook-id"), request.header("httpqueue-attempt")) == ("a:0", "2")
+    assert (request.run, request.header("httpqueue-attempt")) == ("default:a:0", "1")
 
 
 async def test_a_callback_for_each_run(frozen_store: Store, frozen_queue: Queue, time: FrozenTime) -> None:
@@ -219,8 +220,8 @@ async def test_a_callback_for_each_run(frozen_store: Store, frozen_queue: Queue,
             await receiver.wait_for(run + 1, path="/told")
     told = await receiver.wait_for(2, path="/told")
     starts = [FIRST_MS, FIRST_MS + MINUTE_MS]
-    assert [request.header("webhook-id") for request in told] == [
-        f"a~callback-{run}-{start_ms}:0" for run, start_ms in enumerate(starts)
+    assert [request.run for request in told] == [
+        f"default:a~callback-{run}-{start_ms}:0" for run, start_ms in enumerate(starts)
     ]
     bodies = [orjson.loads(request.body) for request in told]
     assert [(body["status"], body["schedule"], body["attempts"]) for body in bodies] == [

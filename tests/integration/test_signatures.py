@@ -60,7 +60,7 @@ async def test_an_empty_body_is_signed(store: Store, queue: Queue) -> None:
         await pipeline.schedule("a", receiver.url)
         [request] = await receiver.wait_for(1)
         await pipeline.until("a", State.DONE)
-    signed = Webhook(NEW).sign("a:0", _moment(request), "")
+    signed = Webhook(NEW).sign(request.header("webhook-id") or "", _moment(request), "")
     assert request.header("webhook-signature") == signed
 
 
@@ -98,7 +98,7 @@ async def test_without_a_secret_nothing_is_signed(store: Store, queue: Queue) ->
             await store.create([NewTimer(TimerName(application, "a"), Spec(receiver.url, Delay(0), body={}))])
         requests = await receiver.wait_for(2)
     assert [request.header("webhook-signature") for request in requests] == [None, None]
-    assert [request.header("webhook-id") for request in requests] == ["a:0", "a:0"]
+    assert sorted(request.run for request in requests) == ["tenant:a:0", "unknown:a:0"]
 
 
 async def test_each_attempt_is_signed_for_its_own_time(store: Store, queue: Queue) -> None:
@@ -111,7 +111,8 @@ async def test_each_attempt_is_signed_for_its_own_time(store: Store, queue: Queu
         await pipeline.until("a", State.DONE)
     for request in requests:
         verify(NEW, request)
-        assert request.header("webhook-id") == "a:0"
+        assert request.run == "default:a:0"
+    assert len({request.header("webhook-id") for request in requests}) == 1
 
 
 async def test_callbacks_are_signed(store: Store, queue: Queue) -> None:

@@ -8,21 +8,18 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
-from httpqueue.storage.archive import Archive
 from httpqueue.storage.queue import Claim, Queue
-from httpqueue.storage.record import encode_spec
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Finish, WakeUp
+from httpqueue.timers.commands import Creation, Finish, IfExists, NewTimer, WakeUp
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
 from httpqueue.worker import engine as worker
-from tests.support.keys import QUEUE, STORE
-from tests.support.pipeline import QUICK, assert_growing, running
-from tests.support.receiver import Receiver, Reply, hang, reply_when
+from tests.support.keys import DUE, HELD, QUEUE, STORE
+from tests.support.pipeline import QUICK, assert_growing, running, working
+from tests.support.receiver import Receiver, Reply, reply_when
 from tests.support.records import encode_record
 
 
@@ -33,7 +30,7 @@ async def test_a_due_timer_is_called_and_done(store: Store, queue: Queue) -> Non
         [request] = await receiver.wait_for(1)
         timer = await pipeline.until("a", State.DONE)
     assert (request.method, request.target, request.body) == ("POST", "/a?x=1", b'{"n":1}')
-    assert request.header("webhook-id") == "a:0"
+    assert request.header("webhook-id") == f"default:a:{timer.nonce}:0"
     assert request.header("httpqueue-attempt") == "1"
     assert int(request.header("webhook-timestamp") or 0) == request.arrived_ms // 1000
     assert (request.header("user-agent") or "").startswith("httpqueue/")
@@ -53,17 +50,45 @@ async def test_a_failing_destination_is_retried_with_growing_gaps(store: Store, 
             timer = await pipeline.until("a", State.DONE)
     assert_growing([log["retry_in_ms"] for log in logs if log["event"] == "attempt.retry"], requests)
     assert [request.header("httpqueue-attempt") for request in requests] == ["1", "2", "3"]
-    assert {request.header("webhook-id") for request in requests} == {"a:0"}
+    assert {request.header("webhook-id") for request in requests} == {f"default:a:{timer.nonce}:0"}
     assert timer.attempts == 3
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_an_id_posted_again_is_another_message(
+    store: Store, queue: Queue, *, is_forgotten: bool
+) -> None:
+    """A timer "daily" that is posted anew each day: its receiver must not take the second for the first."""
+    policy = replace(QUICK, retention_done_ms=0 if is_forgotten else QUICK.retention_done_ms)
+    async with Receiver() as receiver, running(store, queue, policy=policy) as pipeline:
+        for day in range(1, 3):
+            timer = NewTimer(
+                TimerName("default", "daily"), Spec(receiver.url, Delay(0), body=day), IfExists.REPLACE
+            )
+            [created] = await store.create([timer])
+            assert created.creation in {Creation.CREATED, Creation.REPLACED}
+            await receiver.wait_for(day)
+            await pipeline.until_all_finished()
+    assert len({request.header("webhook-id") for request in receiver.requests}) == 2
+
+
+async def test_the_same_id_of_two_applications_is_two_messages(store: Store, queue: Queue) -> None:
+    """Which may have the same receiver."""
+    async with Receiver() as receiver, running(store, queue):
+        spec = Spec(receiver.url, Delay(0))
+        await store.create([NewTimer(TimerName(application, "a"), spec) for application in ("one", "two")])
+        requests = await receiver.wait_for(2)
+    assert sorted(request.run for request in requests) == ["one:a:0", "two:a:0"]
+    assert len({(request.header("webhook-id") or "").partition(":")[2] for request in requests}) == 2
+
+
 async def test_a_client_error_fails_at_once(store: Store, queue: Queue) -> None:
-    """404: one attempt, failed, and the archive knows the id already."""
+    """404: one attempt, failed; its record is kept, so that it is not archived yet."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         receiver.answer(Reply(404))
         await pipeline.schedule("a", receiver.url)
         timer = await pipeline.until("a", State.FAILED)
-        assert await store.is_archived(TimerName("default", "a"))
+        assert not await store.is_archived(TimerName("default", "a"))
     assert (timer.attempts, len(receiver.requests)) == (1, 1)
     assert timer.last_attempt is not None
     assert timer.last_attempt.error == "HTTP 404"
@@ -79,7 +104,7 @@ async def test_it_gives_up_after_the_last_attempt(store: Store, queue: Queue) ->
 
 
 async def test_retention_zero_archives_at_once(store: Store, queue: Queue, redis: Redis) -> None:
-    """Nothing but the archive's bits is left of the timer."""
+    """It is gone at once, and after the relay's next pass nothing but the archive's bits is left of it."""
     policy = replace(QUICK, retention_done_ms=0)
     async with Receiver() as receiver, running(store, queue, policy=policy) as pipeline:
         await pipeline.schedule("a", receiver.url)
@@ -87,22 +112,9 @@ async def test_retention_zero_archives_at_once(store: Store, queue: Queue, redis
         await pipeline.finished.wait()
         assert await store.get(TimerName("default", "a")) is None
         assert await store.is_archived(TimerName("default", "a"))
+        await pipeline.relay.forget()
+        assert await store.is_archived(TimerName("default", "a"))
     assert not [key for key in await redis.keys() if b"default:a" in key]
-
-
-async def test_a_timer_whose_workers_die_fails_without_another_call(
-    store: Store, queue: Queue, redis: Redis
-) -> None:
-    """A poison timer ends after max_attempts begun attempts."""
-    async with Receiver() as receiver, running(store, queue) as pipeline:
-        spec = encode_spec(Spec(receiver.url, Delay(0)))
-        await redis.set(STORE.records + "default:a", encode_record(spec, state=b"r", attempts=4))
-        await redis.zadd(STORE.due, {"default:a": 1})
-        await queue.put([WakeUp(TimerName("default", "a"), 0, 1)])
-        timer = await pipeline.until("a", State.FAILED)
-        assert receiver.requests == []
-    assert timer.last_attempt is not None
-    assert "worker was lost" in (timer.last_attempt.error or "")
 
 
 async def test_an_unreadable_spec_sets_its_timer_alone_aside(
@@ -111,11 +123,11 @@ async def test_an_unreadable_spec_sets_its_timer_alone_aside(
     """The others of its batch are delivered; its record stays, for people."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await redis.set(STORE.records + "default:bad", encode_record(b"{"))
-        await redis.zadd(STORE.due, {"default:bad": 1})
+        await redis.zadd(DUE, {"bad": 1})
         await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
         await pipeline.schedule("good", receiver.url)
         await pipeline.until("good", State.DONE)
-        assert await redis.zcard(STORE.due) == 0
+        assert await redis.exists(DUE, HELD) == 0
         assert await redis.zcard(STORE.running) == 0
         assert await redis.zrange(STORE.set_aside, 0, -1) == [b"default:bad"]
         assert await redis.exists(STORE.records + "default:bad")
@@ -137,29 +149,22 @@ async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) 
 async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Queue) -> None:
     """An attempt in flight ends and is finished; a wake-up that is due meanwhile stays in the queue."""
     answer = asyncio.Event()
-    async with Receiver() as receiver, running(store, queue) as pipeline:
-        receiver.answer(reply_when(answer, Reply(200)))
-        await pipeline.schedule("a", receiver.url)
-        await receiver.wait_for(1)
-        await pipeline.worker.stop()
-        await pipeline.schedule("b", receiver.url)
-        await pipeline.relay.drain(block_ms=100)
-        answer.set()
-        assert (await pipeline.until("a", State.DONE)).attempts == 1
+    async with Receiver() as receiver:
+        async with working(store, queue) as stopped:
+            receiver.answer(reply_when(answer, Reply(200)))
+            spec = Spec(receiver.url, Delay(0))
+            names = [TimerName("default", "a"), TimerName("default", "b")]
+            await store.create([NewTimer(name, spec) for name in names])
+            await queue.put([WakeUp(names[0], 0, 1)])
+            await receiver.wait_for(1)
+            await stopped.stop()
+            await queue.put([WakeUp(names[1], 0, 1)])
+            answer.set()
+        found = await store.get(names[0])
+    assert found is not None
+    assert (found.timer.state, found.timer.attempts) == (State.DONE, 1)
     assert len(receiver.requests) == 1
     assert await queue.redis.zrange(QUEUE.queue, 0, -1) == [b"default:b:0"]
-
-
-async def test_stop_gives_up_attempts_that_outlast_the_grace_time(store: Store, queue: Queue) -> None:
-    """Their timers stay running until the lease ends: nothing is lost."""
-    async with Receiver() as receiver, running(store, queue) as pipeline:
-        receiver.answer(hang)
-        await pipeline.schedule("a", receiver.url)
-        await receiver.wait_for(1)
-        pipeline.worker._grace_s = 0
-    found = await store.get(TimerName("default", "a"))
-    assert found is not None
-    assert found.timer.state is State.RUNNING
 
 
 async def test_a_wake_message_ends_the_sleep(
@@ -227,27 +232,6 @@ async def test_finish_is_repeated_until_the_store_is_back(
         await pipeline.schedule("a", receiver.url)
         await pipeline.until("a", State.DONE)
     assert len(receiver.requests) == 1
-
-
-async def test_a_late_worker_changes_nothing(store: Store, queue: Queue, redis: Redis) -> None:
-    """Its timer was begun again elsewhere while it waited for the answer: its finish is refused."""
-    answer = asyncio.Event()
-    with capture_logs() as logs:
-        async with Receiver() as receiver, running(store, queue) as pipeline:
-            receiver.answer(reply_when(answer, Reply(200)))
-            await pipeline.schedule("a", receiver.url)
-            await receiver.wait_for(1)
-            later = Store(redis, archive=Archive(redis, error_rate=1e-6), now=lambda: now_ms() + 3_600_000)
-            [begun] = await later.begin(
-                [WakeUp(TimerName("default", "a"), 0)], lease_ms=60_000
-            )  # its lease is over
-            assert isinstance(begun, Begun)
-            answer.set()
-            await pipeline.finished.wait()
-            found = await store.get(TimerName("default", "a"))
-    assert found is not None
-    assert (found.timer.state, found.timer.attempts) == (State.RUNNING, 2)
-    assert "attempt.late" in [log["event"] for log in logs]
 
 
 async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,12 +313,11 @@ async def test_stop_gives_back_what_was_not_begun(
         raise UnavailableError("gone")
 
     monkeypatch.setattr(store, "begin", away)
-    async with Receiver() as receiver, running(store, queue) as pipeline:
-        await pipeline.schedule("a", receiver.url)
+    async with working(store, queue):
+        await queue.put([WakeUp(TimerName("default", "a"), 0, 1)])
         await was_asked.wait()
         assert (await queue.claim(10)).wake_ups == []
     assert (await queue.claim(10)).wake_ups == [WakeUp(TimerName("default", "a"), 0)]
-    assert receiver.requests == []
 
 
 async def test_an_unreadable_record_is_told_and_left_aside(store: Store, queue: Queue, redis: Redis) -> None:
@@ -342,7 +325,7 @@ async def test_an_unreadable_record_is_told_and_left_aside(store: Store, queue: 
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
             await redis.set(STORE.records + "default:bad", b"garbage")
-            await redis.zadd(STORE.due, {"default:bad": 1})
+            await redis.zadd(DUE, {"bad": 1})
             await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
             await pipeline.schedule("good", receiver.url)
             await pipeline.until("good", State.DONE)

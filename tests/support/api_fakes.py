@@ -13,7 +13,7 @@ from httpqueue.api.backend import Backend, Readiness
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.record import encode_spec
-from httpqueue.storage.timers import Store
+from httpqueue.storage.timers import Nonces, Store
 from httpqueue.timers.commands import Created, Creation, Found, NewTimer
 from httpqueue.timers.cron import first_due
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
@@ -40,7 +40,9 @@ class FakeStore:
     def _create(self, new: NewTimer) -> Created:
         due = first_due(new.spec.schedule, self.now_ms)
         due_ms = self.now_ms + due.delay_ms if isinstance(due, Delay) else due.at_ms
-        timer = Timer(new.name, State.SCHEDULED, generation=0, attempts=0, due_ms=due_ms, spec=new.spec)
+        timer = Timer(
+            new.name, Nonces().draw(), State.SCHEDULED, generation=0, attempts=0, due_ms=due_ms, spec=new.spec
+        )
         kept = self.timers.setdefault(new.name.id, timer)
         if kept is timer:
             return Created(Creation.CREATED, due_ms)

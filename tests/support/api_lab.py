@@ -14,7 +14,7 @@ from httpqueue.timers.commands import Begun, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, LEASE_MS, FrozenTime, finish_of, storage_of
+from tests.support.frozen import HOUR_MS, FrozenTime, begin, finish_of, storage_of
 
 HOOK: Final = "http://receiver/"
 OUTCOMES: Final = {State.DONE: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
@@ -77,7 +77,7 @@ class Lab:
     ) -> Begun:
         """An attempt of a timer that is due."""
         wake = WakeUp(TimerName(application, timer_id), generation)
-        [begun] = await self.store.begin([wake], lease_ms=LEASE_MS)
+        [begun] = await begin(self.store, [wake])
         assert isinstance(begun, Begun), begun
         return begun
 

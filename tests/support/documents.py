@@ -14,6 +14,9 @@ A document is a story. Its fenced blocks are done in their order, and each is on
     ```python   is run; `headers` and `body` are those of the last request that the receiver got.
     ```text     is only read: pictures, and what other systems say.
 
+The nonce in an ETag or a webhook-id is drawn at random: a document writes any, and the same one for the same
+timer. It stands for the one that was drawn, in If-Match, too.
+
 An answer's JSON must be equal, with two exceptions: `…` in a string stands for anything (a string that is
 nothing else, for any value), and a member "…" of an object for any further members.
 
@@ -44,6 +47,8 @@ TIMEOUT_S: Final = 60
 _FENCE: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _REQUEST: Final = re.compile(r"([A-Z]+) (\S+)(?: HTTP/1\.1)?")
 _STATUS: Final = re.compile(r"HTTP/1\.1 (\d{3}) .+")
+_NONCE: Final = re.compile(r'^(?:"|[^":]+:[^":]+:)([\w-]{8})[.:]')
+_WITH_NONCE: Final = frozenset({"etag", "webhook-id"})
 _CAPTURE: Final = re.compile(r"([A-Z_]+)=\$\((.*)\)")
 
 
@@ -123,6 +128,7 @@ class Story:
         self._answer: httpx.Response | None = None
         self._got: Received | None = None
         self._variables: dict[str, str] = {}
+        self._nonces: dict[str, str] = {}
         self._python: dict[str, Any] = {}
 
     async def tell(self, block: Block) -> None:
@@ -183,7 +189,7 @@ class Story:
             return
         assert self._client is not None, "no httpqueue was started yet"
         headers = {"Content-Type": "application/json"} if message.body else {}
-        headers |= {name: self._to_wire(value) for name, value in message.headers.items()}
+        headers |= {name: self._with_nonces(self._to_wire(value)) for name, value in message.headers.items()}
         self._answer = await self._client.request(
             method, self._to_wire(target), headers=headers, content=self._to_wire(message.body) or None
         )
@@ -205,8 +211,24 @@ class Story:
         self._compare_body(message, self._to_page(answer.text))
 
     def _compare_headers(self, message: Message, actual: dict[str, str | None]) -> None:
-        found = differences(message.headers, actual)
+        for name, value in message.headers.items():
+            if name.lower() in _WITH_NONCE:
+                self._learn_nonce(value, actual[name])
+        expected = {name: self._with_nonces(value) for name, value in message.headers.items()}
+        found = differences(expected, actual)
         assert not found, found
+
+    def _learn_nonce(self, expected: str, actual: str | None) -> None:
+        shown, drawn = _NONCE.match(expected), _NONCE.match(actual or "")
+        assert shown, f"{expected} has no nonce"
+        assert drawn, f"{actual} has no nonce"
+        known = self._nonces.setdefault(shown[1], drawn[1])
+        assert known == drawn[1], f"{expected} is another timer's than before"
+
+    def _with_nonces(self, text: str) -> str:
+        for shown, drawn in self._nonces.items():
+            text = text.replace(shown, drawn)
+        return text
 
     def _compare_body(self, message: Message, actual: str) -> None:
         if message.body.startswith(("{", "[")):

@@ -1,17 +1,19 @@
 """A test's own time and the timers it moves: nothing here waits."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from httpqueue.storage.outbox import Outbox
+from httpqueue.storage.retention import Retention
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Retry, WakeUp
+from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Refused, Retry, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
@@ -20,8 +22,15 @@ from httpqueue.webhooks.outcome import Outcome
 
 T0_MS: Final = 1_800_000_000_000
 """Where frozen time begins: round, so that a number written as 1.8e+12 anywhere would be noticed."""
-LEASE_MS: Final = 30_000
+TIMEOUT_MS: Final = 20_000
+"""Of the workers that tests play."""
+LEASE_MS: Final = 20_000
+"""What an attempt gets that has such a timeout."""
 HOUR_MS: Final = 3_600_000
+
+_STEP_MS: Final = 4_000
+"""The store is asked so often while it is up; 5 s of silence look like an outage to it."""
+_holders = count(1)
 
 
 @dataclass
@@ -51,9 +60,39 @@ def wake_up(timer_id: str, generation: int = 0) -> WakeUp:
     return WakeUp(TimerName(DEFAULT_APPLICATION, timer_id), generation)
 
 
+def new_holder() -> str:
+    """A begin call of its own: one that is no other one repeated."""
+    return f"worker.{next(_holders)}"
+
+
+async def begin(
+    store: Store,
+    wake_ups: Sequence[WakeUp],
+    *,
+    holder: str | None = None,
+    timeout_ms: int = TIMEOUT_MS,
+    room: dict[str, int] | None = None,
+) -> list[Begun | Refused]:
+    """A begin call of its own, unless holder says which one it repeats."""
+    return await store.begin(wake_ups, holder=holder or new_holder(), timeout_ms=timeout_ms, room=room)
+
+
+async def pass_time(store: Store, time: FrozenTime, ms: int) -> None:
+    """Let that much time pass while the store is up: it is asked something all the while."""
+    while ms > 0:
+        time.advance(min(ms, _STEP_MS))
+        ms -= _STEP_MS
+        await store.beat([])
+
+
+async def lose_leases(store: Store, time: FrozenTime) -> None:
+    """Let the leases of all that runs end, while the store is up."""
+    await pass_time(store, time, LEASE_MS + 1)
+
+
 async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
     """Start an attempt that must not be refused."""
-    [begun] = await store.begin([wake_up(timer_id, generation)], lease_ms=LEASE_MS)
+    [begun] = await begin(store, [wake_up(timer_id, generation)])
     assert isinstance(begun, Begun)
     return begun
 
@@ -66,22 +105,26 @@ def finish_of(begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> Finish:
         begun.started_ms, 0, status, error, number=begun.attempt, generation=begun.wake_up.generation
     )
     if outcome is Outcome.RETRY:
-        return Finish(begun.wake_up, attempt, Retry(ms))
-    return Finish(
-        begun.wake_up, attempt, End(State.DONE if outcome is Outcome.DELIVERED else State.FAILED, ms)
-    )
+        return Finish(begun, attempt, Retry(ms))
+    return Finish(begun, attempt, End(State.DONE if outcome is Outcome.DELIVERED else State.FAILED, ms))
 
 
 def storage_of(store: Store) -> Storage:
     """All that is kept on the server of this store, which is a part of it."""
     storage = Storage(store._redis, archive_error_rate=1e-6, now=store._now)
     storage.store, storage._archive = store, store._archive
+    storage.retention = Retention(store._redis, archive=store._archive, now=store._now)
     return storage
 
 
 def outbox_of(store: Store) -> Outbox:
     """The outbox that this store fills."""
     return storage_of(store).outbox
+
+
+async def forget(store: Store) -> int:
+    """Forget all timers whose retention is over, as a relay does; returns how many there were."""
+    return await storage_of(store).retention.forget(limit=1_000)
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

@@ -6,8 +6,9 @@ from redis.asyncio import Redis
 
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refusal, Refused
-from tests.support.frozen import LEASE_MS, new_timer, outbox_of, wake_up
-from tests.support.keys import STORE
+from tests.support import frozen
+from tests.support.frozen import new_timer, outbox_of, wake_up
+from tests.support.keys import HELD, STORE
 
 HOST = "receiver"
 
@@ -21,7 +22,7 @@ async def create(store: Store, names: Iterable[str]) -> None:
 async def begin(store: Store, names: Iterable[str], **room: int) -> dict[str, Begun | Refused]:
     """The answer to each wake-up."""
     names = list(names)
-    answers = await store.begin([wake_up(name) for name in names], lease_ms=LEASE_MS, room=room)
+    answers = await frozen.begin(store, [wake_up(name) for name in names], room=room)
     return dict(zip(names, answers, strict=True))
 
 
@@ -37,15 +38,20 @@ def refusals(answers: dict[str, Begun | Refused]) -> dict[str, Refusal | None]:
 
 async def woken(store: Store) -> list[str]:
     """Of whom the relay was told since the last call."""
-    entries, _ = await outbox_of(store).read("relay", limit=5_000, block_ms=1)
+    entries = await outbox_of(store).read("relay", limit=5_000, block_ms=1)
     if entries:
         await outbox_of(store).acknowledge(entries)
     return [entry.wake_up.name.id for entry in entries if entry.wake_up]
 
 
 async def waiting(redis: Redis) -> list[str]:
-    """Everybody who waits, by due time."""
-    return [member.decode().partition(":")[2] for member in await redis.zrange(STORE.waiting, 0, -1)]
+    """Everybody who waits in a line or for a reserved start, by due time; they are all held."""
+    kinds = (STORE.lines.encode(), STORE.starts.encode())
+    lines = [await redis.zrange(key, 0, -1) for key in await redis.keys() if key.startswith(kinds)]
+    names = {member.partition(b":")[2] for line in lines for member in line}
+    held = [name for name in await redis.zrange(HELD, 0, -1) if name in names]
+    assert len(held) == len(names)
+    return [name.decode() for name in held]
 
 
 async def no_line_is_left(redis: Redis) -> bool:

@@ -62,7 +62,8 @@ class Pipeline:
         async with asyncio.timeout(60):
             while True:
                 self.finished.clear()
-                if await self.store._redis.zcard(STORE.due) == but:
+                counts = await self.store._redis.hgetall(STORE.counts)  # type: ignore[misc] # sync or async
+                if sum(int(counts[key]) for key in counts if key.endswith((b":s", b":r"))) == but:
                     return
                 await self.finished.wait()
 
@@ -85,7 +86,7 @@ async def running(
     """Relay and worker at work."""
     storage = storage_of(store)
     await storage.check(allow_unsafe=False)
-    relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=600_000, batch_size=500)
+    relay = Relay(storage=storage, queue=queue, horizon_ms=600_000, batch_size=500)
     relaying = asyncio.create_task(relay.run())
     async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
         finished = asyncio.Event()

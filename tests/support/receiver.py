@@ -38,6 +38,12 @@ class Received:
         """The target without its query."""
         return self.target.partition("?")[0]
 
+    @property
+    def run(self) -> str:
+        """Whose run it is, by its webhook-id: application:id:generation, without the nonce."""
+        name, _, generation = (self.header("webhook-id") or "").rpartition(":")
+        return f"{name.rpartition(':')[0]}:{generation}"
+
     def header(self, name: str) -> str | None:
         """The header's value, whatever its case; several are joined by a comma."""
         values = [value for key, value in self.headers if key.lower() == name.lower()]

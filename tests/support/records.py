@@ -4,6 +4,8 @@ from typing import Any
 
 import msgpack
 
+from httpqueue.storage.record import FORMAT
+
 
 def pack_values(*values: object) -> bytes:
     """One MessagePack value after the other, without the bin type, which Redis' cmsgpack does not know."""
@@ -12,13 +14,19 @@ def pack_values(*values: object) -> bytes:
 
 def encode_record(  # noqa: PLR0913 - as many as a head has
     *rest: Any,
+    version: Any = FORMAT,
     state: Any = b"s",
     generation: Any = 0,
     attempts: Any = 0,
+    lost: Any = 0,
     due_ms: Any = 1,
     timeout_ms: Any = 0,
     lane: Any = b"",
     host: Any = b"receiver",
+    nonce: Any = b"nonce",
+    holder: Any = b"",
 ) -> bytes:
     """A record with this head; rest is its spec and the attempts, encoded. Any value may be a wrong one."""
-    return pack_values(state, generation, attempts, due_ms, timeout_ms, lane, host, *rest)
+    return pack_values(
+        version, state, generation, attempts, lost, due_ms, timeout_ms, lane, host, nonce, holder, *rest
+    )

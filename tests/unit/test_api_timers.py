@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from httpqueue.api.schema.answer_models import ArchivedTimer, StoredTimer, TimerView
 from httpqueue.api.schema.read_timer import read_content
 from httpqueue.api.schema.request_models import TimerRequest
+from httpqueue.storage.record import encode_spec
 from httpqueue.timers.commands import Created, NewTimer
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import MAX_DUE_MS, Delay, Instant, Schedule, format_instant
@@ -183,6 +184,34 @@ async def test_posts_at_the_same_time_share_one_call_of_the_store() -> None:
     assert max(store.batches) == 500
 
 
+async def test_large_posts_at_the_same_time_share_calls_of_bounded_size() -> None:
+    """Of forty timers of 1 MB, no call carries more than some 4 MB: Redis is soon free for others."""
+    gate = asyncio.Event()
+    sizes: list[int] = []
+
+    class SlowStore(FakeStore):
+        async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
+            await gate.wait()
+            sizes.append(sum(len(encode_spec(timer.spec)) for timer in timers))
+            return await super().create(timers)
+
+    store = SlowStore()
+    client = api(store)
+    bodies = ["x" * 999_990, ["y" * 999_990], "\0" * 160_000, "\U0001f600" * 160_000]
+    posts = [
+        asyncio.create_task(client.post("/timers", json={**VALID, "body": body}))
+        for body in bodies
+        for _ in range(10)
+    ]
+    gate.set()
+    async with asyncio.timeout(60):
+        responses = await asyncio.gather(*posts)
+    assert {response.status_code for response in responses} == {201}
+    assert sum(store.batches) == len(posts)
+    assert max(sizes) < 4_100_000
+    assert len(sizes) <= len(posts) / 4 + 2  # and yet they share
+
+
 async def test_an_unfinished_timer_is_shown_as_it_is() -> None:
     """time_left is in whole seconds of the store's clock, rounded up."""
     store = FakeStore()
@@ -220,7 +249,7 @@ async def test_an_unfinished_timer_is_shown_as_it_is() -> None:
         "retention": None,
         "last_attempts": [],
     }
-    assert response.headers["etag"] == '"0.0.s"'
+    assert response.headers["etag"] == f'"{store.only().nonce}.0.0.s"'
     TimerView.model_validate_json(response.content, extra="forbid")
 
 

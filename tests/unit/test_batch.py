@@ -34,8 +34,8 @@ class Flush:
 class Submitters:
     """Tasks that submit to one batcher, in the order they were made."""
 
-    def __init__(self, flush: Flush, *, max_items: int = 100) -> None:
-        self.batcher = Batcher(flush, max_items=max_items)
+    def __init__(self, flush: Flush, *, max_items: int = 100, max_bytes: int | None = None) -> None:
+        self.batcher = Batcher(flush, max_items=max_items, max_bytes=max_bytes, size_of=lambda item: item)
 
     async def submit(self, *items: int) -> list[asyncio.Task[int]]:
         """Every item is waiting or in flight when this returns."""
@@ -88,6 +88,30 @@ async def test_max_items() -> None:
     tasks = await Submitters(flush, max_items=2).submit(1, 2, 3, 4, 5)
     assert [await flush.serve() for _ in range(3)] == [[1, 2], [3, 4], [5]]
     assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
+
+
+async def test_max_bytes() -> None:
+    """A batch is full when the next item would make it too large; one that is too large alone goes alone."""
+    flush = Flush()
+    submitters = Submitters(flush, max_bytes=10)
+    tasks = await submitters.submit(4, 6, 1, 11, 12, 3, 7, 1)
+    batches = [await flush.serve() for _ in range(5)]
+    assert batches == [[4, 6], [1], [11], [12], [3, 7]]
+    assert await flush.serve() == [1]
+    assert await asyncio.gather(*tasks) == [8, 12, 2, 22, 24, 6, 14, 2]
+
+
+async def test_cancelled_ones_take_no_room() -> None:
+    """They are not sent."""
+    flush = Flush()
+    submitters = Submitters(flush, max_bytes=10)
+    await submitters.submit(1)
+    _, answer = await flush.next()
+    tasks = await submitters.submit(9, 5, 5)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    answer.set_result([2])
+    assert await flush.serve() == [5, 5]
 
 
 async def test_again_after_a_rest() -> None:

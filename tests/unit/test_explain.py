@@ -14,7 +14,13 @@ from httpqueue.timers.timer import Attempt, State, Timer
 from tests.support.frozen import T0_MS
 
 TIMER = Timer(
-    TimerName("app", "a"), State.SCHEDULED, 0, 0, T0_MS, Spec("http://h/", Delay(0), ordering_key="k")
+    TimerName("app", "a"),
+    "nonce",
+    State.SCHEDULED,
+    0,
+    0,
+    T0_MS,
+    Spec("http://h/", Delay(0), ordering_key="k"),
 )
 FACTS = Facts(TIMER, T0_MS, ApplicationPolicy(), "h", DestinationPolicy())
 FAILED = Attempt(T0_MS - 5_000, 0, 503, "HTTP 503")

@@ -14,7 +14,7 @@ from httpqueue.timers.spec import SKIP, SKIP_GRACE_MS, Callback, Retention, Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.message import NOT_CALLED, Fault, Response, SendError
 from httpqueue.worker.callback import callback_of
-from httpqueue.worker.plan import KEPT_RESPONSE_BYTES, AttemptPolicy, finish_of, reason_not_to_call
+from httpqueue.worker.plan import KEPT_RESPONSE_BYTES, MAX_LOST, AttemptPolicy, finish_of, reason_not_to_call
 from tests.support.frozen import HOUR_MS, T0_MS
 
 NAME = TimerName("app", "a")
@@ -32,12 +32,21 @@ CRON = Cron("0 0 * * *")
 
 
 def begun(
-    number: int = 1, *, late_ms: int = LATE_MS, application: ApplicationPolicy | None = None, **spec: Any
+    number: int = 1,
+    *,
+    lost: int = 0,
+    late_ms: int = LATE_MS,
+    application: ApplicationPolicy | None = None,
+    **spec: Any,
 ) -> Begun:
     """An attempt that started at T0_MS."""
     return Begun(
         WakeUp(NAME, 2),
-        number,
+        nonce="nonce",
+        holder="worker.1",
+        lease_ms=20_000,
+        attempt=number,
+        lost=lost,
         due_ms=T0_MS - late_ms,
         started_ms=T0_MS,
         spec=Spec("http://receiver/", **{"schedule": Delay(0), **spec}),
@@ -126,33 +135,40 @@ def test_an_unknown_zone_ends_the_timer(result: Response, state: State, ms: int)
 
 def test_a_timer_is_called_as_a_rule() -> None:
     """However late it is, in any of its attempts."""
-    assert all(reason_not_to_call(begun(number, late_ms=10**9), POLICY) is None for number in (1, 2, 3))
+    assert all(reason_not_to_call(begun(number, late_ms=10**9)) is None for number in (1, 2, 3))
 
 
-def test_a_worker_lost_in_the_last_attempt() -> None:
-    """The attempt after the last one is not made; it ends the timer, of which its host knows nothing."""
-    attempt = begun(4)
-    error = reason_not_to_call(attempt, POLICY)
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("schedule", [Delay(0), CRON])
+def test_a_timer_that_loses_its_workers(number: int, schedule: Delay | Cron) -> None:
+    """It is not called a fourth time in one attempt: its run has failed, of which its host knows nothing."""
+    attempt = begun(number, lost=MAX_LOST, schedule=schedule)
+    error = reason_not_to_call(attempt)
     assert error is not None
     assert error.fault is Fault.LOST_WORKER
     finish = ended(attempt, error)
-    assert finish.then == End(State.FAILED, 20)
+    assert finish.then == (Recur(MIDNIGHT_MS) if schedule is CRON else End(State.FAILED, 20))
     assert not finish.was_called
-    assert finish.attempt.error == "the worker was lost in the last attempt; gave up after 4 attempts"
-    assert reason_not_to_call(begun(4, retry=RetryOptions(max_attempts=4)), POLICY) is None
+    assert finish.attempt.error == "3 workers were lost in this attempt"
+
+
+def test_a_lost_worker_costs_no_attempt() -> None:
+    """A timer that has one attempt is called in it, although a worker was lost there before."""
+    once = RetryOptions(max_attempts=1)
+    assert all(reason_not_to_call(begun(lost=lost, retry=once)) is None for lost in range(MAX_LOST))
 
 
 @pytest.mark.parametrize(("past_due", "most_ms"), [(SKIP, SKIP_GRACE_MS), (7_000, 7_000), (0, 0)])
 def test_past_due(past_due: str | int, most_ms: int) -> None:
     """One that is too late is not called and has failed; once it was called, it is called again."""
-    assert reason_not_to_call(begun(late_ms=most_ms, past_due=past_due), POLICY) is None
+    assert reason_not_to_call(begun(late_ms=most_ms, past_due=past_due)) is None
     late = begun(late_ms=most_ms + 1, past_due=past_due)
-    error = reason_not_to_call(late, POLICY)
+    error = reason_not_to_call(late)
     assert error is not None
     assert error.fault is Fault.PAST_DUE
     finish = ended(late, error)
     assert (finish.then, finish.was_called) == (End(State.FAILED, 20), False)
-    assert reason_not_to_call(replace(late, attempt=2), POLICY) is None
+    assert reason_not_to_call(replace(late, attempt=2)) is None
     cron = begun(late_ms=most_ms + 1, past_due=past_due, schedule=CRON)
     assert ended(cron, error).then == Recur(MIDNIGHT_MS)
 
@@ -220,7 +236,7 @@ def test_a_retry_is_told_to_nobody() -> None:
 def test_the_attempt_as_it_is_kept() -> None:
     """With its number, its lateness, and the first KiB of the answer, whatever bytes it has."""
     finish = ended(begun(2), Response(503, excerpt=b"\xff" + b"x" * 2_000))
-    assert finish.wake_up == WakeUp(NAME, 2)
+    assert finish.begun.wake_up == WakeUp(NAME, 2)
     assert finish.attempt == Attempt(
         started_ms=T0_MS,
         lateness_ms=LATE_MS,

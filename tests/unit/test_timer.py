@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue.errors import InvalidTimerError
-from httpqueue.storage.record import STATE_OF_LETTER, decode_record, encode_attempt, encode_spec
+from httpqueue.storage.record import FORMAT, STATE_OF_LETTER, decode_record, encode_attempt, encode_spec
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
@@ -36,10 +36,11 @@ ATTEMPTS = st.builds(
 NAME = TimerName("app", "id")
 SPEC = Spec("http://receiver/", Delay(2_000))
 ATTEMPT = Attempt(1, 2, 200, None, 3, "ok", 1, 0)
-TIMER = Timer(NAME, State.SCHEDULED, 1, 0, 5_000, SPEC, (ATTEMPT,))
-FIELDS: list[Any] = [b"s", 1, 0, 5_000, 0, b"", b"receiver", encode_spec(SPEC), encode_attempt(ATTEMPT)]
-SPEC_PLACE = 7
-LOG = 8
+TIMER = Timer(NAME, "nonce", State.SCHEDULED, 1, 0, 5_000, SPEC, (ATTEMPT,))
+HEAD: list[Any] = [FORMAT, b"s", 1, 0, 0, 5_000, 0, b"", b"receiver", b"nonce", b"worker.1"]
+FIELDS: list[Any] = [*HEAD, encode_spec(SPEC), encode_attempt(ATTEMPT)]
+SPEC_PLACE = 11
+LOG = 12
 
 
 def record(*fields: object) -> bytes:
@@ -49,18 +50,18 @@ def record(*fields: object) -> bytes:
 
 @given(
     st.sampled_from(sorted(STATE_OF_LETTER)),
-    st.lists(COUNTS, min_size=4, max_size=4),
-    TEXT,
-    TEXT,
+    st.lists(COUNTS, min_size=5, max_size=5),
+    st.lists(TEXT, min_size=4, max_size=4),
     st.lists(ATTEMPTS),
 )
-def test_record(letter: bytes, numbers: list[int], lane: str, host: str, log: list[Attempt]) -> None:
-    """State, generation, attempts, due, timeout, ordering key, host, spec and the last attempts."""
-    raw = record(letter, *numbers, lane, host, encode_spec(SPEC), *map(encode_attempt, log))
-    generation, attempts, due_ms, _ = numbers
+def test_record(letter: bytes, numbers: list[int], texts: list[str], log: list[Attempt]) -> None:
+    """Format, state, five numbers, with lost workers and timeout, four texts, spec and the last attempts."""
+    raw = record(FORMAT, letter, *numbers, *texts, encode_spec(SPEC), *map(encode_attempt, log))
+    generation, attempts, _, due_ms, _ = numbers
+    _, _, nonce, _ = texts
     state = STATE_OF_LETTER[letter]
     timer = decode_record(NAME, raw)
-    assert timer == Timer(NAME, state, generation, attempts, due_ms, SPEC, tuple(log))
+    assert timer == Timer(NAME, nonce, state, generation, attempts, due_ms, SPEC, tuple(log))
     assert timer.last_attempt == (log[-1] if log else None)
 
 
@@ -73,7 +74,7 @@ def test_each_state_has_its_own_letter() -> None:
 
 
 def test_a_version_differs_when_the_timer_does() -> None:
-    """After each transition it is another one."""
+    """After each transition it is another one, and so is that of a later timer of the same name."""
     timers = [
         TIMER,
         replace(TIMER, state=State.RUNNING, attempts=1),
@@ -81,6 +82,7 @@ def test_a_version_differs_when_the_timer_does() -> None:
         replace(TIMER, state=State.RUNNING, attempts=2),
         replace(TIMER, state=State.FAILED, attempts=2),
         replace(TIMER, generation=2),
+        replace(TIMER, nonce="other"),
     ]
     assert len({timer.version for timer in timers}) == len(timers)
 
@@ -98,21 +100,31 @@ def test_record_as_fixture() -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (0, b"x"),
-        (0, b""),
+        (0, FORMAT + 1),
+        (0, b"1"),
         (0, None),
-        (0, []),  # cannot even be looked up
+        (1, b"x"),
+        (1, b""),
         (1, None),
-        (1, "1"),
-        (2, 1.5),
-        (2, True),
-        (3, []),
+        (1, []),  # cannot even be looked up
+        (2, None),
+        (2, "1"),
+        (3, 1.5),
+        (3, True),
         (4, None),
         (4, 1.5),
-        (5, None),
-        (5, 7),
+        (5, []),
         (6, None),
-        (6, 7),
+        (6, 1.5),
+        (7, None),
+        (7, 7),
+        (8, None),
+        (8, 7),
+        (9, None),
+        (9, 7),
+        (9, b"\xff"),
+        (10, None),
+        (10, 7),
         (SPEC_PLACE, b""),
         (SPEC_PLACE, None),
         (SPEC_PLACE, 7),

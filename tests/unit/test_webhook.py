@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue import __version__
+from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
-from httpqueue.webhooks.message import OWN_HEADERS, Request, render
+from httpqueue.webhooks.message import OWN_HEADERS, Request, render, webhook_id
 
 URL = "http://example.org/hook"
+WEBHOOK_ID = "default:t1:nonce:4"
+WAKE_UP = WakeUp(TimerName("default", "t1"), 4)
 
 timer_ids = st.from_regex(r"[A-Za-z0-9._~-]{1,128}", fullmatch=True)
 header_names = st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True).filter(
@@ -24,15 +28,29 @@ json_values = st.recursive(
 
 
 def rendered(spec: Spec, *, timer_id: str = "t1", attempt: int = 1, append_timer_id: bool = False) -> Request:
-    """The call of generation 4 of a timer, started a bit after a whole second."""
+    """A call of a timer, started a bit after a whole second."""
     return render(
         spec,
         timer_id=timer_id,
-        generation=4,
+        webhook_id=WEBHOOK_ID,
         attempt=attempt,
         started_ms=1_700_000_000_987,
         append_timer_id=append_timer_id,
     )
+
+
+def begun(wake_up: WakeUp = WAKE_UP, **members: Any) -> Begun:
+    """An attempt of a timer."""
+    usual: dict[str, Any] = {
+        "nonce": "nonce",
+        "holder": "worker.1",
+        "lease_ms": 1,
+        "attempt": 1,
+        "lost": 0,
+        "due_ms": 1,
+        "started_ms": 1,
+    }
+    return Begun(wake_up, spec=timer(), host="example.org", **(usual | members))
 
 
 def timer(url: str = URL, body: Any = None, **headers: str) -> Spec:
@@ -47,7 +65,7 @@ def test_a_webhook_introduces_itself() -> None:
         url=URL,
         headers=(
             ("user-agent", f"httpqueue/{__version__}"),
-            ("webhook-id", "t1:4"),
+            ("webhook-id", WEBHOOK_ID),
             ("webhook-timestamp", "1700000000"),
             ("httpqueue-attempt", "3"),
         ),
@@ -56,9 +74,16 @@ def test_a_webhook_introduces_itself() -> None:
 
 
 def test_retries_share_their_webhook_id() -> None:
-    """It is what a receiver tells a repetition by."""
-    ids = {dict(rendered(timer(), attempt=attempt).headers)["webhook-id"] for attempt in (1, 2, 10)}
-    assert ids == {"t1:4"}
+    """It is what a receiver tells a repetition by: other workers and attempts do not show in it."""
+    attempts = [begun(), begun(attempt=2), begun(holder="other.1"), begun(lost=1), begun(due_ms=7)]
+    assert {webhook_id(each) for each in attempts} == {WEBHOOK_ID}
+
+
+def test_no_two_runs_share_a_webhook_id() -> None:
+    """Of one timer, of two that had the same id one after the other, or of two applications."""
+    names = [TimerName("default", "t1"), TimerName("other", "t1"), TimerName("default", "t2")]
+    runs = [begun(WakeUp(name, run), nonce=nonce) for name in names for run in (4, 5) for nonce in ("x", "y")]
+    assert len({webhook_id(run) for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize("name", ["Content-Type", "content-type", "CONTENT-TYPE"])

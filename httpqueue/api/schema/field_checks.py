@@ -112,12 +112,7 @@ def check_host(text: str) -> str:
     """A host in the one form in which destinations are named (timers.names.normal_host)."""
     host = text.lower()
     authority = _AUTHORITY.fullmatch(host)
-    if (
-        _NOT_IN_HOST.search(host)
-        or authority is None
-        or authority[2] is not None
-        or not _is_host(host)
-    ):
+    if _NOT_IN_HOST.search(host) or authority is None or authority[2] is not None or not _is_host(host):
         raise ValueError("must be a host without scheme, port and path, such as example.com")
     return normal_host(text)
 

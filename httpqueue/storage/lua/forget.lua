@@ -27,6 +27,15 @@ local function archive(positions)
   end
 end
 
+-- A record that cannot be read does not say in which index it is.
+local function leave_any_index(member)
+  for _, state in ipairs({DONE, FAILED, CANCELLED}) do
+    if redis.call('ZREM', ended_index(member, state), id_of(member)) == 1 then
+      count_move(member, state, nil)
+    end
+  end
+end
+
 for _, item in ipairs(items) do
   local member, positions = unpack(item)
   if tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now then
@@ -39,6 +48,8 @@ for _, item in ipairs(items) do
       ended[index] = ended[index] or {}
       table.insert(ended[index], id_of(member))
       count_move(member, head.state, nil)
+    else
+      leave_any_index(member)
     end
   end
 end
@@ -47,5 +58,5 @@ call_for_all('ZREM', keys.retention, members)
 for index, ids in pairs(ended) do
   call_for_all('ZREM', index, ids)
 end
-write_changes()
+write_counts()
 return {#members, redis.call('HINCRBY', keys.archive_counts, layer, archived)}

@@ -4,8 +4,9 @@ import sys
 from typing import Final
 
 from httpqueue.clock import now_ms
+from httpqueue.storage.wake_ups import WINDOW
 from tests.benchmarks.figures import Figure, LostError, MissingError, Row, at_least
-from tests.benchmarks.lab import Arrivals, Lab, Server, create, part, receiver, relay_all, server
+from tests.benchmarks.lab import Arrivals, Lab, Server, create, part, receiver, relaying, server
 from tests.benchmarks.rivals import bullmq_drain
 from tests.support.processes import REPOSITORY, started
 
@@ -14,13 +15,12 @@ PAST_MS: Final = 1_000
 
 
 async def drain_httpqueue(count: int, *, on: Server, prefix: str = "t") -> Arrivals:
-    """Due timers go into the store, a relay fills the queue and ends, then a worker starts."""
+    """Due timers go into the store, a relay fills the queue, then a worker starts."""
     pending = await on.pending()
     async with receiver() as webhooks:
         urls = (f"{webhooks.url}{number}" for number in range(count))
         await create(on, urls, due_ms=now_ms() - PAST_MS, prefix=prefix)
-        await relay_all(on, queued=count)
-        async with part("worker", on) as worker:
+        async with relaying(on, queued=min(count, WINDOW)), part("worker", on) as worker:
             arrivals = await webhooks.wait_for(count)
             await worker.end()  # not killed: what it was told has to reach the store
     if await on.pending() != pending:
@@ -72,8 +72,8 @@ async def _beside_bullmq(count: int) -> list[Figure]:
 async def drain(lab: Lab) -> list[Figure]:
     """Timers due together, worked off by one worker process.
 
-    They lie in the queue before the worker starts; from the first webhook's arrival to the last one's. The
-    rivals do the same on a fresh server of the same kind, 100 calls at once like httpqueue: BullMQ with
+    They lie in the store, and as many as it takes in the queue, before the worker starts; the relay tops it up.
+    From the first webhook's arrival to the last one's. The rivals do the same on a fresh server of the same kind, 100 calls at once like httpqueue: BullMQ with
     undici as many timers, stock arq with httpx a tenth.
     """
     count = lab.count(20_000, 1_000)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from httpqueue.clock import now_ms
 from httpqueue.storage import archive
+from httpqueue.storage.wake_ups import WINDOW
 from httpqueue.timers.commands import Begun, End, Finish, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Instant
@@ -24,10 +25,10 @@ ERROR_RATE: Final = 1e-6
 LAYERS: Final = 4
 
 
-def _new_timers(count: int, due_ms: int) -> list[NewTimer]:
+def _new_timers(count: int, due_ms: int, application: str = DEFAULT_APPLICATION) -> list[NewTimer]:
     """With ids as the API makes them."""
     return [
-        NewTimer(TimerName(DEFAULT_APPLICATION, secrets.token_urlsafe(16)), Spec(URL, Instant(due_ms)))
+        NewTimer(TimerName(application, secrets.token_urlsafe(16)), Spec(URL, Instant(due_ms)))
         for _ in range(count)
     ]
 
@@ -38,8 +39,9 @@ async def _bytes_a_timer(lab: Lab, ahead_ms: int, *, is_queued: bool) -> float:
         await on.store.create(_new_timers(1, now_ms() + FAR_MS))
         await relay_all(on, queued=0)  # scripts, consumer group and epoch are there from now on
         before = await on.used_memory()
-        for _ in range(0, count, CREATE_BATCH):
-            await on.store.create(_new_timers(CREATE_BATCH, now_ms() + ahead_ms))
+        for first in range(0, count, CREATE_BATCH):
+            application = f"app-{first // WINDOW}"  # so few of each that the queue takes them all
+            await on.store.create(_new_timers(CREATE_BATCH, now_ms() + ahead_ms, application))
         await relay_all(on, queued=count if is_queued else 0)
         if await on.pending() != count + 1:
             raise LostError(f"{await on.pending()} of {count + 1} timers are pending")
@@ -63,13 +65,13 @@ async def memory(lab: Lab) -> list[Figure]:
 
 
 async def _finish_all(on: Server, timers: Sequence[NewTimer]) -> None:
-    """Create, begin and finish them without calling anything; their records go at once."""
+    """Create, begin and finish them without calling anything; a relay's pass archives them at once."""
     await on.store.create(timers)
     wake_ups = [WakeUp(timer.name, 0) for timer in timers]
-    begun = await on.store.begin(wake_ups, lease_ms=60_000)
+    begun = await on.store.begin(wake_ups, holder="bench", timeout_ms=20_000)
     attempt = Attempt(now_ms(), 0, 200)
     finishes = [
-        Finish(answer.wake_up, replace(attempt, number=answer.attempt), End(State.DONE, 0))
+        Finish(answer, replace(attempt, number=answer.attempt), End(State.DONE, 0))
         for answer in begun
         if isinstance(answer, Begun)
     ]
@@ -89,6 +91,8 @@ async def archived(lab: Lab) -> list[Figure]:
         for _ in range(0, count, CREATE_BATCH):
             timers = _new_timers(CREATE_BATCH, now_ms() - 1)
             await _finish_all(on, timers)
+            if await on.retention.forget(limit=CREATE_BATCH) != CREATE_BATCH:
+                raise LostError("a finished timer was not forgotten")
             if not await on.store.is_archived(timers[0].name):
                 raise LostError("a finished timer is not in the archive")
         layers = [key async for key in on.redis.scan_iter(f"{STORE.archive_layers}*")]

@@ -1,0 +1,61 @@
+"""Compares the clocks of queue and store, when they are two servers: the queue follows the store's time.
+
+A wake-up is put and claimed by the time of the queue's server; whether its timer is due, the store decides.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from httpqueue import clock
+from httpqueue.errors import UnavailableError
+from httpqueue.runtime.outage import Outage
+from httpqueue.storage.queue import Queue
+
+COMPARE_S: Final = 60.0
+"""Clocks drift slowly."""
+TOLERATED_MS: Final = 500
+"""A larger difference is told to the operator."""
+
+log = structlog.get_logger()
+
+
+class ClockComparison:
+    """Tells the queue how far its server's clock is ahead of the store's: at the start, then every minute."""
+
+    def __init__(self, queue: Queue, store_time_ms: Callable[[], Awaitable[int]]) -> None:
+        self._queue = queue
+        self._store_time_ms = store_time_ms
+        self._outage = Outage("clocks.compare")
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Compare until stop(); servers that are away are waited for."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        comparing = asyncio.create_task(self._compare_for_ever())
+        try:
+            await asyncio.wait({stopping, comparing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            comparing.cancel()
+        with suppress(asyncio.CancelledError):
+            await comparing
+
+    async def stop(self) -> None:
+        """End run()."""
+        self._stopping.set()
+
+    async def _compare_for_ever(self) -> None:
+        while True:
+            try:
+                ahead_ms = await self._queue.compare_clocks(self._store_time_ms)
+            except UnavailableError as error:
+                await self._outage.wait(error)
+                continue
+            self._outage.over()
+            if abs(ahead_ms) > TOLERATED_MS:
+                log.warning("clocks.differ", ahead_ms=ahead_ms)
+            await clock.sleep(COMPARE_S)

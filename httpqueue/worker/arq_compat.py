@@ -40,14 +40,10 @@ async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
     [answer] = await attempts.begin(attempts.begin_call([wake_up]))
     if isinstance(answer, Refused):
         return
-    answered = asyncio.Event()
     beating = asyncio.create_task(_beat(attempts, answer))
     try:
-        attempts.start(answer, lambda _: answered.set())
-        await answered.wait()
-        await attempts.finishes.drain()
+        await attempts.make(answer)
     finally:
-        attempts.drop(answer)
         beating.cancel()
 
 

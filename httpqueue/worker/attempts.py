@@ -4,6 +4,7 @@ An attempt is no task: the answer to `begin` becomes bytes on a connection, the 
 A worker that dies in the middle leaves a lease that runs out; the heal pass then wakes the timer again.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,23 @@ class Attempts:
 
     def has_time(self, running: Running) -> bool:
         """Whether a call may start: a process that was frozen may have lost its timers to others."""
-        return clock.boottime_s() <= running.lease_end_s - BEATS_LEFT * BEAT_S
+        if clock.boottime_s() <= running.lease_end_s - BEATS_LEFT * BEAT_S:
+            return True
+        log.warning("attempt.dropped", attempt=str(running))
+        return False
+
+    async def make(self, running: Running) -> None:
+        """Make one attempt from its call to the store's answer; raises UnavailableError."""
+        if not self.has_time(running):
+            await self.hand_back([running])
+            return
+        answered = asyncio.Event()
+        try:
+            self.start(running, lambda _: answered.set())
+            await answered.wait()
+            await self.finishes.drain()
+        finally:
+            self.drop(running)
 
     def start(self, running: Running, on_answer: Callable[[Running], None]) -> None:
         """Call the webhook. on_answer is called when the answer, or none, is there."""

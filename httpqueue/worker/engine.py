@@ -191,8 +191,8 @@ class Worker:
             self._calls.begin(running.begun.host, str(running))
             self._attempts.start(running, self._answered)
         if dropped:
-            log.warning("attempts.dropped", count=len(dropped))
-            await self._attempts.hand_back(dropped)
+            with suppress(UnavailableError):  # then their leases end
+                await self._attempts.hand_back(dropped)
 
     def _answered(self, running: Running) -> None:
         if self._is_full:
@@ -233,7 +233,10 @@ class Worker:
             if self._running.pop(id(running.begun), None) is not None and not running.is_answered:
                 log.warning("attempt.lost", attempt=str(running))
                 self._attempts.drop(running)
-                self._answered(running)
+                self._calls.end(running.begun.host, str(running))
+                self._wake.set()
+        if not self._running:
+            self._idle.set()
 
     def _hold(self, wake_up: WakeUp) -> None:
         self._held.append(wake_up)

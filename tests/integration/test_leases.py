@@ -47,7 +47,10 @@ HOUR_MS = 3_600_000
 async def attempts_on(store: Store) -> AsyncIterator[Attempts]:
     """A worker without its engine: what it does with a wake-up, step by step."""
     sender = create_sender(SenderKind.PYREQWEST)
-    yield Attempts(store=store, sender=sender, policy=QUICK)
+    attempts = Attempts(store=store, sender=sender, policy=QUICK)
+    finishing = asyncio.create_task(attempts.finishes.run())
+    yield attempts
+    finishing.cancel()
     await sender.close()
 
 
@@ -138,9 +141,9 @@ async def test_a_frozen_worker_does_not_send_what_another_one_has(
         suspension.slept_s += 60
         await pass_time(frozen_store, time, 60_000)
         taken_over = await begun_by(other)
-        await frozen.run(late)
+        await frozen.make(late)
         assert receiver.requests == []
-        await other.run(taken_over)
+        await other.make(taken_over)
     assert len(receiver.requests) == 1
     timer = await stored(frozen_store)
     assert (timer.state, timer.attempts) == (State.DONE, 1)
@@ -152,12 +155,12 @@ async def test_a_frozen_worker_hands_back_what_nobody_has(store: Store, suspensi
         await schedule(store, receiver.url, "a", retry=ONCE)
         late = await begun_by(attempts)
         suspension.slept_s += 60
-        await attempts.run(late)
+        await attempts.make(late)
         timer = await stored(store)
         assert (timer.state, timer.attempts, receiver.requests) == (State.SCHEDULED, 0, [])
         again = await begun_by(attempts)
         assert (again.begun.attempt, again.begun.lost) == (1, 0)
-        await attempts.run(again)
+        await attempts.make(again)
     assert (await stored(store)).state is State.DONE
     assert len(receiver.requests) == 1
 
@@ -173,7 +176,7 @@ async def test_a_call_starts_after_a_slow_begin(
         one = await begun_by(attempts)
         suspension.slept_s += BEAT_S - 1
         with capture_logs() as logs:
-            await attempts.run(one)
+            await attempts.make(one)
     assert "attempt.dropped" not in [log["event"] for log in logs]
     assert one.is_called
 
@@ -184,9 +187,9 @@ async def test_a_call_starts_only_with_beats_left(store: Store, suspension: Susp
         await schedule(store, receiver.url, "a", "b")
         early, late = await begun_by(attempts, "a"), await begun_by(attempts, "b")
         suspension.slept_s = early.lease_end_s - BEATS_LEFT * BEAT_S - 1 - clock.boottime_s()
-        await attempts.run(early)
+        await attempts.make(early)
         suspension.slept_s += 2
-        await attempts.run(late)
+        await attempts.make(late)
     assert len(receiver.requests) == 1
     assert (await stored(store, "b")).state is State.SCHEDULED
 
@@ -216,10 +219,11 @@ async def test_a_refused_beat_ends_the_call(
             [late] = [each.begun for each in worker._running.values()]
             await lose_leases(frozen_store, time)
             taken_over = await begin_one(frozen_store, "a")
-            [call] = worker._tasks.values()
+            [call] = worker._running.values()
             may_beat.set()
-            await asyncio.wait([call], timeout=10)
-            assert call.cancelled()
+            async with asyncio.timeout(10):
+                await worker._idle.wait()
+            assert call.is_answered
     assert "attempt.lost" in [log["event"] for log in logs]
     assert (await frozen_store.finish([finish_of(late, Outcome.FAILED)])).counted == [False]
     assert (await frozen_store.finish([finish_of(taken_over, Outcome.DELIVERED)])).counted == [True]
@@ -231,7 +235,7 @@ async def test_a_late_worker_changes_nothing(frozen_store: Store, time: FrozenTi
     async with Receiver() as receiver, attempts_on(frozen_store) as slow:
         receiver.answer(reply_when(answer, Reply(200)))
         await schedule(frozen_store, receiver.url, "a")
-        call = asyncio.create_task(slow.run(await begun_by(slow)))
+        call = asyncio.create_task(slow.make(await begun_by(slow)))
         await receiver.wait_for(1)
         await lose_leases(frozen_store, time)
         await begin_one(frozen_store, "a")
@@ -301,7 +305,7 @@ async def test_only_what_was_called_counts_as_a_lost_worker(store: Store) -> Non
         receiver.answer(hang)
         await schedule(store, receiver.url, "called", "waiting", retry=ONCE)
         called, waiting = await begun_by(attempts, "called"), await begun_by(attempts, "waiting")
-        call = asyncio.create_task(attempts.run(called))
+        call = asyncio.create_task(attempts.make(called))
         await receiver.wait_for(1)
         call.cancel()
         await asyncio.wait([call])

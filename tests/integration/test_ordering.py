@@ -60,7 +60,7 @@ async def test_a_lane_of_1000(valkey_server: EmbeddedValkey, store: Store, queue
         running(store, queue, policy=policy) as pipeline,
         working(store, other_queue, policy=policy) as other_worker,
     ):
-        other_worker._attempts.finished.listen(lambda _: pipeline.finished.set())
+        other_worker._finishes.told.listen(lambda _: pipeline.finished.set())
         receiver.answer(calls)
         for first in range(0, 1_000, 250):
             specs = {

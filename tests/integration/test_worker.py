@@ -141,7 +141,7 @@ async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) 
         for number in range(7):
             await pipeline.schedule(str(number), receiver.url)
         await receiver.wait_for(3)
-        assert len(pipeline.worker._tasks) == len(receiver.requests) == 3
+        assert len(pipeline.worker._running) == len(receiver.requests) == 3
         answer.set()
         await receiver.wait_for(7)
 
@@ -297,7 +297,7 @@ async def test_a_slot_is_free_when_the_answer_is_there(
         for number in range(worker.MAX_UNFINISHED + 3):
             await pipeline.schedule(str(number), receiver.url)
         await receiver.wait_for(worker.MAX_UNFINISHED)
-        assert len(pipeline.worker._tasks) == len(receiver.requests) == worker.MAX_UNFINISHED
+        assert len(pipeline.worker._running) == len(receiver.requests) == worker.MAX_UNFINISHED
         back.set()
         await receiver.wait_for(worker.MAX_UNFINISHED + 3)
 

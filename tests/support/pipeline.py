@@ -90,7 +90,7 @@ async def running(
     relaying = asyncio.create_task(relay.run())
     async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
         finished = asyncio.Event()
-        worker._attempts.finished.listen(lambda _: finished.set())
+        worker._finishes.told.listen(lambda _: finished.set())
         try:
             yield Pipeline(store, queue, relay, worker, finished)
         finally:

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.client.httpx_sender import HttpxSender
 from httpqueue.webhooks.client.pyreqwest_sender import PyreqwestSender
 from httpqueue.webhooks.client.sender import Sender
@@ -12,8 +13,15 @@ class SenderKind(StrEnum):
 
     PYREQWEST = "pyreqwest"
     HTTPX = "httpx"
+    HTTP1 = "http1"
 
 
 def create_sender(kind: SenderKind) -> Sender:
     """A new Sender; the caller closes it."""
-    return HttpxSender() if kind is SenderKind.HTTPX else PyreqwestSender()
+    match kind:
+        case SenderKind.PYREQWEST:
+            return PyreqwestSender()
+        case SenderKind.HTTPX:
+            return HttpxSender()
+        case SenderKind.HTTP1:
+            return Http1Sender()

@@ -1,0 +1,194 @@
+"""Reads one answer after the other from a connection's bytes. Pure but for httptools, which parses them.
+
+An answer counts as soon as it is whole, or as 64 KiB of its body are there. The parser is as strict as llhttp
+is by default, except where receivers are known to be careless and the meaning is clear: a receiver whose
+answer cannot be read gets the webhook again.
+"""
+
+from typing import Final
+
+import httptools
+
+from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES
+from httpqueue.webhooks.message import Response
+
+MAX_OVERHEAD_BYTES: Final = 64 * 1024
+"""No more than this may come without a byte of the body: status lines, headers, chunk sizes, trailers."""
+
+_OK: Final = 200
+_MIN_STATUS: Final = 100
+_SWITCHING: Final = 101
+_RETRY_AFTER: Final = b"retry-after"
+_CONTENT_LENGTH: Final = b"content-length"
+_TRANSFER_ENCODING: Final = b"transfer-encoding"
+_LENGTHS: Final = frozenset(map(len, (_RETRY_AFTER, _CONTENT_LENGTH, _TRANSFER_ENCODING)))
+
+
+class BrokenAnswerError(Exception):
+    """The bytes are no HTTP answer; the text is for people."""
+
+
+class AnswerReader:
+    """Begin, then feed what comes until it is whole; response() then has it. Then begin anew."""
+
+    __slots__ = (
+        "_body",
+        "_has_length",
+        "_in_body",
+        "_interim",
+        "_is_chunked",
+        "_is_head",
+        "_overhead",
+        "_parser",
+        "_retry_after",
+        "_size",
+        "_status",
+        "_transfer_encoding",
+        "keep_alive",
+        "started",
+        "whole",
+    )
+
+    def __init__(self) -> None:
+        self._is_head = False
+        self._parser = self._new_parser()
+        self.begin(is_head=False)
+
+    def begin(self, *, is_head: bool) -> None:
+        """Await the answer to a request that is, or is not, a HEAD."""
+        if self._is_head:  # the parser still waits for the body that a HEAD does not get
+            self._parser = self._new_parser()
+        self._is_head = is_head
+        self._status = 0
+        self._retry_after: bytes | None = None
+        self._has_length = self._transfer_encoding = self._is_chunked = False
+        self._interim = self._in_body = False
+        self._body: list[bytes] = []
+        self._size = self._overhead = 0
+        self.started = False
+        """Whether any byte of it came."""
+        self.whole = False
+        """Whether there is an answer."""
+        self.keep_alive = False
+        """Whether the connection can be used again."""
+
+    def feed(self, data: bytes) -> bool:
+        """Take bytes; whether there is an answer now. Raises BrokenAnswerError."""
+        self.started = True
+        self._overhead += len(data)
+        if self._overhead > MAX_OVERHEAD_BYTES:
+            self._feed_in_parts(data)
+        else:
+            self._parse(data)
+        if self._size >= MAX_RESPONSE_BYTES:
+            self.whole = True  # and if it was not yet, then keep_alive is not set
+        return self.whole
+
+    def end(self) -> bool:
+        """The receiver has hung up: whether that ends the answer (RFC 9112 section 6.3, rule 8)."""
+        self.keep_alive = False
+        self.whole = self._in_body and not (self._is_chunked if self._transfer_encoding else self._has_length)
+        return self.whole
+
+    def response(self) -> Response:
+        """The answer, when it is whole."""
+        retry_after = self._retry_after
+        return Response(
+            self._status,
+            None if retry_after is None else retry_after.decode("latin-1"),
+            b"".join(self._body)[:MAX_RESPONSE_BYTES] if self._body else b"",
+        )
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        parser.set_dangerous_leniencies(
+            lenient_chunked_length=True,  # Transfer-Encoding outdoes Content-Length: RFC 9112 section 6.3
+            lenient_optional_cr_before_lf=True,  # section 2.2
+            lenient_spaces_after_chunk_size=True,  # common padding
+        )
+        return parser
+
+    def _feed_in_parts(self, data: bytes) -> None:
+        """Feed no more at once than may come without a byte of the body."""
+        self._overhead -= len(data)
+        rest = memoryview(data)
+        while rest and not self.whole and self._size < MAX_RESPONSE_BYTES:
+            part = rest[: MAX_OVERHEAD_BYTES - self._overhead]
+            if not part:
+                raise BrokenAnswerError("more than 64 KiB of headers or chunk sizes")
+            self._overhead += len(part)
+            self._parse(part)
+            rest = rest[len(part) :]
+        if rest:
+            self.keep_alive = False
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._status == _SWITCHING:
+                raise BrokenAnswerError("the receiver switched to another protocol") from None
+            if not self.whole and self._size < MAX_RESPONSE_BYTES:
+                raise BrokenAnswerError(f"no HTTP answer: {error}") from None
+            self.keep_alive = False  # bytes after the answer
+
+    # --- httptools ---
+
+    def on_message_begin(self) -> None:
+        """Another answer begins: the first, the one after a 1xx, or one that nobody asked for."""
+        if self.whole:
+            self.keep_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A whole header, or a trailer."""
+        if len(name) in _LENGTHS and not self._in_body:
+            self._note(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        """The status and all headers are there."""
+        if self.whole:
+            return
+        status = self._status = self._parser.get_status_code()
+        self._interim = _MIN_STATUS <= status < _OK
+        if not self._interim:
+            self._in_body = True
+            if self._is_head:
+                self._complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body, without the framing of chunks."""
+        if self.whole:
+            self.keep_alive = False
+            return
+        self._overhead = 0
+        if self._size < MAX_RESPONSE_BYTES:
+            self._body.append(body)
+            self._size += len(body)
+
+    def on_message_complete(self) -> None:
+        """An answer is whole; a 1xx only announces one (RFC 9110 section 15.2)."""
+        if self.whole:
+            return
+        if self._interim:
+            self._retry_after = None
+            self._has_length = self._transfer_encoding = self._is_chunked = False
+        else:
+            self._complete()
+
+    def _complete(self) -> None:
+        if self._status < _MIN_STATUS:
+            raise BrokenAnswerError  # httptools turns it into an error of its own
+        self.whole = True
+        # both framings at once: perhaps an attack on whoever believes the other one
+        self.keep_alive = self._parser.should_keep_alive() and not (
+            self._transfer_encoding and self._has_length
+        )
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == _RETRY_AFTER:
+            self._retry_after = value if self._retry_after is None else self._retry_after
+        elif name == _CONTENT_LENGTH:
+            self._has_length = True
+        elif name == _TRANSFER_ENCODING:
+            self._transfer_encoding = True
+            self._is_chunked = value.rpartition(b",")[2].strip().lower() == b"chunked"

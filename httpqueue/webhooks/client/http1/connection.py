@@ -1,0 +1,145 @@
+"""One connection: a request goes out in one write, its answer comes in, and so on."""
+
+import asyncio
+from typing import Protocol, cast
+
+from httpqueue.webhooks.client.http1.answer import AnswerReader, BrokenAnswerError
+from httpqueue.webhooks.client.http1.call import Call
+from httpqueue.webhooks.client.http1.dial import reason_of
+from httpqueue.webhooks.client.http1.origin import Origin
+from httpqueue.webhooks.message import Fault, SendError
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  # RFC 9110 section 9.2.2
+
+
+class Owner(Protocol):
+    """The pool that keeps connections, as they see it; pool.py imports this module, not the other way round.
+
+    A connection has a place in the pool until it calls dropped or repeat, once.
+    """
+
+    def opened(self, connection: "Connection") -> None:
+        """Its transport is open."""
+
+    def free(self, connection: "Connection") -> None:
+        """It can take the next call."""
+
+    def dropped(self, connection: "Connection") -> None:
+        """It takes no more calls."""
+
+    def repeat(self, connection: "Connection", call: Call) -> None:
+        """It takes no more calls, and this one has to be sent again, on a new connection."""
+
+    def lost(self, connection: "Connection") -> None:
+        """Its transport is closed."""
+
+
+class Connection(asyncio.Protocol):
+    """Carries one call at a time."""
+
+    def __init__(self, origin: Origin, owner: Owner) -> None:
+        self.origin = origin
+        self._owner = owner
+        self._reader = AnswerReader()
+        self._call: Call | None = None
+        self._uses = 0
+        self._is_dropped = False
+
+    def is_usable(self) -> bool:
+        """Whether a call may be sent: it is not known that the receiver has hung up."""
+        return not self._is_dropped and not self._transport.is_closing()
+
+    def send(self, call: Call) -> None:
+        """Send a call on a free connection; this one now sees to its end."""
+        self._call = call
+        call.give_up = self.abort
+        if not self.is_usable():
+            self._fail("the receiver closed the connection at once")
+            return
+        self._uses += 1
+        self._reader.begin(is_head=call.method == "HEAD")
+        call.written = True
+        self._transport.write(call.data)
+
+    def close(self) -> None:
+        """Hang up; nothing is in flight."""
+        self.give_back()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Hang up at once, whatever is in flight; its call gets no word of it."""
+        self._call = None
+        self.give_back()
+        self._transport.abort()
+
+    def give_back(self) -> None:
+        """Give its place back, once: whoever makes a connection that fails does this, too."""
+        if not self._is_dropped:
+            self._is_dropped = True
+            self._owner.dropped(self)
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP, and TLS, are ready."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Part of an answer."""
+        if self._call is None:
+            self.abort()  # nobody asked
+            return
+        try:
+            is_whole = self._reader.feed(data)
+        except BrokenAnswerError as error:
+            self._fail(str(error))
+        else:
+            if is_whole:
+                self._answer(self._call)
+
+    def eof_received(self) -> None:
+        """The receiver hung up; the transport closes by itself."""
+        if self._call is not None:
+            self._hung_up(self._call, None)
+        self.give_back()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, whoever closed it."""
+        if self._call is not None:
+            self._hung_up(self._call, exc)
+        self.give_back()
+        self._owner.lost(self)
+
+    def _hung_up(self, call: Call, error: Exception | None) -> None:
+        if self._uses > 1 and not self._reader.started and call.method in _IDEMPOTENT:
+            # it had been idle: most likely the receiver hung up before it saw the request
+            self._call = None
+            self._is_dropped = True
+            self._owner.repeat(self, call)
+        elif error is not None:
+            self._fail(f"the connection broke: {reason_of(error)}")
+        elif self._reader.end():
+            self._answer(call)
+        else:
+            self._fail("the receiver closed the connection before the answer was whole")
+
+    def _answer(self, call: Call) -> None:
+        self._call = None
+        transport = self._transport
+        if transport.get_write_buffer_size():  # the answer came before the whole request was sent
+            self.abort()
+        elif self._reader.keep_alive and self.is_usable():
+            response = self._reader.response()
+            self._owner.free(self)  # before on_done, which may start the next call
+            call.end(response)
+            return
+        else:
+            self.close()
+        call.end(self._reader.response())
+
+    def _fail(self, message: str) -> None:
+        call = self._call
+        self.abort()
+        if call is not None:
+            call.end(SendError(Fault.CONNECTION, message))

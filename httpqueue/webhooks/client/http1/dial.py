@@ -1,0 +1,170 @@
+"""Makes connections: resolve, judge every address, connect to exactly a judged one, TLS.
+
+Nothing between the judge and the connection asks for the name again: what was judged is what is called. So a
+guard can refuse addresses, and no second answer of the name server gets around it.
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain, zip_longest
+from typing import Final
+
+from httpqueue.webhooks.client.http1.origin import Origin
+from httpqueue.webhooks.client.http1.tls import client_context
+from httpqueue.webhooks.message import Fault, SendError
+
+IPAddress = IPv4Address | IPv6Address
+Resolver = Callable[[str], Awaitable[Sequence[IPAddress]]]
+"""A host name -> its addresses, the best first. Raises socket.gaierror."""
+Judge = Callable[[Sequence[IPAddress]], Sequence[IPAddress]]
+"""A host's addresses -> those that may be called. May raise SendError."""
+Connect = Callable[[IPAddress, int], Awaitable[socket.socket]]
+"""An address and a port -> a connected socket that does not block. Raises OSError."""
+
+STAGGER_S: Final = 0.25
+"""How long one address may take before the next one is tried beside it (RFC 8305 section 5)."""
+_HANDSHAKE_TIMEOUT_S: Final = 86_400.0  # never: the call's own deadline ends it
+_SHUTDOWN_TIMEOUT_S: Final = 1.0
+_MAX_MESSAGE: Final = 199
+
+
+async def resolve(host: str) -> Sequence[IPAddress]:
+    """Ask the system, in a thread; its order is that of RFC 6724."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
+
+
+def allow_all(addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
+    """The judge that refuses nothing."""
+    return addresses
+
+
+async def connect_tcp(address: IPAddress, port: int) -> socket.socket:
+    """Connect to exactly this address."""
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(connection, (str(address), port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@dataclass(frozen=True, slots=True)
+class Dialer:
+    """How connections are made; the parts can be replaced one by one."""
+
+    resolve: Resolver = resolve
+    judge: Judge = allow_all
+    connect: Connect = connect_tcp
+    stagger_s: float = STAGGER_S
+    tls: ssl.SSLContext = field(default_factory=client_context)
+
+    async def dial(self, origin: Origin, protocol: asyncio.Protocol) -> None:
+        """Connect the protocol, ready for a request. Takes any time; raises SendError."""
+        try:
+            literal = _literal(origin.host)
+            addresses = self.judge(await self.resolve(origin.host) if literal is None else [literal])
+            if not addresses:
+                raise SendError(Fault.INVALID_REQUEST, "no address of the host may be called")
+            connection = await self._first_to_connect(in_turn(addresses), origin.port)
+            await self._attach(connection, origin, protocol)
+        except (OSError, UnicodeError) as error:
+            raise _translate(error) from None
+
+    async def _attach(self, connection: socket.socket, origin: Origin, protocol: asyncio.Protocol) -> None:
+        """Hand the socket to the event loop, which closes it in any case."""
+        loop = asyncio.get_running_loop()
+        if origin.scheme == "http":
+            await loop.create_connection(lambda: protocol, sock=connection)
+            return
+        await loop.create_connection(
+            lambda: protocol,
+            sock=connection,
+            ssl=self.tls,
+            server_hostname=origin.host,
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+        )
+
+    async def _first_to_connect(self, addresses: Sequence[IPAddress], port: int) -> socket.socket:
+        """Happy eyeballs (RFC 8305): a new attempt every stagger_s, or at once when one fails."""
+        if len(addresses) == 1:
+            return await self.connect(addresses[0], port)
+        attempts: set[asyncio.Future[socket.socket]] = set()
+        errors: list[BaseException] = []
+        try:
+            for address in addresses:
+                attempts.add(asyncio.ensure_future(self.connect(address, port)))
+                winner = await _first(attempts, errors, self.stagger_s)
+                if winner is not None:
+                    return winner
+            while attempts:
+                winner = await _first(attempts, errors, None)
+                if winner is not None:
+                    return winner
+            raise errors[0]
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+                attempt.add_done_callback(_discard)
+
+
+async def _first(
+    attempts: set[asyncio.Future[socket.socket]], errors: list[BaseException], timeout_s: float | None
+) -> socket.socket | None:
+    """The socket of an attempt that ends in time; the errors of those that fail are added to errors."""
+    done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for attempt in done:
+        attempts.discard(attempt)
+        error = attempt.exception()
+        if error is None:
+            return attempt.result()
+        errors.append(error)
+    return None
+
+
+def _discard(attempt: asyncio.Future[socket.socket]) -> None:
+    """Close what came too late."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
+
+
+def in_turn(addresses: Sequence[IPAddress]) -> list[IPAddress]:
+    """The families by turns, beginning with that of the best address (RFC 8305 section 4)."""
+    best = [address for address in addresses if address.version == addresses[0].version]
+    others = [address for address in addresses if address.version != addresses[0].version]
+    return [address for address in chain.from_iterable(zip_longest(best, others)) if address is not None]
+
+
+def _literal(host: str) -> IPAddress | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _translate(error: OSError | UnicodeError) -> SendError:
+    if isinstance(error, UnicodeError):  # a label of more than 63 characters
+        return SendError(Fault.INVALID_REQUEST, "the URL's host is no valid name")
+    if isinstance(error, socket.gaierror):
+        return SendError(Fault.DNS, f"dns error: {error.strerror}"[:_MAX_MESSAGE])
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return SendError(Fault.TLS, f"invalid certificate: {error.verify_message}"[:_MAX_MESSAGE])
+    if isinstance(error, ssl.SSLError):
+        return SendError(Fault.CONNECTION, f"no TLS connection: {error.reason}"[:_MAX_MESSAGE])
+    return SendError(Fault.CONNECTION, f"no connection: {reason_of(error)}")
+
+
+def reason_of(error: BaseException) -> str:
+    """What the system calls it, without the addresses that Python adds."""
+    number = error.errno if isinstance(error, OSError) else None
+    return type(error).__name__ if number is None else os.strerror(number)

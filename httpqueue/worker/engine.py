@@ -25,7 +25,7 @@ IDLE_S: Final = 1.0
 ALIVE_S: Final = 5
 """How often a worker says that it is alive."""
 MAX_CLAIM: Final = 500
-GATHER_S: Final = 0.003
+GATHER_S: Final = 0.001
 """Under load: how long freed slots are gathered for one claim."""
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4

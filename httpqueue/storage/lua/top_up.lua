@@ -17,7 +17,7 @@ local function fill(application)
   local due, id = filled_until(application)
   due, id = due or 0, id or ''
   local filled = count_until(index, due, id)
-  if filled * 2 < window then
+  if filled < window then
     local wanted = math.min(window - filled, limit - #found / 3)
     local entries = redis.call('ZRANGE', index, filled, filled + wanted - 1, 'WITHSCORES')
     local near = {}

@@ -30,7 +30,7 @@ class Http1Sender:
         self._deadlines = Deadlines(_expire, now_s)
         self._is_closed = False
 
-    def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
+    def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
         """Begin a call; on_done gets what send would return or raise, from the event loop.
 
         It is called once, never before start returns, and not at all after call.cancel(). call.written tells
@@ -51,7 +51,7 @@ class Http1Sender:
     async def send(self, request: Request, *, timeout_s: float) -> Response:
         """See Sender."""
         done: asyncio.Future[Response | SendError] = asyncio.get_running_loop().create_future()
-        call = self.start(request, timeout_s, partial(_resolve, done))
+        call = self.start(request, timeout_s=timeout_s, on_done=partial(_resolve, done))
         try:
             result = await done
         except asyncio.CancelledError:

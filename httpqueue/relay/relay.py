@@ -51,6 +51,7 @@ class Relay:
         self._batch_size = batch_size
         self._consumer = uuid4().hex
         self._unfinished: list[OutboxEntry] = []
+        self._handed_out: list[WakeUp] = []
         self._promote_pause_s = SWEEP_S
         self._stopping = asyncio.Event()
 
@@ -109,12 +110,15 @@ class Relay:
         epoch = await self._queue.epoch()
         if await self._wake_ups.start_over_for(epoch):
             log.info("relay.refill", epoch=epoch)
-        count, start, complete_for_ms = 0, 0, None
+        count = await self._put_handed_out()
+        start, complete_for_ms = 0, None
         while True:
             top_up = await self._wake_ups.top_up(start, horizon_ms=self._horizon_ms, limit=self._batch_size)
-            count += await self._put(top_up.wake_ups, by="promote")
+            self._handed_out = top_up.wake_ups
+            count += await self._put_handed_out()
             if top_up.complete_for_ms is not None:
-                complete_for_ms = min(top_up.complete_for_ms, complete_for_ms or top_up.complete_for_ms)
+                known_ms = top_up.complete_for_ms if complete_for_ms is None else complete_for_ms
+                complete_for_ms = min(top_up.complete_for_ms, known_ms)
             if top_up.next is None:
                 break
             start = top_up.next
@@ -125,12 +129,14 @@ class Relay:
 
     async def heal(self) -> int:
         """Put wake-ups that were lost; returns how many."""
-        lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size)
-        healed = await self._put_missing(lost)
+        healed = 0
         place: Place | None = Place()
         while place is not None:
             overdue, place = await self._wake_ups.overdue(place, by_ms=GRACE_MS, limit=self._batch_size)
             healed += await self._put_missing(overdue)
+        # Afterwards: those that it tries again have no wake-up yet, but nothing was lost.
+        lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size)
+        healed += await self._put_missing(lost)
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
@@ -154,6 +160,12 @@ class Relay:
             log.error("relay.unreadable", count=unreadable)
         await self._outbox.acknowledge(entries)
         return len(entries)
+
+    async def _put_handed_out(self) -> int:
+        """What top_up handed out, which it does once: when the queue is away, the next call puts it."""
+        added = await self._put(self._handed_out, by="promote")
+        self._handed_out = []
+        return added
 
     async def _put_missing(self, wake_ups: Sequence[WakeUp]) -> int:
         missing = await self._queue.missing(wake_ups) if wake_ups else []

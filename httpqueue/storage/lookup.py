@@ -53,7 +53,7 @@ class Lookup:
         )
 
     async def list(self, window: Window, position: Position | None, *, look_at: int) -> TimerPage:
-        """The window's timers behind that position; look_at index entries of each application, 1,000 at most.
+        """At most look_at of the window's timers behind that position, 1,000 at most.
 
         A list of one application costs one call, and what its own timers cost. One of all applications costs
         one call for each application.
@@ -63,7 +63,7 @@ class Lookup:
         pages = [await self._list_of(name, window, position, look_at) for name in await self._applications()]
         if not pages:
             return TimerPage([], None, await self._time_ms())
-        return _merged(pages)
+        return _merged(pages, min(look_at, MAX_LOOK))
 
     async def _list_of(
         self, application: str, window: Window, position: Position | None, look_at: int
@@ -137,7 +137,7 @@ def _after(application: str, position: Position) -> str:
     return "\x7f" if application < position.name.application else ""
 
 
-def _merged(pages: Sequence[TimerPage]) -> TimerPage:
+def _merged(pages: Sequence[TimerPage], limit: int) -> TimerPage:
     """One page of several applications' pages: what lies behind the end of any of them has to wait."""
     ends = [page.next for page in pages if page.next is not None]
     end = min(ends, key=_order, default=None)
@@ -146,6 +146,9 @@ def _merged(pages: Sequence[TimerPage]) -> TimerPage:
     )
     if end is not None:
         timers = [timer for timer in timers if _order(_place(timer)) <= _order(end)]
+    if len(timers) > limit:
+        timers = timers[:limit]
+        end = _place(timers[-1])
     return TimerPage(timers, end, max(page.now_ms for page in pages))
 
 

@@ -128,11 +128,14 @@ class Policies:
             await self._release_line("host", host)
 
     async def _release_line(self, kind: str, name: str) -> None:
-        """Wake all timers that wait now; those that join the line from now on follow the new rules anyway."""
+        """Wake all timers that wait now; those that join the line from now on follow the new rules anyway.
+
+        An application of which nobody is in line yet may have wake-ups that were kept out of the queue.
+        """
         with redis_errors():
             waiting = await self._redis.zcard(f"{self._keys.lines}{kind}:{name}")
             waiting += await self._redis.zcard(self._keys.starts + name) if kind == "host" else 0
-        for _ in range(0, waiting, RELEASE):
+        for _ in range(0, max(waiting, 1), RELEASE):
             await self._release(kind, name, RELEASE)
 
     async def _destinations(

@@ -51,7 +51,7 @@ class Queue:
         self._ahead_ms = 0
 
     async def put(self, wake_ups: Sequence[WakeUp]) -> int:
-        """Place wake-ups that are not there yet; returns how many.
+        """Place wake-ups; returns how many were not there yet. Others move only to an earlier time.
 
         What is past due is put behind what is due already, so that it goes before nobody.
         """

@@ -14,7 +14,7 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun
 from httpqueue.timers.names import TimerName
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, finish_of, new_timer, wake_up
+from tests.support.frozen import begin, finish_of, forget, new_timer, wake_up
 from tests.support.keys import STORE
 
 ERROR_RATES = [0.4, 1e-2, 1e-6, 1e-12]
@@ -35,13 +35,14 @@ def member(number: int) -> str:
 
 
 async def finish(store: Store, first: int, last: int, *, batch_size: int = 100) -> None:
-    """Store these timers, deliver them and keep no record."""
+    """Store these timers, deliver them and forget them."""
     for start in range(first, last, batch_size):
         numbers = range(start, min(start + batch_size, last))
         await store.create([new_timer(f"t{number}") for number in numbers])
-        begun = await store.begin([wake_up(f"t{number}") for number in numbers], lease_ms=LEASE_MS)
+        begun = await begin(store, [wake_up(f"t{number}") for number in numbers])
         ends = [finish_of(each, Outcome.DELIVERED, 0) for each in begun if isinstance(each, Begun)]
         assert (await store.finish(ends)).counted == [True] * len(numbers)
+        assert await forget(store) == len(numbers)
 
 
 async def counts(redis: Redis) -> dict[int, int]:

@@ -16,7 +16,8 @@ from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
 from tests.support.frozen import HOUR_MS, storage_of
-from tests.support.keys import STORE
+from tests.support.keys import QUEUE, STORE
+from tests.support.lines import no_line_is_left, waiting
 from tests.support.pipeline import QUICK, running
 from tests.support.receiver import Received, Receiver, Reply, Writer
 
@@ -42,7 +43,14 @@ async def create(store: Store, url: str, count: int, due_ms: int | None = None) 
 async def until_waiting(store: Store, count: int) -> None:
     """Until so many wait for their host or application."""
     async with asyncio.timeout(30):
-        while await store._redis.zcard(STORE.waiting) < count:
+        while len(await waiting(store._redis)) < count:
+            await sleep(0.001)
+
+
+async def until_relayed(store: Store) -> None:
+    """Until the relay has acted on everything that it was told."""
+    async with asyncio.timeout(30):
+        while await store._redis.xlen(STORE.outbox):
             await sleep(0.001)
 
 
@@ -167,12 +175,13 @@ async def test_a_paused_application_loses_nothing(store: Store, queue: Queue) ->
         await pipeline.schedule("later", f"{receiver.url}/later", Delay(HOUR_MS))
         await store.create([NewTimer(TimerName("other", "free"), Spec(f"{receiver.url}/free", Delay(0)))])
         await receiver.wait_for(1, path="/free")
-        await until_waiting(store, 2_000)
+        await until_relayed(store)
+        assert await queue.redis.zcard(QUEUE.queue) == 0  # they take no room in it meanwhile
         assert len(receiver.requests) == 1
         await policies.update_application(DEFAULT_APPLICATION, going)
         await receiver.wait_for(2_001)
         await pipeline.until_all_finished(but=1)
-        assert not await store._redis.exists(STORE.waiting)
+        assert await no_line_is_left(store._redis)
     assert len(receiver.requests) == 2_001
     assert len({request.header("webhook-id") for request in receiver.requests}) == 2_001
 
@@ -193,7 +202,8 @@ async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Sto
         await policies.update_application(DEFAULT_APPLICATION, paused)
         gate.opened.set()
         await pipeline.until_that("a", lambda timer: len(timer.log) == 1)
-        await until_waiting(store, 1)
+        await until_relayed(store)
+        assert await queue.redis.zcard(QUEUE.queue) == 0
         assert len(receiver.requests) == 1
         await policies.update_application(DEFAULT_APPLICATION, going)
         assert (await pipeline.until("a", State.DONE)).attempts == 2
@@ -223,7 +233,7 @@ async def test_a_hanging_host_does_not_delay_another(store: Store, queue: Queue)
         await pipeline.until_all_finished()
         assert {(await pipeline.until(f"h{n}", State.DONE)).attempts for n in range(500)} == {1}
     assert len(receiver.requests) == 503
-    assert not await store._redis.exists(STORE.waiting)
+    assert await no_line_is_left(store._redis)
 
 
 async def test_a_dead_host_whose_calls_time_out_does_not_delay_another(store: Store, queue: Queue) -> None:

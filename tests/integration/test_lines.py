@@ -11,19 +11,22 @@ from httpqueue.relay.relay import GRACE_MS, Relay
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Change, IfExists, Position, Refusal, Refused
+from httpqueue.timers.commands import Begun, Change, IfExists, Refusal, Refused
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import DestinationPolicy
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
+from tests.support import frozen
 from tests.support.frozen import (
     HOUR_MS,
     LEASE_MS,
     FrozenTime,
     begin_one,
     finish_of,
+    lose_leases,
     new_timer,
-    outbox_of,
+    pass_time,
+    storage_of,
     wake_up,
 )
 from tests.support.keys import STORE
@@ -53,7 +56,7 @@ async def test_a_paused_application_waits(redis: Redis, frozen_store: Store, pol
     await woken(frozen_store)
     await pause(policies, "default")
     assert set(refusals(await begin(frozen_store, "cab")).values()) == {Refusal.PAUSED}
-    other = await frozen_store.begin([replace(wake_up("x"), name=TimerName("shop", "x"))], lease_ms=LEASE_MS)
+    other = await frozen.begin(frozen_store, [replace(wake_up("x"), name=TimerName("shop", "x"))])
     assert isinstance(other[0], Begun)
     assert await waiting(redis) == ["a", "b", "c"]
     await pause(policies, "default", paused=False)
@@ -106,9 +109,7 @@ async def test_a_pause_holds_a_host_however_it_is_spelled(
     await policies.set_destination(host, DestinationPolicy(paused=True))
     answers = await begin(frozen_store, "abcde")
     assert refusals(answers) == dict.fromkeys("abcd", Refusal.PAUSED) | {"e": None}
-    assert await frozen_store.begin([wake_up("f", 1)], lease_ms=LEASE_MS) == [
-        Refused(wake_up("f", 1), Refusal.PAUSED)
-    ]
+    assert await frozen.begin(frozen_store, [wake_up("f", 1)]) == [Refused(wake_up("f", 1), Refusal.PAUSED)]
     assert (await policies.destination(host)).waiting == 5
     await policies.set_destination(host, DestinationPolicy())
     assert await woken(frozen_store) == ["a", "b", "c", "d", "f"]
@@ -143,27 +144,21 @@ async def test_who_began_in_spite_of_a_crash_between_resume_and_release_has_left
 async def test_heal_tells_those_that_wait_apart(
     frozen_store: Store, frozen_queue: Queue, policies: Policies, time: FrozenTime
 ) -> None:
-    """They get a wake-up, too, but nothing was lost."""
-    await create(frozen_store, "ab")
+    """The first of each line gets a wake-up, too, but nothing was lost."""
+    await create(frozen_store, "abd")
     await policies.set_destination(HOST, DestinationPolicy(concurrency=1))
-    await begin(frozen_store, "ab")
+    await begin(frozen_store, "abd")
     await frozen_store.create([new_timer("c")])
-    time.advance(GRACE_MS + 1)
-    page = await frozen_store.upcoming(Position(), ahead_ms=-GRACE_MS, limit=9)
-    assert [each.name.id for each in page.wake_ups] == ["c"]
-    assert [each.name.id for each in page.waiting] == ["b"]
-    relay = Relay(
-        store=frozen_store,
-        outbox=outbox_of(frozen_store),
-        queue=frozen_queue,
-        horizon_ms=HOUR_MS,
-        batch_size=9,
-    )
+    await woken(frozen_store)
+    relay = Relay(storage=storage_of(frozen_store), queue=frozen_queue, horizon_ms=HOUR_MS, batch_size=9)
+    assert await relay.promote() == 1
+    assert [each.name.id for each in (await frozen_queue.claim(9)).wake_ups] == ["c"]  # and is lost
+    time.advance(GRACE_MS - 1)
+    assert await relay.heal() == 0
+    time.advance(1)
     assert await relay.heal() == 1
-    assert sorted(each.name.id for each in (await frozen_queue.claim(9)).wake_ups) == [
-        "b",
-        "c",
-    ]
+    assert await woken(frozen_store) == ["b"]
+    assert [each.name.id for each in (await frozen_queue.claim(9)).wake_ups] == ["c"]
 
 
 @pytest.mark.parametrize("leave", ["cancel", "change"])
@@ -229,17 +224,22 @@ async def test_a_call_whose_worker_died_is_free_when_its_lease_ends(
     await policies.set_destination(HOST, DestinationPolicy(concurrency=1))
     await create(frozen_store, "ab")
     await begin(frozen_store, "ab")
-    time.advance(LEASE_MS - 1)
+    await woken(frozen_store)
+    wake_ups = storage_of(frozen_store).wake_ups
+    await pass_time(frozen_store, time, LEASE_MS - 1)
     assert refusals(await begin(frozen_store, "ba")) == {"b": Refusal.WAITING, "a": Refusal.RUNNING}
-    time.advance(1)
-    page = await frozen_store.upcoming(Position(), ahead_ms=-GRACE_MS, limit=9)
-    assert [each.name.id for each in page.wake_ups + page.waiting] == ["a", "b"]
+    time.advance(2)
+    assert [each.name.id for each in await wake_ups.heal(late_ms=0, limit=9)] == ["a"]
+    assert await woken(frozen_store) == ["b"]
     answers = await begin(frozen_store, "ba")
     assert refusals(answers) == {"b": None, "a": Refusal.WAITING}
-    await woken(frozen_store)
     await frozen_store.finish([finish_of(each, Outcome.DELIVERED) for each in begun(answers)])
-    assert await woken(frozen_store) == ["a"]  # though its record says that it runs
-    assert (await begin_one(frozen_store, "a")).attempt == 2
+    assert await woken(frozen_store) == []
+    assert [each.name.id for each in await wake_ups.heal(late_ms=0, limit=9)] == [
+        "a"
+    ]  # its record says that it runs
+    again = await begin_one(frozen_store, "a")
+    assert (again.attempt, again.lost) == (1, 1)
 
 
 async def test_a_worker_that_comes_back_leaves_nothing_behind(
@@ -248,7 +248,7 @@ async def test_a_worker_that_comes_back_leaves_nothing_behind(
     """Its lease had run out, its timer already waited again; its answer still counts."""
     await create(frozen_store, "a")
     [late] = begun(await begin(frozen_store, "a"))
-    time.advance(LEASE_MS)
+    await lose_leases(frozen_store, time)
     await policies.set_destination(HOST, DestinationPolicy(paused=True))
     assert refusals(await begin(frozen_store, "a")) == {"a": Refusal.PAUSED}
     assert (await frozen_store.finish([finish_of(late, Outcome.DELIVERED)])).counted == [True]

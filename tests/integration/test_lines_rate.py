@@ -100,7 +100,7 @@ async def test_rate_and_concurrency_both_hold(
     await policies.set_destination(HOST, DestinationPolicy(rate=1, concurrency=1))
     await create(frozen_store, "abcd")
     [first] = begun(await begin(frozen_store, "ab"))
-    time.advance(20_000)
+    time.advance(15_000)
     assert set(refusals(await begin(frozen_store, "cdb")).values()) == {Refusal.WAITING}
     await frozen_store.finish([finish_of(first, Outcome.DELIVERED)])
     assert refusals(await begin(frozen_store, "dbc")) == {

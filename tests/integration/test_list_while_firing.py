@@ -18,7 +18,7 @@ from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, LEASE_MS, finish_of
+from tests.support.frozen import HOUR_MS, begin, finish_of
 from tests.support.pipeline import running
 from tests.support.receiver import Receiver
 
@@ -73,9 +73,7 @@ async def fire(store: Store, names: list[str]) -> None:
     """Begin and finish them, as a worker does; those that are due."""
     while names:
         some = [names.pop() for _ in range(min(AT_ONCE, len(names)))]
-        answers = await store.begin(
-            [WakeUp(TimerName(DEFAULT_APPLICATION, name), 0) for name in some], lease_ms=LEASE_MS
-        )
+        answers = await begin(store, [WakeUp(TimerName(DEFAULT_APPLICATION, name), 0) for name in some])
         begun = [answer for answer in answers if isinstance(answer, Begun)]
         await store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])
 

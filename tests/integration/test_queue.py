@@ -46,10 +46,11 @@ async def listening(queue: Queue) -> AsyncIterator[asyncio.Queue[str]]:
 # --- put and claim ---
 
 
-async def test_due_wake_ups_are_claimed_the_earliest_first(frozen_queue: Queue) -> None:
+async def test_due_wake_ups_are_claimed_the_earliest_first(frozen_queue: Queue, time: FrozenTime) -> None:
     """And are gone from the queue, job definitions and all."""
-    wake_ups = [at("b", T0_MS - 1), at("c", T0_MS), at("a", T0_MS - 2, generation=3)]
+    wake_ups = [at("b", T0_MS + 1), at("c", T0_MS + 2), at("a", T0_MS, generation=3)]
     assert await frozen_queue.put(wake_ups) == 3
+    time.advance(2)
     claim = await frozen_queue.claim(10)
     assert claimed(claim) == ["default:a:3", "default:b:0", "default:c:0"]
     assert (claim.unreadable, claim.wait_ms) == ([], None)
@@ -74,16 +75,46 @@ async def test_the_wait_is_that_for_the_next_wake_up(frozen_queue: Queue, time: 
     assert claimed(await frozen_queue.claim(1)) == ["default:a:0"]
 
 
-async def test_put_again_moves_a_wake_up(frozen_queue: Queue) -> None:
-    """It stays one, and only new ones are counted."""
+async def entries(queue: Queue) -> list[tuple[bytes, float]]:
+    """All that is in the queue, with its due times."""
+    found: list[tuple[bytes, float]] = await queue.redis.zrange(QUEUE.queue, 0, -1, withscores=True)
+    return found
+
+
+async def test_put_again_only_moves_a_wake_up_forward(frozen_queue: Queue) -> None:
+    """It stays one, and only new ones are counted; it is never put off."""
     assert await frozen_queue.put([at("a", T0_MS + 100), at("b", T0_MS + 200)]) == 2
     assert await frozen_queue.put([at("a", T0_MS + 300), at("c", T0_MS + 400), at("c", T0_MS + 400)]) == 1
-    entries = await frozen_queue.redis.zrange(QUEUE.queue, 0, -1, withscores=True)
-    assert entries == [
-        (b"default:b:0", T0_MS + 200),
-        (b"default:a:0", T0_MS + 300),
+    assert await frozen_queue.put([at("b", T0_MS + 50)]) == 0
+    assert await entries(frozen_queue) == [
+        (b"default:b:0", T0_MS + 50),
+        (b"default:a:0", T0_MS + 100),
         (b"default:c:0", T0_MS + 400),
     ]
+
+
+@pytest.mark.parametrize("due_ms", [0, 1, T0_MS - 1])
+async def test_what_is_past_due_goes_before_nobody(
+    frozen_queue: Queue, time: FrozenTime, due_ms: int
+) -> None:
+    """It is put at now, behind what is due already; put again, it keeps its place."""
+    await frozen_queue.put([at("waits", T0_MS - 5)])
+    time.advance(10)
+    await frozen_queue.put([at("past", due_ms)])
+    time.advance(10)
+    assert await frozen_queue.put([at("past", due_ms), at("waits", T0_MS - 5), at("last")]) == 1
+    assert await entries(frozen_queue) == [
+        (b"default:waits:0", T0_MS),
+        (b"default:past:0", T0_MS + 10),
+        (b"default:last:0", T0_MS + 20),
+    ]
+
+
+async def test_what_is_not_in_the_queue(frozen_queue: Queue) -> None:
+    """Of some wake-ups: another generation is another one."""
+    await frozen_queue.put([at("a"), at("b", T0_MS + 5)])
+    asked = [at("a"), at("b"), at("c"), at("a", generation=1)]
+    assert await frozen_queue.missing(asked) == asked[2:]
 
 
 async def test_a_thousand_wake_ups_a_call(frozen_queue: Queue) -> None:

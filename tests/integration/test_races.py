@@ -6,13 +6,16 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 
+from httpqueue.storage.keys import member_of
 from httpqueue.storage.queue import Queue
+from httpqueue.storage.record import decode_record
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Change, Changed, ChangeResult, Creation, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
+from tests.support.keys import STORE
 from tests.support.pipeline import Pipeline, running
 from tests.support.receiver import Receiver
 
@@ -21,7 +24,6 @@ AT_ONCE = 500
 SPREAD_MS = 250
 """Within which the timers of a batch are due: about as long as it takes to change them."""
 CLIENTS = 8
-FIRST_VERSION = "0.0.s"
 SCHEDULED = frozenset({State.SCHEDULED})
 HOUR_MS = 3_600_000
 
@@ -36,6 +38,7 @@ class Races:
     expected: dict[str, str | None] = field(default_factory=dict)
     """Timer -> the only body it may have been sent with; None: it may not have been sent."""
     answers: Counter[str] = field(default_factory=Counter)
+    first_versions: dict[str, str] = field(default_factory=dict)
 
     def spec(self, body: str, delay_ms: int = 0) -> Spec:
         """Content that tells by its body which one it is."""
@@ -53,6 +56,11 @@ class Races:
         )
         assert {each.creation for each in created} == {Creation.CREATED}
         self.expected.update(dict.fromkeys(names, "old"))
+        timers = [TimerName(DEFAULT_APPLICATION, name) for name in names]
+        # all at once, because they are due in a moment
+        records = await self.store._redis.mget([STORE.records + member_of(timer) for timer in timers])
+        for timer, record in zip(timers, records, strict=True):
+            self.first_versions[timer.id] = f"{decode_record(timer, record).nonce}.0.0.s"
 
     async def race(self, name: str) -> None:
         """One of the ways in which a client may come in between."""
@@ -65,14 +73,18 @@ class Races:
 
     async def patch(self, name: str) -> None:
         """Other content, due as before, if it is still the version that was read."""
-        change = Change(TimerName(DEFAULT_APPLICATION, name), SCHEDULED, FIRST_VERSION, self.spec("new"))
+        change = Change(
+            TimerName(DEFAULT_APPLICATION, name), SCHEDULED, self.first_versions[name], self.spec("new")
+        )
         await self._change(change, "new")
 
     async def duel(self, name: str) -> None:
         """Two clients that have read the same version: at most one of them may write."""
         bodies = ("left", "right")
         changes = [
-            Change(TimerName(DEFAULT_APPLICATION, name), SCHEDULED, FIRST_VERSION, self.spec(body))
+            Change(
+                TimerName(DEFAULT_APPLICATION, name), SCHEDULED, self.first_versions[name], self.spec(body)
+            )
             for body in bodies
         ]
         won = await asyncio.gather(*(self._change(*each) for each in zip(changes, bodies, strict=True)))
@@ -128,7 +140,7 @@ async def test_10_000_races(store: Store, queue: Queue) -> None:
         for first in range(0, RACES, AT_ONCE):
             await batch(races, pipeline, first)
     sent = Counter(
-        ((request.header("webhook-id") or "").partition(":")[0], request.body.decode())
+        ((request.header("webhook-id") or "").split(":")[1], request.body.decode())
         for request in receiver.requests
         if request.path == f"/{request.body.decode()}"
     )

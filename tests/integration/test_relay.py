@@ -14,8 +14,20 @@ from httpqueue.storage import keys
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, OutboxEntry
-from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, closed_port, new_timer, outbox_of, wake_up
+from httpqueue.timers.commands import Begun, OutboxEntry, Refusal, Refused
+from tests.support.frozen import (
+    HOUR_MS,
+    LEASE_MS,
+    T0_MS,
+    FrozenTime,
+    begin,
+    begin_one,
+    closed_port,
+    new_timer,
+    pass_time,
+    storage_of,
+    wake_up,
+)
 from tests.support.keys import QUEUE, STORE
 
 HORIZON_MS = 600_000
@@ -40,9 +52,7 @@ async def dead_queue() -> AsyncIterator[Queue]:
 
 def make_relay(store: Store, queue: Queue, *, batch_size: int = 500) -> Relay:
     """With the default horizon of ten minutes."""
-    return Relay(
-        store=store, outbox=outbox_of(store), queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size
-    )
+    return Relay(storage=storage_of(store), queue=queue, horizon_ms=HORIZON_MS, batch_size=batch_size)
 
 
 async def queued(queue: Queue) -> dict[str, int]:
@@ -70,7 +80,7 @@ async def test_a_timer_in_30_days_adds_no_key_to_the_queue(
     await frozen_store.create([new_timer("a", 30 * DAY_MS)])
     rel = make_relay(frozen_store, far_queue)
     await rel.drain(block_ms=1)
-    await rel.sweep()
+    assert await rel.promote() == await rel.heal() == await rel.forget() == 0
     assert await far_queue.redis.keys("arq:*") == []
     time.advance(30 * DAY_MS - HORIZON_MS - 1)
     assert await rel.promote() == 0
@@ -197,6 +207,7 @@ async def test_heal_wakes_a_timer_whose_worker_died_before_begin(
     await frozen_store.create([new_timer("a")])
     rel = make_relay(frozen_store, far_queue)
     await rel.drain(block_ms=1)
+    assert await rel.promote() == 0  # it is there
     assert len((await far_queue.claim(1)).wake_ups) == 1
     time.advance(GRACE_MS - 1)
     assert await rel.heal() == 0
@@ -205,23 +216,47 @@ async def test_heal_wakes_a_timer_whose_worker_died_before_begin(
         assert await rel.heal() == 1
     assert logs == [{"event": "relay.heal", "log_level": "warning", "count": 1}]
     [again] = (await far_queue.claim(1)).wake_ups
-    [begun] = await frozen_store.begin([again], lease_ms=LEASE_MS)
+    [begun] = await begin(frozen_store, [again])
     assert isinstance(begun, Begun)
 
 
 async def test_heal_wakes_a_timer_that_runs_past_its_lease(
     frozen_store: Store, far_queue: Queue, time: FrozenTime
 ) -> None:
-    """Its second attempt begins."""
+    """Another worker makes its attempt."""
     await frozen_store.create([new_timer("a")])
-    await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
+    await begin(frozen_store, [wake_up("a")])
     rel = make_relay(frozen_store, far_queue)
-    time.advance(LEASE_MS + GRACE_MS)
+    await pass_time(frozen_store, time, LEASE_MS - 1)
+    assert await rel.heal() == 0
+    time.advance(1)
     assert await rel.heal() == 1
+    time.advance(1)
     [again] = (await far_queue.claim(1)).wake_ups
-    [begun] = await frozen_store.begin([again], lease_ms=LEASE_MS)
+    [begun] = await begin(frozen_store, [again])
     assert isinstance(begun, Begun)
-    assert begun.attempt == 2
+    assert (begun.attempt, begun.lost) == (1, 1)
+
+
+async def test_after_an_outage_workers_have_time_to_tell_that_they_live(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """Leases ended while the store was away: nobody takes their timers over for 15 s."""
+    await frozen_store.create([new_timer("a"), new_timer("b")])
+    alive, dead = await begin_one(frozen_store, "a"), await begin_one(frozen_store, "b")
+    rel = make_relay(frozen_store, far_queue)
+    time.advance(HOUR_MS)
+    assert await rel.heal() == 0
+    for _ in range(3):
+        time.advance(5_000)
+        assert await rel.heal() == 0
+        assert await begin(frozen_store, [wake_up("b")]) == [Refused(wake_up("b"), Refusal.RUNNING)]
+    assert await frozen_store.beat([alive]) == [True]
+    time.advance(1)
+    assert await rel.heal() == 1
+    assert [each.name.id for each in (await far_queue.claim(9)).wake_ups] == ["b"]
+    assert (await begin_one(frozen_store, "b")).lost == 1
+    assert await frozen_store.beat([alive, dead]) == [True, False]
 
 
 async def test_heal_leaves_what_is_in_the_queue_alone(
@@ -237,16 +272,16 @@ async def test_heal_leaves_what_is_in_the_queue_alone(
     assert await queued(far_queue) == before
 
 
-async def test_heal_takes_a_page_a_round_and_then_begins_again(
-    frozen_store: Store, far_queue: Queue, time: FrozenTime
-) -> None:
-    """So that many overdue timers do not hold up the sweep."""
+async def test_heal_finds_all_that_was_lost(frozen_store: Store, far_queue: Queue, time: FrozenTime) -> None:
+    """Page by page; and again when they are lost again."""
     await frozen_store.create([new_timer(f"t{number}") for number in range(5)])
-    time.advance(GRACE_MS)
     rel = make_relay(frozen_store, far_queue, batch_size=2)
-    assert [await rel.heal() for _ in range(3)] == [2, 2, 1]
-    await far_queue.claim(500)
-    assert [await rel.heal() for _ in range(3)] == [2, 2, 1]
+    assert await rel.promote() == 5
+    time.advance(GRACE_MS)
+    assert await rel.heal() == 0
+    for _ in range(2):
+        assert len((await far_queue.claim(500)).wake_ups) == 5
+        assert await rel.heal() == 5
 
 
 # --- run ---
@@ -291,16 +326,17 @@ async def test_a_relay_that_is_stopped_before_it_runs(redis: Redis, store: Store
     assert await redis.keys("*") == []
 
 
+@pytest.mark.parametrize("name", ["forget", "drain", "adopt", "promote", "heal"])
 async def test_a_bug_in_a_pass_ends_the_relay(
-    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """run() raises it; only an outage is waited for."""
     rel = make_relay(store, queue)
 
-    async def sweep() -> None:
+    async def broken() -> None:
         raise KeyError("bug")
 
-    monkeypatch.setattr(rel, "sweep", sweep)
+    monkeypatch.setattr(rel, name, broken)
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.timeout(30):
             await rel.run()
@@ -314,7 +350,7 @@ async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: p
     failures = [UnavailableError("gone"), UnavailableError("gone")]
     relayed = False
 
-    async def read(consumer: str, *, limit: int, block_ms: int) -> tuple[list[OutboxEntry], int]:
+    async def read(consumer: str, *, limit: int, block_ms: int) -> list[OutboxEntry]:
         nonlocal relayed
         if failures:
             raise failures.pop()

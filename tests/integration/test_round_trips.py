@@ -13,7 +13,8 @@ from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.timers.commands import Begun
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, LEASE_MS, finish_of, new_timer
+from tests.support import frozen
+from tests.support.frozen import HOUR_MS, finish_of, new_timer
 from tests.support.processes import REPOSITORY
 
 TIMERS = 100
@@ -58,7 +59,7 @@ async def test_round_trips_for_a_hundred_timers(
 async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure each path and compare."""
     store = storage.store
-    relay = Relay(store=store, outbox=storage.outbox, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
+    relay = Relay(storage=storage, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
     timers = [new_timer(str(number)) for number in range(TIMERS)]
     begun: list[Begun] = []
 
@@ -67,7 +68,7 @@ async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.
 
     async def begin() -> None:
         claim = await queue.claim(TIMERS)
-        answers = await store.begin(claim.wake_ups, lease_ms=LEASE_MS)
+        answers = await frozen.begin(store, claim.wake_ups)
         begun.extend(answer for answer in answers if isinstance(answer, Begun))
 
     async def finish() -> None:
@@ -81,7 +82,7 @@ async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.
     trips = RoundTrips(monkeypatch)
     measured = {
         "API: create": await trips.of(create),
-        "relay: read, put, acknowledge": await trips.of(relay.drain),
+        "relay: read, admit, put, acknowledge": await trips.of(relay.drain),
         "worker: claim, begin": await trips.of(begin),
         "worker: finish": await trips.of(finish),
     }

@@ -16,13 +16,16 @@ from tests.support.frozen import (
     LEASE_MS,
     T0_MS,
     FrozenTime,
+    begin,
     begin_one,
     finish_of,
+    forget,
     new_timer,
+    pass_time,
     snapshot,
     wake_up,
 )
-from tests.support.keys import STORE
+from tests.support.keys import DUE, HELD, STORE, ended
 from tests.support.records import encode_record
 
 SPEC = Spec("http://receiver/", Delay(0))
@@ -36,6 +39,10 @@ DAMAGED = {
     "timeout is no number": encode_record("{}", due_ms=T0_MS, timeout_ms="soon"),
     "ordering key is no string": encode_record("{}", due_ms=T0_MS, lane=7),
     "host is no string": encode_record("{}", due_ms=T0_MS, host=7),
+    "lost workers are no number": encode_record("{}", due_ms=T0_MS, lost="none"),
+    "nonce is no string": encode_record("{}", due_ms=T0_MS, nonce=7),
+    "holder is no string": encode_record("{}", due_ms=T0_MS, holder=7),
+    "another format": encode_record(encode_spec(SPEC), due_ms=T0_MS, version=2),
 }
 damaged = pytest.mark.parametrize("record", DAMAGED.values(), ids=DAMAGED.keys())
 
@@ -47,6 +54,12 @@ async def stored(store: Store, timer_id: str) -> Timer:
     return found.timer
 
 
+async def is_archived_only(store: Store, timer_id: str) -> None:
+    """There is no such timer any more, but it is remembered."""
+    assert await store.get(TimerName("default", timer_id)) is None
+    assert await store.is_archived(TimerName("default", timer_id))
+
+
 async def damage(redis: Redis, record: bytes) -> None:
     """Leave the timer `bad` with a record nobody can read."""
     await redis.set(STORE.records + "default:bad", record)
@@ -55,8 +68,8 @@ async def damage(redis: Redis, record: bytes) -> None:
 # --- create ---
 
 
-async def test_create_writes_record_due_index_and_outbox(redis: Redis, frozen_store: Store) -> None:
-    """All three, with the due time that is answered."""
+async def test_create_writes_record_indices_and_outbox(redis: Redis, frozen_store: Store) -> None:
+    """All of them, with the due time that is answered."""
     spec = Spec("http://receiver/{id}", Delay(1_500), "PUT", {"x-a": "ü"}, {"k": [1, None]})
     assert await frozen_store.create([NewTimer(TimerName("shop", "a"), spec)]) == [
         Created(Creation.CREATED, T0_MS + 1_500)
@@ -64,21 +77,25 @@ async def test_create_writes_record_due_index_and_outbox(redis: Redis, frozen_st
     found = await frozen_store.get(TimerName("shop", "a"))
     assert found is not None
     assert found.now_ms == T0_MS
-    assert found.timer == Timer(TimerName("shop", "a"), State.SCHEDULED, 0, 0, T0_MS + 1_500, spec)
-    assert await redis.zrange(STORE.due, 0, -1, withscores=True) == [(b"shop:a", T0_MS + 1_500)]
+    nonce = found.timer.nonce
+    assert len(nonce) == 8
+    assert found.timer == Timer(TimerName("shop", "a"), nonce, State.SCHEDULED, 0, 0, T0_MS + 1_500, spec)
+    assert await redis.zrange(f"{STORE.due}shop", 0, -1, withscores=True) == [(b"a", T0_MS + 1_500)]
+    assert await redis.zrange(STORE.next, 0, -1, withscores=True) == [(b"shop", T0_MS + 1_500)]
     [(_, entry)] = await redis.xrange(STORE.outbox)
     assert entry == {b"timer": b"shop:a", b"generation": b"0", b"due": b"1800000001500"}
 
 
 @pytest.mark.parametrize("due_ms", [1, T0_MS, 2_000_000_000_000, 253_402_300_799_999])
 async def test_an_instant_is_due_exactly_then(redis: Redis, frozen_store: Store, due_ms: int) -> None:
-    """Past, present, round numbers, and the end of the calendar, in all three places."""
+    """Past, present, round numbers, and the end of the calendar, in all places."""
     [created] = await frozen_store.create(
         [NewTimer(TimerName("default", "a"), Spec("http://receiver/", Instant(due_ms)))]
     )
     assert created.due_ms == due_ms
     assert (await stored(frozen_store, "a")).due_ms == due_ms
-    assert await redis.zscore(STORE.due, "default:a") == due_ms
+    assert await redis.zscore(DUE, "a") == due_ms
+    assert await redis.zscore(STORE.next, "default") == due_ms
     [(_, entry)] = await redis.xrange(STORE.outbox)
     assert int(entry[b"due"]) == due_ms
 
@@ -133,15 +150,17 @@ async def test_create_keeps_an_unreadable_record(redis: Redis, frozen_store: Sto
 
 
 async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
-    """The timer runs until its lease ends, the attempt counts, and the due index keeps the due time."""
+    """The timer runs until its lease ends, the attempt counts, and it is held with its due time."""
     await frozen_store.create([new_timer("a", 100)])
     time.advance(130)
     begun = await begin_one(frozen_store, "a")
     assert (begun.attempt, begun.due_ms, begun.started_ms) == (1, T0_MS + 100, T0_MS + 130)
     assert (begun.spec, begun.host) == (new_timer("a", 100).spec, "receiver")
     timer = await stored(frozen_store, "a")
+    assert (begun.nonce, begun.lost, begun.lease_ms) == (timer.nonce, 0, LEASE_MS)
     assert (timer.state, timer.attempts, timer.due_ms) == (State.RUNNING, 1, T0_MS + 100)
-    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 100
+    assert await redis.zscore(HELD, "a") == T0_MS + 100
+    assert not await redis.exists(DUE, STORE.next)
     assert await redis.zscore(STORE.running, "default:a") == T0_MS + 130 + LEASE_MS
 
 
@@ -149,25 +168,25 @@ async def test_begin_is_never_early(redis: Redis, frozen_store: Store, time: Fro
     """One millisecond before the due time it says how long to wait; at the due time it begins."""
     await frozen_store.create([new_timer("a", 100)])
     time.advance(99)
+    await frozen_store.beat([])
     before = await snapshot(redis)
-    assert await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS) == [
-        Refused(wake_up("a"), Refusal.EARLY, 1)
-    ]
+    assert await begin(frozen_store, [wake_up("a")]) == [Refused(wake_up("a"), Refusal.EARLY, 1)]
     assert await snapshot(redis) == before
     time.advance(1)
     await begin_one(frozen_store, "a")
 
 
 async def test_begin_takes_over_when_the_lease_is_over(frozen_store: Store, time: FrozenTime) -> None:
-    """Until then the attempt is believed alive."""
+    """Until then the attempt is believed alive; the attempt is the same, and the lost worker is counted."""
     await frozen_store.create([new_timer("a")])
     await begin_one(frozen_store, "a")
-    time.advance(LEASE_MS - 1)
-    assert await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS) == [
-        Refused(wake_up("a"), Refusal.RUNNING)
-    ]
-    time.advance(1)
-    assert (await begin_one(frozen_store, "a")).attempt == 2
+    await pass_time(frozen_store, time, LEASE_MS)
+    assert await begin(frozen_store, [wake_up("a")]) == [Refused(wake_up("a"), Refusal.RUNNING)]
+    for lost in (1, 2):
+        time.advance(1)
+        again = await begin_one(frozen_store, "a")
+        assert (again.attempt, again.lost) == (1, lost)
+        await pass_time(frozen_store, time, LEASE_MS)
 
 
 async def test_begin_refuses_what_is_not_to_be_sent(redis: Redis, frozen_store: Store) -> None:
@@ -177,7 +196,7 @@ async def test_begin_refuses_what_is_not_to_be_sent(redis: Redis, frozen_store: 
         await frozen_store.finish([finish_of(await begin_one(frozen_store, timer_id), outcome)])
     before = await snapshot(redis)
     wake_ups = [wake_up("unknown"), wake_up("a", 1), wake_up("done"), wake_up("failed")]
-    answers = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    answers = await begin(frozen_store, wake_ups)
     assert answers == [
         Refused(wake_ups[0], Refusal.GONE),
         Refused(wake_ups[1], Refusal.STALE),
@@ -190,7 +209,7 @@ async def test_begin_refuses_what_is_not_to_be_sent(redis: Redis, frozen_store: 
 async def test_a_duplicate_wake_up_begins_once(frozen_store: Store) -> None:
     """Even within one batch."""
     await frozen_store.create([new_timer("a")])
-    first, second = await frozen_store.begin([wake_up("a")] * 2, lease_ms=LEASE_MS)
+    first, second = await begin(frozen_store, [wake_up("a")] * 2)
     assert isinstance(first, Begun)
     assert second == Refused(wake_up("a"), Refusal.RUNNING)
 
@@ -199,15 +218,16 @@ async def test_a_duplicate_wake_up_begins_once(frozen_store: Store) -> None:
 async def test_begin_sets_an_unreadable_record_aside(
     redis: Redis, frozen_store: Store, record: bytes
 ) -> None:
-    """It leaves the due index and stays for inspection; its neighbours begin."""
+    """It leaves the indices and stays for inspection; its neighbours begin."""
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
     await damage(redis, record)
     wake_ups = [wake_up("a"), wake_up("bad"), wake_up("b")]
-    first, bad, last = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    first, bad, last = await begin(frozen_store, wake_ups)
     assert isinstance(first, Begun)
     assert isinstance(last, Begun)
     assert bad == Refused(wake_up("bad"), Refusal.UNREADABLE)
-    assert await redis.zscore(STORE.due, "default:bad") is None
+    assert await redis.zrange(HELD, 0, -1) == [b"a", b"b"]
+    assert not await redis.exists(DUE, STORE.next)
     assert await redis.zrange(STORE.set_aside, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
     assert await redis.get(STORE.records + "default:bad") == record
 
@@ -220,11 +240,12 @@ async def test_begin_sets_a_timer_aside_whose_spec_means_nothing(
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
     await damage(redis, encode_record(spec, due_ms=T0_MS))
     wake_ups = [wake_up("a"), wake_up("bad"), wake_up("b")]
-    first, bad, last = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    first, bad, last = await begin(frozen_store, wake_ups)
     assert isinstance(first, Begun)
     assert isinstance(last, Begun)
     assert bad == Refused(wake_up("bad"), Refusal.UNREADABLE)
-    assert await redis.zrange(STORE.due, 0, -1) == [b"default:a", b"default:b"]
+    assert await redis.zrange(HELD, 0, -1) == [b"a", b"b"]
+    assert not await redis.exists(DUE, STORE.next)
     assert await redis.zrange(STORE.running, 0, -1) == [b"default:a", b"default:b"]
     assert await redis.zrange(STORE.set_aside, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
     assert spec in (await redis.get(STORE.records + "default:bad"))
@@ -235,34 +256,39 @@ async def test_begin_sets_a_timer_aside_whose_spec_means_nothing(
 
 @pytest.mark.parametrize("state", [State.DONE, State.FAILED])
 async def test_finish_ends_a_timer(redis: Redis, frozen_store: Store, time: FrozenTime, state: State) -> None:
-    """The record stays for its retention, the id is archived, and nothing will wake the timer again."""
+    """The record stays for its retention, then the id is archived; nothing will wake the timer again."""
     await frozen_store.create([new_timer("a")])
     await redis.delete(STORE.outbox)
     begun = await begin_one(frozen_store, "a")
     last = Attempt(T0_MS, 7, 404, "HTTP 404")
-    assert (await frozen_store.finish([Finish(begun.wake_up, last, End(state, HOUR_MS))])).counted == [True]
+    assert (await frozen_store.finish([Finish(begun, last, End(state, HOUR_MS))])).counted == [True]
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.last_attempt) == (state, 1, last)
-    assert await frozen_store.is_archived(TimerName("default", "a"))
-    assert not await redis.exists(STORE.due, STORE.running, STORE.outbox)
+    assert not await redis.exists(DUE, HELD, STORE.next, STORE.running, STORE.outbox)
+    assert await redis.zrange(ended(state), 0, -1, withscores=True) == [(b"a", T0_MS)]
     time.advance(HOUR_MS - 1)
-    assert await frozen_store.forget(limit=9) == 0
+    assert await forget(frozen_store) == 0
     await stored(frozen_store, "a")
+    assert not await frozen_store.is_archived(TimerName("default", "a"))
     time.advance(1)
-    assert await frozen_store.get(TimerName("default", "a")) is None
+    await is_archived_only(frozen_store, "a")
+    assert await forget(frozen_store) == 1
+    await is_archived_only(frozen_store, "a")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED])
 async def test_without_retention_only_the_archive_remembers(
     redis: Redis, frozen_store: Store, outcome: Outcome
 ) -> None:
-    """No key of the timer is left."""
+    """At once; and no key of the timer is left when it was forgotten."""
     await frozen_store.create([new_timer("a")])
     assert not await frozen_store.is_archived(TimerName("default", "a"))
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), outcome, 0)])
-    assert await frozen_store.get(TimerName("default", "a")) is None
-    assert await frozen_store.is_archived(TimerName("default", "a"))
-    left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox, STORE.health}
+    await is_archived_only(frozen_store, "a")
+    assert await redis.exists(f"{STORE.records}default:a")  # its bits are not set yet
+    assert await forget(frozen_store) == 1
+    await is_archived_only(frozen_store, "a")
+    left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox, STORE.health, STORE.up}
     assert {key.decode() for key in await redis.keys()} == left
 
 
@@ -276,7 +302,8 @@ async def test_retry_schedules_the_next_attempt(redis: Redis, frozen_store: Stor
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.due_ms) == (State.SCHEDULED, 1, T0_MS + 1_010)
     assert timer.last_attempt == Attempt(T0_MS, 0, 503, "HTTP 503")
-    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 1_010
+    assert await redis.zscore(DUE, "a") == await redis.zscore(STORE.next, "default") == T0_MS + 1_010
+    assert not await redis.exists(HELD, STORE.running)
     [(_, entry)] = await redis.xrange(STORE.outbox)
     assert entry == {b"timer": b"default:a", b"generation": b"0", b"due": b"1800000001010"}
     assert await redis.pttl(STORE.records + "default:a") == -1

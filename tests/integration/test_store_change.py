@@ -18,18 +18,19 @@ from httpqueue.timers.commands import (
 )
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay, Instant
-from httpqueue.timers.timer import Attempt, State, Timer
+from httpqueue.timers.timer import FINISHED, Attempt, State
 from tests.support.frozen import (
     HOUR_MS,
-    LEASE_MS,
     T0_MS,
     FrozenTime,
+    begin,
     begin_one,
+    forget,
     new_timer,
     snapshot,
     wake_up,
 )
-from tests.support.keys import STORE
+from tests.support.keys import DUE, HELD, STORE, ended
 from tests.support.states import ANY, OTHER, bring, change_one, counted, in_each_state, stored
 
 # --- change ---
@@ -54,14 +55,17 @@ async def test_a_change_begins_the_next_generation(
     """With the new content and due time; attempts count from 1, the log is kept, old wake-ups are stale."""
     before = await bring(frozen_store, time, state)
     change = Change(TimerName("default", "a"), ANY, before.version, OTHER, Delay(900))
-    assert await change_one(frozen_store, change) == Changed(ChangeResult.CHANGED, state, T0_MS + 1_400, 1)
-    after = Timer(TimerName("default", "a"), State.SCHEDULED, 1, 0, T0_MS + 1_400, OTHER, before.log)
-    assert await stored(frozen_store) == after
-    assert await redis.zrange(STORE.due, 0, -1, withscores=True) == [(b"default:a", T0_MS + 1_400)]
-    assert not await redis.exists(STORE.finished, STORE.retention)
+    assert await change_one(frozen_store, change) == Changed(
+        ChangeResult.CHANGED, state, T0_MS + 1_400, f"{before.nonce}.1.0.s"
+    )
+    assert await stored(frozen_store) == replace(
+        before, state=State.SCHEDULED, generation=1, attempts=0, due_ms=T0_MS + 1_400, spec=OTHER
+    )
+    assert await redis.zrange(DUE, 0, -1, withscores=True) == [(b"a", T0_MS + 1_400)]
+    assert not await redis.exists(HELD, *map(ended, FINISHED), STORE.retention)
     assert await counted(redis) == {"s": 1}
     time.advance(900)
-    stale, begun = await frozen_store.begin([wake_up("a"), wake_up("a", 1)], lease_ms=LEASE_MS)
+    stale, begun = await begin(frozen_store, [wake_up("a"), wake_up("a", 1)])
     assert stale == Refused(wake_up("a"), Refusal.STALE)
     assert isinstance(begun, Begun)
     assert (begun.attempt, begun.due_ms) == (1, T0_MS + 1_400)
@@ -80,7 +84,9 @@ async def test_fire_is_due_now(frozen_store: Store) -> None:
     """A timer of the far future begins at once."""
     await frozen_store.create([new_timer("a", HOUR_MS)])
     fire = Change(TimerName("default", "a"), frozenset({State.SCHEDULED}), due=Delay(0))
-    assert await change_one(frozen_store, fire) == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS, 1)
+    assert await change_one(frozen_store, fire) == Changed(
+        ChangeResult.CHANGED, State.SCHEDULED, T0_MS, (await stored(frozen_store)).version
+    )
     assert (await begin_one(frozen_store, "a", 1)).attempt == 1
 
 
@@ -91,9 +97,7 @@ async def test_replay_keeps_the_attempts(frozen_store: Store, time: FrozenTime) 
     assert (await change_one(frozen_store, replay)).result is ChangeResult.CHANGED
     begun = await begin_one(frozen_store, "a", 1)
     last = Attempt(begun.started_ms, 0, 200, number=1, generation=1)
-    assert (await frozen_store.finish([Finish(begun.wake_up, last, End(State.DONE, HOUR_MS))])).counted == [
-        True
-    ]
+    assert (await frozen_store.finish([Finish(begun, last, End(State.DONE, HOUR_MS))])).counted == [True]
     timer = await stored(frozen_store)
     assert (timer.state, timer.spec, timer.log) == (State.DONE, failed.spec, (*failed.log, last))
 
@@ -111,17 +115,18 @@ async def test_a_change_has_the_worker_use_the_new_timeout(frozen_store: Store, 
 async def test_answers_stand_in_the_order_of_the_changes(frozen_store: Store) -> None:
     """The second wish for a timer is judged by what the first one made of it."""
     await frozen_store.create([new_timer("a"), new_timer("b")])
+    a, b = await stored(frozen_store, "a"), await stored(frozen_store, "b")
     changes = [
-        Change(TimerName("default", "a"), ANY, "0.0.s", due=Instant(1)),
+        Change(TimerName("default", "a"), ANY, a.version, due=Instant(1)),
         Change(TimerName("default", "nobody"), ANY),
-        Change(TimerName("default", "a"), ANY, "0.0.s", due=Instant(2)),
+        Change(TimerName("default", "a"), ANY, a.version, due=Instant(2)),
         Change(TimerName("default", "b"), ANY, due=Instant(3)),
     ]
     assert await frozen_store.change(changes) == [
-        Changed(ChangeResult.CHANGED, State.SCHEDULED, 1, 1),
+        Changed(ChangeResult.CHANGED, State.SCHEDULED, 1, f"{a.nonce}.1.0.s"),
         Changed(ChangeResult.GONE),
         Changed(ChangeResult.OTHER_VERSION, State.SCHEDULED),
-        Changed(ChangeResult.CHANGED, State.SCHEDULED, 3, 1),
+        Changed(ChangeResult.CHANGED, State.SCHEDULED, 3, f"{b.nonce}.1.0.s"),
     ]
 
 
@@ -129,7 +134,9 @@ async def test_answers_stand_in_the_order_of_the_changes(frozen_store: Store) ->
 async def test_the_version_decides(redis: Redis, frozen_store: Store, time: FrozenTime, state: State) -> None:
     """That of any other moment is refused by change and cancel, and nothing changes."""
     timer = await bring(frozen_store, time, state)
-    others = {"", "0", "0.0.s", "0.1.r", "0.1.d", "0.1.f", "0.0.c", "1.0.s", "*"} - {"", timer.version}
+    moments = ("0.0.s", "0.1.r", "0.1.d", "0.1.f", "0.0.c", "1.0.s")
+    others = {f"{nonce}.{moment}" for nonce in (timer.nonce, "otherone") for moment in moments}
+    others = {*others, *moments, "0", "*", timer.nonce} - {timer.version}
     before = await snapshot(redis)
     for version in others:
         changed = await change_one(
@@ -146,37 +153,49 @@ async def test_the_version_decides(redis: Redis, frozen_store: Store, time: Froz
 
 
 async def test_cancel_ends_a_scheduled_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
-    """Its record stays for the retention, its id is archived, and nothing sends it."""
+    """Its record stays for the retention, then its id is archived; nothing sends it."""
     timer = await bring(frozen_store, time, State.SCHEDULED)
     cancelled = await frozen_store.cancel(
         TimerName("default", "a"), version=timer.version, retention_ms=HOUR_MS
     )
-    assert cancelled == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS + 100, 0)
+    assert cancelled == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS + 100, timer.version)
     assert await stored(frozen_store) == replace(timer, state=State.CANCELLED)
+    assert not await redis.exists(STORE.archive_counts)
+    [refused] = await begin(frozen_store, [wake_up("a")])
+    assert refused == Refused(wake_up("a"), Refusal.FINISHED)
+    assert not await redis.exists(DUE, HELD, STORE.next)
+    assert await counted(redis) == {"c": 1}
+    time.advance(HOUR_MS)
+    assert await frozen_store.is_archived(TimerName("default", "a"))
+    assert await forget(frozen_store) == 1
     assert await frozen_store.is_archived(TimerName("default", "a"))
     assert await redis.hgetall(STORE.archive_counts) == {b"0": b"1"}  # type: ignore[misc] # sync or async
-    [refused] = await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
-    assert refused == Refused(wake_up("a"), Refusal.FINISHED)
-    assert not await redis.exists(STORE.due)
-    assert await counted(redis) == {"c": 1}
 
 
 async def test_cancel_without_retention_leaves_the_archive_alone(redis: Redis, frozen_store: Store) -> None:
-    """No key of the timer is left."""
+    """No key of the timer is left when it was forgotten."""
     await frozen_store.create([new_timer("a", ordering_key="lane")])
     await frozen_store.cancel(TimerName("default", "a"), version=None, retention_ms=0)
+    assert await frozen_store.is_archived(TimerName("default", "a"))
+    assert await forget(frozen_store) == 1
+    assert await frozen_store.is_archived(TimerName("default", "a"))
     left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox}
     assert {key.decode() for key in await redis.keys()} == left
 
 
 async def test_cancel_deletes_a_failed_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
-    """At once, whatever its retention; the id stays archived."""
-    await bring(frozen_store, time, State.FAILED)
-    cancelled = await frozen_store.cancel(TimerName("default", "a"), version="0.1.f", retention_ms=HOUR_MS)
-    assert cancelled == Changed(ChangeResult.CHANGED, State.FAILED, T0_MS + 100, 0)
-    assert await frozen_store.get(TimerName("default", "a")) is None
-    assert await frozen_store.is_archived(TimerName("default", "a"))
-    assert not await redis.exists(STORE.finished, STORE.retention, STORE.counts)
+    """At once, whatever its retention; the record goes when the archive has its id."""
+    failed = await bring(frozen_store, time, State.FAILED)
+    cancelled = await frozen_store.cancel(
+        TimerName("default", "a"), version=failed.version, retention_ms=HOUR_MS
+    )
+    assert cancelled == Changed(ChangeResult.CHANGED, State.FAILED, T0_MS + 100, failed.version)
+    for is_forgotten in (False, True):
+        assert await frozen_store.get(TimerName("default", "a")) is None
+        assert await frozen_store.is_archived(TimerName("default", "a"))
+        assert await redis.exists(f"{STORE.records}default:a") == (not is_forgotten)
+        await forget(frozen_store)
+    assert not await redis.exists(ended(State.FAILED), STORE.retention, STORE.counts)
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.DONE, State.CANCELLED])
@@ -191,12 +210,11 @@ async def test_cancel_comes_too_late(
     assert await snapshot(redis) == before
 
 
-async def test_a_full_archive_layer_hands_over_to_the_next_by_cancels_alone(
-    redis: Redis, frozen_store: Store
-) -> None:
-    """A process that never finishes an attempt must not overfill it."""
+async def test_a_full_archive_layer_hands_over_to_the_next(redis: Redis, frozen_store: Store) -> None:
+    """Whoever forgets: no process overfills it."""
     await redis.hset(STORE.archive_counts, "0", "99999")  # type: ignore[misc] # sync or async
     await frozen_store.create([new_timer("a"), new_timer("b")])
     for timer_id in "ab":
         await frozen_store.cancel(TimerName("default", timer_id), version=None, retention_ms=0)
+        assert await forget(frozen_store) == 1
     assert await redis.hgetall(STORE.archive_counts) == {b"0": b"100000", b"1": b"1"}  # type: ignore[misc] # as above

@@ -20,14 +20,15 @@ from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import FINISHED, State, Timer
 from tests.support.frozen import (
     HOUR_MS,
-    LEASE_MS,
     T0_MS,
     FrozenTime,
+    begin,
+    forget,
     new_timer,
     snapshot,
     wake_up,
 )
-from tests.support.keys import STORE
+from tests.support.keys import DUE, HELD, STORE, ended
 from tests.support.states import ANY, bring, change_one, counted, in_each_state, stored
 
 # --- a new timer whose id is taken ---
@@ -81,18 +82,18 @@ async def test_who_replaces_another_timer_is_all_that_is_left(
     redis: Redis, frozen_store: Store, time: FrozenTime, state: State
 ) -> None:
     """Of the old one no attempt, index entry or count stays; its wake-ups are stale."""
-    await bring(frozen_store, time, state)
+    before = await bring(frozen_store, time, state)
     wish = again(IfExists.REPLACE, 70)
     await frozen_store.create([wish])
-    assert await stored(frozen_store) == Timer(
-        TimerName("default", "a"), State.SCHEDULED, 1, 0, T0_MS + 570, wish.spec
+    after = await stored(frozen_store)
+    assert after.nonce != before.nonce
+    assert after == Timer(
+        TimerName("default", "a"), after.nonce, State.SCHEDULED, 1, 0, T0_MS + 570, wish.spec
     )
-    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 570
+    assert await redis.zscore(DUE, "a") == T0_MS + 570
     assert await counted(redis) == {"s": 1}
-    assert not await redis.exists(STORE.finished, STORE.retention)
-    assert await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS) == [
-        Refused(wake_up("a"), Refusal.STALE)
-    ]
+    assert not await redis.exists(HELD, *map(ended, FINISHED), STORE.retention)
+    assert await begin(frozen_store, [wake_up("a")]) == [Refused(wake_up("a"), Refusal.STALE)]
 
 
 @in_each_state
@@ -114,7 +115,7 @@ async def test_what_a_batch_creates_and_replaces_is_indexed_by_the_last_due_time
     answers = await frozen_store.create([new_timer("a", 100), again(IfExists.REPLACE, 500)])
     assert [answer.creation for answer in answers] == [Creation.CREATED, Creation.REPLACED]
     assert (await stored(frozen_store)).due_ms == T0_MS + 500
-    assert await redis.zscore(STORE.due, "default:a") == T0_MS + 500
+    assert await redis.zscore(DUE, "a") == await redis.zscore(STORE.next, "default") == T0_MS + 500
 
 
 # --- retention ---
@@ -136,6 +137,6 @@ async def test_when_the_retention_is_over_the_timer_is_gone(
     )
     [created] = await frozen_store.create([again(IfExists.CONFLICT, 5)])
     assert created.creation is Creation.CREATED
-    assert await frozen_store.forget(limit=9) == 0
+    assert await forget(frozen_store) == 0
     assert (await stored(frozen_store)).generation == 0
     assert await counted(redis) == {"s": 1}

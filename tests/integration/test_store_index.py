@@ -1,26 +1,44 @@
-"""The due index page by page, and the outbox entry by entry: nothing is lost on the way to the relay."""
+"""What relays ask for, wake-up by wake-up, and the outbox entry by entry: nothing is lost on the way."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
 from httpqueue.storage import keys
+from httpqueue.storage.policies import Policies
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, NewTimer, OutboxEntry, Position, WakeUp, WakeUpPage
+from httpqueue.storage.wake_ups import Place, WakeUps
+from httpqueue.timers.commands import Begun, NewTimer, OutboxEntry, Refusal, Refused, WakeUp
 from httpqueue.timers.names import TimerName
+from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, T0_MS, FrozenTime, finish_of, new_timer, outbox_of, wake_up
-from tests.support.keys import STORE
+from tests.support.frozen import (
+    LEASE_MS,
+    T0_MS,
+    FrozenTime,
+    begin,
+    begin_one,
+    finish_of,
+    lose_leases,
+    new_timer,
+    outbox_of,
+    pass_time,
+    wake_up,
+)
+from tests.support.keys import DUE, HELD, STORE
+
+HORIZON_MS = 1_000
 
 
-def names(found: WakeUpPage | list[WakeUp]) -> list[str]:
+def names(found: list[WakeUp]) -> list[str]:
     """The timers' ids."""
-    wake_ups = found.wake_ups if isinstance(found, WakeUpPage) else found
-    return [each.name.id for each in wake_ups]
+    return [each.name.id for each in found]
 
 
 def readable(entries: list[OutboxEntry]) -> list[str]:
@@ -28,101 +46,283 @@ def readable(entries: list[OutboxEntry]) -> list[str]:
     return names([entry.wake_up for entry in entries if entry.wake_up])
 
 
-async def all_pages(store: Store, limit: int) -> list[str]:
-    """The whole index, read as the relay does."""
-    found: list[str] = []
-    position: Position | None = Position()
-    while position is not None:
-        page = await store.upcoming(position, ahead_ms=0, limit=limit)
+@pytest.fixture
+def wake_ups(frozen_storage: Storage) -> WakeUps:
+    """Of frozen_store."""
+    return frozen_storage.wake_ups
+
+
+@pytest.fixture
+def few(redis: Redis, time: FrozenTime) -> WakeUps:
+    """The same for a queue that holds some 10 wake-ups of one application."""
+    return WakeUps(redis, now=time, window=10)
+
+
+def of(application: str, timer_id: str, delay_ms: int = 0) -> NewTimer:
+    """A timer of an application."""
+    return replace(new_timer(timer_id, delay_ms), name=TimerName(application, timer_id))
+
+
+async def top_up(wake_ups: WakeUps, *, limit: int = 500, horizon_ms: int = HORIZON_MS) -> list[WakeUp]:
+    """All that the queue should have next."""
+    found: list[WakeUp] = []
+    start: int | None = 0
+    while start is not None:
+        page = await wake_ups.top_up(start, horizon_ms=horizon_ms, limit=limit)
         assert len(page.wake_ups) <= limit
-        found += names(page)
-        position = page.next
+        found += page.wake_ups
+        start = page.next
     return found
 
 
-# --- the due index ---
+async def overdue(wake_ups: WakeUps, *, by_ms: int = 0, limit: int = 500) -> list[WakeUp]:
+    """The whole search, page by page."""
+    found: list[WakeUp] = []
+    place: Place | None = Place()
+    while place is not None:
+        page, place = await wake_ups.overdue(place, by_ms=by_ms, limit=limit)
+        assert len(page) <= limit
+        found += page
+    return found
 
 
-async def test_a_page_ends_at_the_horizon(frozen_store: Store) -> None:
-    """What is due exactly then is in it; the order is that of the due times."""
-    await frozen_store.create([new_timer("c", 101), new_timer("b", 100), new_timer("a", 99)])
-    assert await frozen_store.upcoming(Position(), ahead_ms=100, limit=10) == WakeUpPage(
-        [WakeUp(TimerName("default", "a"), 0, T0_MS + 99), WakeUp(TimerName("default", "b"), 0, T0_MS + 100)],
-        None,
-        T0_MS,
-    )
+# --- what the queue should have ---
 
 
-async def test_a_page_begins_at_the_cursor(frozen_store: Store) -> None:
-    """What is due exactly at its instant is in it."""
-    await frozen_store.create([new_timer("a", 99), new_timer("b", 100), new_timer("c", 101)])
-    page = await frozen_store.upcoming(Position(T0_MS + 100), ahead_ms=1_000, limit=10)
-    assert names(page) == ["b", "c"]
-
-
-async def test_the_overdue_are_behind_a_negative_horizon(frozen_store: Store, time: FrozenTime) -> None:
-    """What is less overdue is not in it."""
-    await frozen_store.create([new_timer("a", 0), new_timer("b", 1)])
-    time.advance(100)
-    assert names(await frozen_store.upcoming(Position(), ahead_ms=-100, limit=10)) == ["a"]
-
-
-async def test_a_running_timer_is_found_at_the_end_of_its_lease(
-    frozen_store: Store, time: FrozenTime
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
+async def test_the_queue_is_filled_up_to_the_horizon(
+    frozen_store: Store, wake_ups: WakeUps, limit: int
 ) -> None:
-    """By its due time, so that a lost worker is noticed."""
-    await frozen_store.create([new_timer("a")])
-    await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
-    assert names(await frozen_store.upcoming(Position(), ahead_ms=LEASE_MS, limit=10)) == []
-    time.advance(LEASE_MS - 1)
-    assert names(await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)) == []
-    time.advance(1)
-    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)
-    assert page.wake_ups == [WakeUp(TimerName("default", "a"), 0, T0_MS)]
+    """What is due exactly then is in it; the order is that of the due times; each is handed out once."""
+    await frozen_store.create([new_timer("c", 1_001), new_timer("b", 1_000), new_timer("a", 999)])
+    assert await top_up(wake_ups, limit=limit) == [
+        WakeUp(TimerName("default", "a"), 0, T0_MS + 999),
+        WakeUp(TimerName("default", "b"), 0, T0_MS + 1_000),
+    ]
+    assert names(await top_up(wake_ups, horizon_ms=999)) == []
+
+
+async def test_time_brings_the_next_ones(frozen_store: Store, wake_ups: WakeUps, time: FrozenTime) -> None:
+    """None twice, whatever became of those before."""
+    await frozen_store.create([new_timer("a", 10), new_timer("b", 1_500), new_timer("c", 2_500)])
+    found = [names(await top_up(wake_ups))]
+    for _ in range(2):
+        time.advance(1_000)
+        found.append(names(await top_up(wake_ups)))
+    assert found == [["a"], ["b"], ["c"]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8])
-async def test_many_at_one_instant_are_each_found_once(frozen_store: Store, limit: int) -> None:
-    """Whether they fill pages exactly or not, with others before and after them."""
+async def test_many_at_one_instant_are_each_found_once(
+    frozen_store: Store, wake_ups: WakeUps, time: FrozenTime, limit: int
+) -> None:
+    """Whether they fill pages exactly or not, with others before and after; when overdue, too."""
     await frozen_store.create([new_timer(f"t{number}") for number in range(5)])
     for timer_id, due_ms in (("s", T0_MS - 1), ("r", T0_MS - 2)):
         await frozen_store.create(
             [NewTimer(TimerName("default", timer_id), Spec("http://receiver/", Instant(due_ms)))]
         )
-    assert await all_pages(frozen_store, limit) == ["r", "s", "t0", "t1", "t2", "t3", "t4"]
+    expected = ["r", "s", "t0", "t1", "t2", "t3", "t4"]
+    assert names(await top_up(wake_ups, limit=limit)) == expected
+    time.advance(1)
+    assert names(await overdue(wake_ups, limit=limit)) == expected
 
 
-async def test_nothing_is_missed_when_the_cursor_member_moves_away(redis: Redis, frozen_store: Store) -> None:
-    """The page begins again at its instant: one twice is better than one never."""
+async def test_a_new_wake_up_goes_where_the_queue_is_filled(
+    frozen_store: Store, few: WakeUps, time: FrozenTime
+) -> None:
+    """What is due behind that, or behind the horizon, waits in the due index; nothing is missed."""
+    await frozen_store.create([new_timer(f"t{number:02}", 10 * number) for number in range(20)])
+    assert names(await top_up(few)) == [f"t{number:02}" for number in range(10)]
+    new = {"early": 5, "same": 90, "late": 95, "far": 1_001}
+    await frozen_store.create([new_timer(name, ms) for name, ms in new.items()])
+    asked = [WakeUp(TimerName("default", name), 0, T0_MS + ms) for name, ms in new.items()]
+    assert names(await few.admit(asked, horizon_ms=HORIZON_MS)) == ["early", "same"]
+    time.advance(1)
+    begun = await begin(frozen_store, [wake_up("t00")])
+    assert isinstance(begun[0], Begun)
+    assert names(await overdue(few)) == []
+
+
+async def test_a_wake_up_of_an_application_that_nobody_filled_in_yet_need_not_wait(
+    frozen_store: Store, few: WakeUps
+) -> None:
+    """Unless it has more than the queue may hold of it: then top_up decides."""
+    await frozen_store.create([new_timer("a"), new_timer("b", 1_001)])
+    asked = [WakeUp(TimerName("default", "a"), 0, T0_MS), WakeUp(TimerName("default", "b"), 0, T0_MS + 1_001)]
+    assert names(await few.admit(asked, horizon_ms=HORIZON_MS)) == ["a"]
+    await frozen_store.create([new_timer(f"t{number:02}", number) for number in range(20)])
+    assert await few.admit(asked, horizon_ms=HORIZON_MS) == []
+    assert len(await top_up(few)) == 10
+
+
+async def test_a_backlog_reaches_the_queue_as_it_empties(frozen_store: Store, few: WakeUps) -> None:
+    """A hundred that are due at once, in their order; the queue is topped up when it is half empty."""
+    expected = [f"t{number:02}" for number in range(100)]
+    await frozen_store.create([new_timer(name) for name in expected])
+    in_queue = await top_up(few)
+    done: list[str] = []
+    while in_queue:
+        assert len(in_queue) <= 10
+        assert await top_up(few) == []
+        some, in_queue = in_queue[:6], in_queue[6:]
+        assert all(isinstance(answer, Begun) for answer in await begin(frozen_store, some))
+        done += names(some)
+        in_queue += await top_up(few)
+    assert done == expected
+
+
+async def test_a_flood_before_what_the_queue_was_filled_with(
+    frozen_store: Store, few: WakeUps, time: FrozenTime
+) -> None:
+    """A new one goes in only while there is room for it, and is found later; none is missed."""
+    await frozen_store.create([new_timer("last", 900)])
+    assert names(await top_up(few)) == ["last"]
+    admitted: list[str] = []
+    for first in range(0, 100, 5):
+        flood = [new_timer(f"t{number:02}", number) for number in range(first, first + 5)]
+        created = await frozen_store.create(flood)
+        asked = [WakeUp(one.name, 0, each.due_ms) for one, each in zip(flood, created, strict=True)]
+        admitted += names(await few.admit(asked, horizon_ms=HORIZON_MS))
+    assert admitted == [f"t{number:02}" for number in range(15)]  # with `last` not more than twice the window
+    in_queue = [wake_up(name) for name in ["last", *admitted]]
+    begun: list[str] = []
+    time.advance(900)
+    while in_queue:
+        begun += names(
+            [each.wake_up for each in await begin(frozen_store, in_queue) if isinstance(each, Begun)]
+        )
+        in_queue = await top_up(few)
+    assert sorted(begun) == ["last"] + [f"t{number:02}" for number in range(100)]
+
+
+async def test_applications_are_filled_each_for_itself(frozen_store: Store, few: WakeUps) -> None:
+    """One tenant's backlog does not stand before another's."""
+    await frozen_store.create([of("big", f"t{number:03}") for number in range(200)])
+    await frozen_store.create([of("small", "a", 500)])
+    found = await top_up(few, limit=4)
+    assert [each.name.application for each in found] == ["big"] * 8 + [
+        "small"
+    ]  # pages of 4, until it has half the window
+
+
+async def test_a_paused_application_gets_no_wake_ups(
+    redis: Redis, frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
+) -> None:
+    """When it goes on, all that became due meanwhile, though nobody stood in its line."""
+    await frozen_store.create([new_timer("before", 100)])
+    assert names(await top_up(wake_ups)) == ["before"]
+    await Policies(redis).update_application("default", lambda _: ApplicationPolicy(paused=True))
+    await frozen_store.create([new_timer("meanwhile", 200)])
+    new = [WakeUp(TimerName("default", "meanwhile"), 0, T0_MS + 200)]
+    assert await wake_ups.admit(new, horizon_ms=HORIZON_MS) == []
+    time.advance(300)
+    assert await top_up(wake_ups) == await overdue(wake_ups) == []
+    await Policies(redis).update_application("default", lambda _: ApplicationPolicy())
+    assert names(await top_up(wake_ups)) == ["before", "meanwhile"]
+
+
+async def test_until_when_the_queue_is_complete(frozen_store: Store, few: WakeUps, time: FrozenTime) -> None:
+    """So long promote need not come again: until the first that is not in the queue may be due."""
+    await frozen_store.create([of("small", "a", 500)])
+    page = await few.top_up(0, horizon_ms=HORIZON_MS, limit=500)
+    assert page.complete_for_ms is None
+    await frozen_store.create([of("big", f"t{number:03}", 10 * number) for number in range(50)])
+    page = await few.top_up(0, horizon_ms=HORIZON_MS, limit=500)
+    assert page.complete_for_ms == 90
+    time.advance(200)
+    page = await few.top_up(0, horizon_ms=HORIZON_MS, limit=500)
+    assert page.complete_for_ms == 0
+
+
+# --- what may be lost ---
+
+
+async def test_the_overdue_went_into_the_queue(frozen_store: Store, few: WakeUps, time: FrozenTime) -> None:
+    """What is less overdue is not among them, nor what waits in the due index, nor what runs."""
+    await frozen_store.create([new_timer(f"t{number:02}", number) for number in range(20)])
+    assert await overdue(few) == []
+    await top_up(few)
+    time.advance(100)
+    await begin(frozen_store, [wake_up("t00")])
+    assert names(await overdue(few, by_ms=96)) == ["t01", "t02", "t03", "t04"]
+    assert names(await overdue(few)) == [f"t{number:02}" for number in range(1, 10)]
+
+
+async def test_a_running_timer_is_found_when_its_worker_is_lost(
+    frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
+) -> None:
+    """By its lease, wherever its wake-up is."""
+    await frozen_store.create([new_timer("a")])
+    await begin_one(frozen_store, "a")
+    await pass_time(frozen_store, time, LEASE_MS - 1)
+    assert await wake_ups.heal(late_ms=0, limit=9) == []
+    time.advance(1)
+    assert await wake_ups.heal(late_ms=0, limit=9) == [WakeUp(TimerName("default", "a"), 0, T0_MS)]
+    assert await top_up(wake_ups) == await overdue(wake_ups) == []
+
+
+async def test_nothing_is_missed_when_the_place_moves_away(
+    frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
+) -> None:
+    """The search goes on behind where it was."""
     await frozen_store.create([new_timer(f"t{number}") for number in range(6)])
-    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=3)
-    assert names(page) == ["t0", "t1", "t2"]
-    assert page.next is not None
-    await redis.zadd(STORE.due, {"default:t2": T0_MS + 500})
-    page = await frozen_store.upcoming(page.next, ahead_ms=0, limit=10)
-    assert names(page) == ["t0", "t1", "t3", "t4", "t5"]
+    await top_up(wake_ups)
+    time.advance(1)
+    first, place = await wake_ups.overdue(Place(), by_ms=0, limit=3)
+    assert names(first) == ["t0", "t1", "t2"]
+    assert place is not None
+    await begin(frozen_store, [wake_up("t2"), wake_up("t0")])
+    rest, end = await wake_ups.overdue(place, by_ms=0, limit=10)
+    assert (names(rest), end) == (["t3", "t4", "t5"], None)
 
 
-async def test_an_entry_without_a_record_leaves_the_index(redis: Redis, frozen_store: Store) -> None:
-    """Also when it is the last of its page; no timer is missed."""
+@pytest.mark.parametrize("found_by", [top_up, overdue])
+async def test_an_entry_without_a_record_leaves_the_index(
+    redis: Redis,
+    frozen_store: Store,
+    wake_ups: WakeUps,
+    time: FrozenTime,
+    found_by: Callable[[WakeUps], Awaitable[list[WakeUp]]],
+) -> None:
+    """It would be handed out for ever; its neighbours are found, and an index without any goes."""
     await frozen_store.create([new_timer(f"t{number}") for number in range(6)])
-    await redis.delete(*(f"{STORE.records}default:t{number}" for number in (0, 2, 3)))
-    assert sorted(set(await all_pages(frozen_store, 3))) == ["t1", "t4", "t5"]
-    assert await redis.zrange(STORE.due, 0, -1) == [b"default:t1", b"default:t4", b"default:t5"]
+    await frozen_store.create([of("empty", "a")])
+    if found_by is overdue:
+        assert len(await top_up(wake_ups)) == 7
+    time.advance(1)
+    await redis.delete(*(f"{STORE.records}default:t{number}" for number in (0, 2, 3, 5)))
+    await redis.delete(f"{STORE.records}empty:a")
+    assert names(await found_by(wake_ups)) == ["t1", "t4"]
+    assert await redis.zrange(DUE, 0, -1) == [b"t1", b"t4"]
+    assert await redis.zrange(STORE.next, 0, -1) == [b"default"]
+
+
+async def test_a_running_entry_without_a_record_leaves_the_indices(
+    redis: Redis, frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
+) -> None:
+    """When its lease is over; nobody else would take it out."""
+    await frozen_store.create([new_timer("a")])
+    await begin_one(frozen_store, "a")
+    await redis.delete(f"{STORE.records}default:a")
+    await lose_leases(frozen_store, time)
+    assert await wake_ups.heal(late_ms=0, limit=9) == []
+    assert not await redis.exists(STORE.running, HELD, DUE)
 
 
 @pytest.mark.parametrize("record", [b"garbage", b"\xc1", b"\xa1s"])
 async def test_an_unreadable_record_is_woken_to_be_set_aside(
-    redis: Redis, frozen_store: Store, time: FrozenTime, record: bytes
+    redis: Redis, frozen_store: Store, wake_ups: WakeUps, record: bytes
 ) -> None:
     """The wake-up it gets ends in begin; its neighbours are found."""
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("c")])
     await redis.set(STORE.records + "default:bad", record)
-    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)
-    assert page.wake_ups == [WakeUp(TimerName("default", name), 0, T0_MS) for name in ("a", "bad", "c")]
-    await frozen_store.begin(page.wake_ups, lease_ms=LEASE_MS)
-    time.advance(LEASE_MS)
-    assert names(await frozen_store.upcoming(Position(), ahead_ms=0, limit=10)) == ["a", "c"]
+    found = await top_up(wake_ups)
+    assert found == [WakeUp(TimerName("default", name), 0, T0_MS) for name in ("a", "bad", "c")]
+    answers = await begin(frozen_store, found)
+    assert answers[1] == Refused(found[1], Refusal.UNREADABLE)
+    assert not await redis.exists(DUE, STORE.next)
+    assert await redis.zrange(HELD, 0, -1) == [b"a", b"c"]
 
 
 # --- the outbox ---
@@ -132,11 +332,10 @@ async def test_the_outbox_is_read_in_order_and_by_one(redis: Redis, frozen_store
     """At most `limit` entries; what one consumer read the next one does not get; acknowledged is gone."""
     await outbox_of(frozen_store).read("one", limit=1, block_ms=1)
     await frozen_store.create([new_timer(name) for name in "abc"])
-    first, now_ms = await outbox_of(frozen_store).read("one", limit=2, block_ms=1)
-    rest, _ = await outbox_of(frozen_store).read("two", limit=2, block_ms=1)
-    nothing, _ = await outbox_of(frozen_store).read("one", limit=2, block_ms=1)
+    first = await outbox_of(frozen_store).read("one", limit=2, block_ms=1)
+    rest = await outbox_of(frozen_store).read("two", limit=2, block_ms=1)
+    nothing = await outbox_of(frozen_store).read("one", limit=2, block_ms=1)
     assert (readable(first), readable(rest), nothing) == (["a", "b"], ["c"], [])
-    assert now_ms == T0_MS
     await outbox_of(frozen_store).acknowledge(first)
     assert await redis.xlen(STORE.outbox) == 1
     assert (await redis.xpending(STORE.outbox, keys.OUTBOX_GROUP))["pending"] == 1
@@ -145,7 +344,7 @@ async def test_the_outbox_is_read_in_order_and_by_one(redis: Redis, frozen_store
 async def test_what_was_written_before_the_first_reader_came_is_read(frozen_store: Store) -> None:
     """By the read that makes the consumer group."""
     await frozen_store.create([new_timer("a")])
-    entries, _ = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     assert readable(entries) == ["a"]
 
 
@@ -154,21 +353,20 @@ async def test_reading_goes_on_after_the_stream_was_deleted(redis: Redis, frozen
     await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     await redis.delete(STORE.outbox)
     await frozen_store.create([new_timer("a")])
-    entries, _ = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     assert readable(entries) == ["a"]
 
 
 async def test_left_entries_are_adopted(frozen_store: Store) -> None:
     """Delay their idle time and not before; adopted ones are the new reader's."""
-    assert await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9) == ([], T0_MS)
+    assert await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9) == []
     await frozen_store.create([new_timer(name) for name in "abc"])
     await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
-    assert await outbox_of(frozen_store).adopt("two", idle_ms=600_000, limit=9) == ([], T0_MS)
-    adopted, now_ms = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=2)
+    assert await outbox_of(frozen_store).adopt("two", idle_ms=600_000, limit=9) == []
+    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=2)
     assert readable(adopted) == ["a", "b"]
-    assert now_ms == T0_MS
     await outbox_of(frozen_store).acknowledge(adopted)
-    adopted, _ = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
+    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
     assert readable(adopted) == ["c"]
 
 
@@ -176,9 +374,9 @@ async def test_a_deleted_entry_is_not_adopted(redis: Redis, frozen_store: Store)
     """Somebody took it out of the stream; the others come."""
     await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     await frozen_store.create([new_timer("a"), new_timer("b")])
-    [first, _], _ = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    [first, _] = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     await redis.xdel(STORE.outbox, first.entry_id)
-    adopted, _ = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
+    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
     assert readable(adopted) == ["b"]
 
 
@@ -189,11 +387,11 @@ async def test_redis_6_names_deleted_entries_without_an_id(
     await outbox_of(frozen_store).adopt("one", idle_ms=0, limit=9)
     fields = {b"timer": b"default:a", b"generation": b"0", b"due": b"1"}
 
-    async def execute(_: Pipeline) -> list[Any]:
-        return [(b"0-0", [(None, None), (b"1-1", fields)]), (0, 0)]
+    async def xautoclaim(*_: object, **__: object) -> list[Any]:
+        return [b"0-0", [(None, None), (b"1-1", fields)]]
 
-    monkeypatch.setattr(Pipeline, "execute", execute)
-    adopted, _ = await outbox_of(frozen_store).adopt("one", idle_ms=0, limit=9)
+    monkeypatch.setattr(Redis, "xautoclaim", xautoclaim)
+    adopted = await outbox_of(frozen_store).adopt("one", idle_ms=0, limit=9)
     assert adopted == [OutboxEntry(b"1-1", WakeUp(TimerName("default", "a"), 0, 1))]
 
 
@@ -217,7 +415,7 @@ async def test_an_unreadable_entry_goes_to_the_dead_stream(
     await frozen_store.create([new_timer("a")])
     await redis.xadd(STORE.outbox, fields)
     await frozen_store.create([new_timer("b")])
-    entries, _ = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     assert [entry.wake_up is None for entry in entries] == [False, True, False]
     await outbox_of(frozen_store).acknowledge(entries)
     assert [kept for _, kept in await redis.xrange(STORE.outbox_dead)] == [fields]
@@ -228,9 +426,9 @@ async def test_a_consumer_leaves_when_it_has_done_its_work(redis: Redis, frozen_
     """One with entries in hand stays in the group, so that they are adopted."""
     await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     await frozen_store.create([new_timer("a")])
-    entries, _ = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     await outbox_of(frozen_store).leave("one")
-    adopted, _ = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
+    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
     assert adopted == entries
     await outbox_of(frozen_store).acknowledge(adopted)
     await outbox_of(frozen_store).leave("one")
@@ -242,10 +440,10 @@ async def test_a_retry_is_in_the_outbox(frozen_store: Store) -> None:
     """With its next due time."""
     await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     await frozen_store.create([new_timer("a")])
-    [begun] = await frozen_store.begin([wake_up("a")], lease_ms=LEASE_MS)
+    [begun] = await begin(frozen_store, [wake_up("a")])
     assert isinstance(begun, Begun)
     await frozen_store.finish([finish_of(begun, Outcome.RETRY, 70)])
-    entries, _ = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
     assert [entry.wake_up for entry in entries] == [
         WakeUp(TimerName("default", "a"), 0, T0_MS),
         WakeUp(TimerName("default", "a"), 0, T0_MS + 70),

@@ -10,7 +10,6 @@ from httpqueue.timers.commands import (
     Change,
     Finish,
     NewTimer,
-    Position,
     Refusal,
     Refused,
     Retry,
@@ -18,18 +17,22 @@ from httpqueue.timers.commands import (
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import Attempt
+from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import (
     HOUR_MS,
-    LEASE_MS,
+    T0_MS,
     FrozenTime,
+    begin,
     begin_one,
     finish_of,
+    forget,
     new_timer,
+    storage_of,
     wake_up,
 )
-from tests.support.keys import STORE
+from tests.support.keys import DUE, HELD, STORE, ended
+from tests.support.records import encode_record
 from tests.support.states import ANY, OTHER, change_one, counted, stored
 
 
@@ -39,11 +42,11 @@ async def test_forget_drops_what_is_over(frozen_store: Store, time: FrozenTime, 
     for name, ms in (("a", 2_000), ("b", 1_000), ("c", 3_000)):
         await frozen_store.finish([finish_of(await begin_one(frozen_store, name), Outcome.FAILED, ms)])
     time.advance(2_000)
-    assert await frozen_store.forget(limit=1) == 1
+    assert await storage_of(frozen_store).retention.forget(limit=1) == 1
     assert await redis.zrange(STORE.retention, 0, -1) == [b"default:a", b"default:c"]
-    assert await frozen_store.forget(limit=9) == 1
-    assert await frozen_store.forget(limit=9) == 0
-    assert await redis.zrange(STORE.finished, 0, -1) == [b"default:c"]
+    assert await forget(frozen_store) == 1
+    assert await forget(frozen_store) == 0
+    assert await redis.zrange(ended(State.FAILED), 0, -1) == [b"c"]
     assert await counted(redis) == {"f": 1}
     assert await redis.exists(*(f"{STORE.records}default:{name}" for name in "abc")) == 1
     assert await frozen_store.is_archived(TimerName("default", "a"))
@@ -64,7 +67,7 @@ async def test_the_last_ten_attempts_are_kept(frozen_store: Store, time: FrozenT
         told.append(
             Attempt(begun.started_ms, number, 503, "ü" * number, number, "body", begun.attempt, generation)
         )
-        await frozen_store.finish([Finish(begun.wake_up, told[-1], Retry(1))])
+        await frozen_store.finish([Finish(begun, told[-1], Retry(1))])
         assert (await stored(frozen_store)).log == tuple(told[-10:])
         time.advance(1)
     assert (await stored(frozen_store)).spec == OTHER
@@ -74,15 +77,41 @@ async def test_the_last_ten_attempts_are_kept(frozen_store: Store, time: FrozenT
 
 
 async def test_a_lane_goes_on_past_a_record_that_cannot_be_read(redis: Redis, frozen_store: Store) -> None:
-    """It is set aside, and the next in the lane is found by the relay and begins."""
+    """It no longer holds the lane, and is set aside when its own wake-up comes."""
     await frozen_store.create([new_timer("bad", ordering_key="k"), new_timer("next", 0, ordering_key="k")])
     await redis.set(STORE.records + "default:bad", b"garbage")
     wake_ups = [wake_up("next"), wake_up("bad")]
-    blocked, bad = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
-    assert (blocked, bad) == (Refused(wake_ups[0], Refusal.BLOCKED), Refused(wake_ups[1], Refusal.UNREADABLE))
-    page = await frozen_store.upcoming(Position(), ahead_ms=0, limit=9)
-    assert [each.name.id for each in page.wake_ups] == ["next"]
+    begun, bad = await begin(frozen_store, wake_ups)
+    assert isinstance(begun, Begun)
+    assert bad == Refused(wake_ups[1], Refusal.UNREADABLE)
+
+
+async def test_a_lane_goes_on_past_a_spec_that_cannot_be_read(redis: Redis, frozen_store: Store) -> None:
+    """It is set aside, the next in the lane is woken, and begins."""
+    await frozen_store.create([new_timer("bad", ordering_key="k"), new_timer("next", 0, ordering_key="k")])
+    await redis.set(STORE.records + "default:bad", encode_record(7, due_ms=T0_MS, lane="k"))
+    await redis.delete(STORE.outbox)
+    wake_ups = [wake_up("next"), wake_up("bad")]
+    assert await begin(frozen_store, wake_ups) == [
+        Refused(wake_ups[0], Refusal.BLOCKED),
+        Refused(wake_ups[1], Refusal.UNREADABLE),
+    ]
+    assert (await redis.zrange(DUE, 0, -1), await redis.exists(HELD)) == ([b"next"], 0)
+    assert await redis.xlen(STORE.outbox) == 1
     await begin_one(frozen_store, "next")
+
+
+async def test_behind_the_first_of_its_lane_a_timer_is_held(redis: Redis, frozen_store: Store) -> None:
+    """Until its turn comes: then it is due, and the relay is told of it."""
+    await frozen_store.create([new_timer(name, ordering_key="k") for name in "abc"])
+    assert (await redis.zrange(DUE, 0, -1), await redis.zrange(HELD, 0, -1)) == ([b"a"], [b"b", b"c"])
+    begun = await begin_one(frozen_store, "a")
+    assert await redis.zrange(HELD, 0, -1) == [b"a", b"b", b"c"]
+    await redis.delete(STORE.outbox)
+    await frozen_store.finish([finish_of(begun, Outcome.DELIVERED)])
+    assert (await redis.zrange(DUE, 0, -1), await redis.zrange(HELD, 0, -1)) == ([b"b"], [b"c"])
+    [(_, entry)] = await redis.xrange(STORE.outbox)
+    assert entry[b"timer"] == b"default:b"
 
 
 async def test_a_retry_keeps_its_turn(frozen_store: Store, time: FrozenTime) -> None:
@@ -90,9 +119,7 @@ async def test_a_retry_keeps_its_turn(frozen_store: Store, time: FrozenTime) -> 
     await frozen_store.create([new_timer("a", ordering_key="k"), new_timer("b", 1, ordering_key="k")])
     time.advance(1)
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), Outcome.RETRY, HOUR_MS)])
-    assert await frozen_store.begin([wake_up("b")], lease_ms=LEASE_MS) == [
-        Refused(wake_up("b"), Refusal.BLOCKED)
-    ]
+    assert await begin(frozen_store, [wake_up("b")]) == [Refused(wake_up("b"), Refusal.BLOCKED)]
     time.advance(HOUR_MS)
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), Outcome.FAILED)])
     await begin_one(frozen_store, "b")
@@ -103,5 +130,5 @@ async def test_a_lane_belongs_to_its_application(frozen_store: Store) -> None:
     spec = Spec("http://receiver/", new_timer("a").spec.schedule, ordering_key="k")
     await frozen_store.create([NewTimer(TimerName("x", "a"), spec), NewTimer(TimerName("y", "a"), spec)])
     wake_ups = [replace(wake_up("a"), name=TimerName(application, "a")) for application in "xy"]
-    answers = await frozen_store.begin(wake_ups, lease_ms=LEASE_MS)
+    answers = await begin(frozen_store, wake_ups)
     assert all(isinstance(answer, Begun) for answer in answers)

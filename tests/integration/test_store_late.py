@@ -7,12 +7,23 @@ import pytest
 from redis.asyncio import Redis
 
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.commands import Begun, Refusal, Refused
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, FrozenTime, finish_of, new_timer, snapshot, wake_up
-from tests.support.keys import STORE
+from tests.support.frozen import (
+    FrozenTime,
+    begin,
+    begin_one,
+    finish_of,
+    forget,
+    lose_leases,
+    new_timer,
+    snapshot,
+    storage_of,
+    wake_up,
+)
+from tests.support.keys import DUE, HELD, STORE
 
 Meanwhile = Callable[[Store, FrozenTime, Begun], Awaitable[object]]
 
@@ -20,7 +31,7 @@ Meanwhile = Callable[[Store, FrozenTime, Begun], Awaitable[object]]
 async def begin_all(store: Store, *timer_ids: str) -> list[Begun]:
     """Store these timers and start an attempt for each."""
     await store.create([new_timer(timer_id) for timer_id in timer_ids])
-    answers = await store.begin([wake_up(timer_id) for timer_id in timer_ids], lease_ms=LEASE_MS)
+    answers = await begin(store, [wake_up(timer_id) for timer_id in timer_ids])
     begun = [answer for answer in answers if isinstance(answer, Begun)]
     assert len(begun) == len(timer_ids)
     return begun
@@ -28,8 +39,8 @@ async def begin_all(store: Store, *timer_ids: str) -> list[Begun]:
 
 async def taken_over(store: Store, time: FrozenTime, begun: Begun) -> None:
     """Another worker began again after the lease."""
-    time.advance(LEASE_MS)
-    [again] = await store.begin([begun.wake_up], lease_ms=LEASE_MS)
+    await lose_leases(store, time)
+    [again] = await begin(store, [begun.wake_up])
     assert isinstance(again, Begun)
 
 
@@ -46,10 +57,23 @@ async def delivered(store: Store, _: FrozenTime, begun: Begun) -> None:
 async def gone(store: Store, _: FrozenTime, begun: Begun) -> None:
     """And the record is no longer kept."""
     assert (await store.finish([finish_of(begun, Outcome.DELIVERED, 0)])).counted == [True]
+    assert await forget(store) == 1
+
+
+async def handed_back(store: Store, _: FrozenTime, begun: Begun) -> None:
+    """The worker itself gave the attempt up before."""
+    assert await store.hand_back([(begun, False)]) == [True]
+
+
+async def created_anew(store: Store, time: FrozenTime, begun: Begun) -> None:
+    """The timer ended, another one has its name, and its first attempt runs."""
+    await gone(store, time, begun)
+    await store.create([new_timer(begun.wake_up.name.id)])
+    await begin_one(store, begun.wake_up.name.id)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-@pytest.mark.parametrize("meanwhile", [taken_over, retried, delivered, gone])
+@pytest.mark.parametrize("meanwhile", [taken_over, retried, delivered, gone, handed_back, created_anew])
 async def test_a_late_worker_changes_nothing(
     redis: Redis, frozen_store: Store, time: FrozenTime, meanwhile: Meanwhile, outcome: Outcome
 ) -> None:
@@ -58,20 +82,34 @@ async def test_a_late_worker_changes_nothing(
     await meanwhile(frozen_store, time, begun)
     before = await snapshot(redis)
     assert (await frozen_store.finish([finish_of(begun, outcome)])).counted == [False]
+    assert await frozen_store.beat([begun]) == [False]
+    assert await frozen_store.hand_back([(begun, True)]) == [False]
     assert await snapshot(redis) == before
 
 
-@pytest.mark.parametrize("outcome", Outcome)
-async def test_an_attempt_of_another_generation_changes_nothing(
-    redis: Redis, frozen_store: Store, outcome: Outcome
+@pytest.mark.parametrize(
+    "claim",
+    [
+        lambda begun: replace(begun, holder="another.1"),
+        lambda begun: replace(begun, holder=""),
+        lambda begun: replace(begun, nonce="otherone"),
+        lambda begun: replace(begun, nonce=""),
+    ],
+)
+async def test_who_does_not_hold_an_attempt_changes_nothing(
+    redis: Redis, frozen_store: Store, claim: Callable[[Begun], Begun]
 ) -> None:
-    """Whatever its number."""
+    """Another worker, another call of the same worker, or of a timer that had the name before."""
     [begun] = await begin_all(frozen_store, "a")
+    stranger = claim(begun)
     before = await snapshot(redis)
-    right = finish_of(begun, outcome)
-    other = replace(right, wake_up=WakeUp(begun.wake_up.name, 1))
-    assert (await frozen_store.finish([other])).counted == [False]
+    for outcome in Outcome:
+        assert (await frozen_store.finish([finish_of(stranger, outcome)])).counted == [False]
+    assert await frozen_store.beat([stranger]) == [False]
+    assert await frozen_store.hand_back([(stranger, False), (stranger, True)]) == [False, False]
     assert await snapshot(redis) == before
+    assert await frozen_store.beat([begun]) == [True]
+    assert (await frozen_store.finish([finish_of(begun, Outcome.DELIVERED)])).counted == [True]
 
 
 async def test_an_attempt_ends_once(frozen_store: Store) -> None:
@@ -86,7 +124,7 @@ async def test_an_attempt_ends_once(frozen_store: Store) -> None:
 
 @pytest.mark.parametrize("kept_bytes", [0, 1, 12, 40])
 async def test_finish_passes_an_unreadable_record_by(
-    redis: Redis, frozen_store: Store, kept_bytes: int
+    redis: Redis, frozen_store: Store, time: FrozenTime, kept_bytes: int
 ) -> None:
     """Its attempt is refused and the next begin sets it aside; its neighbours end."""
     key = STORE.records + "default:bad"
@@ -94,8 +132,14 @@ async def test_finish_passes_an_unreadable_record_by(
     await redis.set(key, (await redis.get(key))[:kept_bytes])
     told = [finish_of(each, Outcome.DELIVERED, 0) for each in begun]
     assert (await frozen_store.finish(told)).counted == [True, False, True]
-    assert await redis.zrange(STORE.due, 0, -1) == [b"default:bad"]
+    assert await redis.zrange(HELD, 0, -1) == [b"bad"]
     assert not await frozen_store.is_archived(TimerName("default", "bad"))
+    await lose_leases(frozen_store, time)
+    for lost in await storage_of(frozen_store).wake_ups.heal(late_ms=0, limit=9):
+        assert kept_bytes
+        assert lost.name.id == "bad"
+        assert await begin(frozen_store, [lost]) == [Refused(lost, Refusal.UNREADABLE)]
+    assert not await redis.exists(HELD, DUE, STORE.running)
 
 
 async def test_a_thousand_timers_a_call(redis: Redis, frozen_store: Store) -> None:
@@ -107,7 +151,8 @@ async def test_a_thousand_timers_a_call(redis: Redis, frozen_store: Store) -> No
     even = [finish_of(each, Outcome.RETRY, 5) for each in begun[::2]]
     late = [finish_of(each, Outcome.FAILED) for each in begun[1::2]]
     assert (await frozen_store.finish([*odd, *even, *late])).counted == [True] * 1_000 + [False] * 500
-    assert await redis.zcard(STORE.due) == 500
+    assert await redis.zcard(DUE) == 500
+    assert await forget(frozen_store) == 500
     assert await redis.hgetall(STORE.archive_counts) == {b"0": b"500"}  # type: ignore[misc] # sync or async
 
 
@@ -116,7 +161,7 @@ async def test_a_body_of_a_mebibyte(frozen_store: Store) -> None:
     body = "ü" * 2**19
     timers = [new_timer(f"t{number}", body=body) for number in range(5)]
     await frozen_store.create(timers)
-    answers = await frozen_store.begin([wake_up("t0"), wake_up("t4")], lease_ms=LEASE_MS)
+    answers = await begin(frozen_store, [wake_up("t0"), wake_up("t4")])
     begun = [answer for answer in answers if isinstance(answer, Begun)]
     assert (await frozen_store.finish([finish_of(each, Outcome.RETRY) for each in begun])).counted == [
         True,

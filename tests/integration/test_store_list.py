@@ -12,10 +12,9 @@ from redis.asyncio import Redis
 
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.keys import member_of
 from httpqueue.storage.lookup import Lookup, Window
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, Change, NewTimer, Position, TimerPage
+from httpqueue.timers.commands import Begun, Change, ChangeResult, NewTimer, Position, TimerPage
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
@@ -23,9 +22,9 @@ from httpqueue.timers.timer import FINISHED, State, Timer
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import (
     HOUR_MS,
-    LEASE_MS,
     T0_MS,
     FrozenTime,
+    begin,
     begin_one,
     finish_of,
     new_timer,
@@ -44,10 +43,9 @@ def lookup(redis: Redis, time: FrozenTime) -> Lookup:
     return Lookup(redis, now=time)
 
 
-def order(place: Position) -> tuple[int, str]:
+def order(place: Position) -> tuple[int, TimerName]:
     """By which places are compared."""
-    assert place.name is not None
-    return place.due_ms, member_of(place.name)
+    return place.due_ms, place.name
 
 
 async def pages(lookup: Lookup, window: Window, look_at: int) -> AsyncIterator[TimerPage]:
@@ -72,7 +70,7 @@ async def disturb(store: Store, timers: list[str], dice: random.Random) -> set[s
     """Begin some, end or cancel others, move a few; returns the ones whose own due time changed."""
     chosen = dice.sample(timers, 40)
     moved: set[str] = set()
-    for answer in await store.begin([wake_up(name) for name in chosen[:30]], lease_ms=LEASE_MS):
+    for answer in await begin(store, [wake_up(name) for name in chosen[:30]]):
         if isinstance(answer, Begun) and dice.random() < 0.8:
             outcome = dice.choice(list(Outcome))
             await store.finish([finish_of(answer, outcome, HOUR_MS)])
@@ -80,12 +78,15 @@ async def disturb(store: Store, timers: list[str], dice: random.Random) -> set[s
                 moved.add(answer.wake_up.name.id)
     for name in chosen[30:35]:
         # one of a former time would be deleted if it has failed: it must exist throughout
-        await store.cancel(TimerName("default", name), version="0.0.s", retention_ms=HOUR_MS)
+        found = await store.get(TimerName("default", name))
+        assert found is not None
+        if found.timer.version.endswith(".0.0.s"):
+            await store.cancel(TimerName("default", name), version=found.timer.version, retention_ms=HOUR_MS)
     for name in chosen[35:]:
         [changed] = await store.change(
             [Change(TimerName("default", name), EVERY - {State.RUNNING}, due=Instant(T0_MS + 7))]
         )
-        moved |= {name} if changed.generation else set()
+        moved |= {name} if changed.result is ChangeResult.CHANGED else set()
     return moved
 
 
@@ -172,7 +173,7 @@ async def _move(store: Store, name: str, move: str) -> None:
         if found and found.timer.state is State.SCHEDULED:  # a failed one would be deleted
             await store.cancel(TimerName("default", name), version=None, retention_ms=HOUR_MS)
         return
-    [begun] = await store.begin([wake_up(name)], lease_ms=LEASE_MS)
+    [begun] = await begin(store, [wake_up(name)])
     if isinstance(begun, Begun) and move != "b":
         outcome = Outcome.DELIVERED if move == "e" else Outcome.FAILED
         await store.finish([finish_of(begun, outcome)])
@@ -187,9 +188,7 @@ async def bring_all(store: Store) -> None:
         names = ["scheduled", "running", "done", "failed", "cancelled"]
         await store.create([replace(new_timer(name), name=TimerName(application, name)) for name in names])
         for name in names[1:4]:
-            [begun] = await store.begin(
-                [replace(wake_up(name), name=TimerName(application, name))], lease_ms=LEASE_MS
-            )
+            [begun] = await begin(store, [replace(wake_up(name), name=TimerName(application, name))])
             assert isinstance(begun, Begun)
             if name != "running":
                 outcome = Outcome.DELIVERED if name == "done" else Outcome.FAILED

@@ -10,12 +10,15 @@ from structlog.testing import capture_logs
 from httpqueue.clock import now_ms
 from httpqueue.errors import StartError, UnavailableError
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.lookup import Window
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, OutboxEntry, Position
+from httpqueue.storage.wake_ups import Place
+from httpqueue.timers.commands import Begun, OutboxEntry, WakeUp
 from httpqueue.timers.names import TimerName
+from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, closed_port, finish_of, new_timer, snapshot, wake_up
+from tests.support.frozen import LEASE_MS, begin, closed_port, finish_of, new_timer, snapshot, wake_up
 
 
 @asynccontextmanager
@@ -85,15 +88,16 @@ async def test_an_archive_with_other_parameters_is_refused(
             await other.check(allow_unsafe=False)
 
 
-async def test_without_a_test_clock_the_time_is_the_servers(store: Store) -> None:
+async def test_without_a_test_clock_the_time_is_the_servers(storage: Storage, store: Store) -> None:
     """Which here runs on the same machine."""
     before = now_ms()
     [created] = await store.create([new_timer("a", 5)])
     found = await store.get(TimerName("default", "a"))
     assert found is not None
-    page = await store.upcoming(Position(), ahead_ms=5, limit=1)
+    page = await storage.lookup.list(Window(frozenset({State.SCHEDULED}), "default"), None, look_at=1)
     assert before <= created.due_ms - 5 <= found.now_ms <= page.now_ms <= now_ms()
-    assert page.wake_ups[0].due_ms == created.due_ms
+    top_up = await storage.wake_ups.top_up(0, horizon_ms=5, limit=1)
+    assert top_up.wake_ups == [WakeUp(TimerName("default", "a"), 0, created.due_ms)]
 
 
 # --- full ---
@@ -102,14 +106,14 @@ async def test_without_a_test_clock_the_time_is_the_servers(store: Store) -> Non
 async def test_a_full_server_stores_all_of_a_call_or_nothing(redis: Redis, store: Store) -> None:
     """The call fails with the server's reason, nothing changes, and with room it works again."""
     await store.create([new_timer("a"), new_timer("b")])
-    [begun] = await store.begin([wake_up("a")], lease_ms=LEASE_MS)
+    [begun] = await begin(store, [wake_up("a")])
     assert isinstance(begun, Begun)
     before = await snapshot(redis)
     retry, delivered = (finish_of(begun, outcome) for outcome in (Outcome.RETRY, Outcome.DELIVERED))
     async with configured(redis, "maxmemory", "1"):
         for call in (
             store.create([new_timer(f"t{number}", body="x" * 1_000) for number in range(100)]),
-            store.begin([wake_up("unknown"), wake_up("b")], lease_ms=LEASE_MS),
+            begin(store, [wake_up("unknown"), wake_up("b")]),
             store.finish([retry]),
             store.finish([delivered]),
         ):
@@ -121,14 +125,21 @@ async def test_a_full_server_stores_all_of_a_call_or_nothing(redis: Redis, store
 
 # --- away ---
 
-BEGUN = Begun(wake_up("a"), 1, 0, 0, new_timer("a").spec, "receiver")
+BEGUN = Begun(wake_up("a"), "nonce", "worker.1", LEASE_MS, 1, 0, 0, 0, new_timer("a").spec, "receiver")
 CALLS: dict[str, Callable[[Storage], Awaitable[object]]] = {
     "create": lambda storage: storage.store.create([new_timer("a")]),
-    "begin": lambda storage: storage.store.begin([wake_up("a")], lease_ms=LEASE_MS),
+    "begin": lambda storage: begin(storage.store, [wake_up("a")]),
     "finish": lambda storage: storage.store.finish([finish_of(BEGUN, Outcome.RETRY)]),
+    "beat": lambda storage: storage.store.beat([BEGUN]),
+    "hand_back": lambda storage: storage.store.hand_back([(BEGUN, False)]),
     "get": lambda storage: storage.store.get(TimerName("default", "a")),
     "is_archived": lambda storage: storage.store.is_archived(TimerName("default", "a")),
-    "upcoming": lambda storage: storage.store.upcoming(Position(), ahead_ms=0, limit=1),
+    "admit": lambda storage: storage.wake_ups.admit([wake_up("a")], horizon_ms=0),
+    "top_up": lambda storage: storage.wake_ups.top_up(0, horizon_ms=0, limit=1),
+    "overdue": lambda storage: storage.wake_ups.overdue(Place(), by_ms=0, limit=1),
+    "heal": lambda storage: storage.wake_ups.heal(late_ms=0, limit=1),
+    "start_over": lambda storage: storage.wake_ups.start_over_for("epoch"),
+    "forget": lambda storage: storage.retention.forget(limit=1),
     "read_outbox": lambda storage: storage.outbox.read("one", limit=1, block_ms=1),
     "adopt_outbox": lambda storage: storage.outbox.adopt("one", idle_ms=0, limit=1),
     "acknowledge": lambda storage: storage.outbox.acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),

@@ -8,7 +8,7 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refusal, Refused
 from tests.support import frozen
 from tests.support.frozen import new_timer, outbox_of, wake_up
-from tests.support.keys import STORE
+from tests.support.keys import HELD, STORE
 
 HOST = "receiver"
 
@@ -45,8 +45,13 @@ async def woken(store: Store) -> list[str]:
 
 
 async def waiting(redis: Redis) -> list[str]:
-    """Everybody who waits, by due time."""
-    return [member.decode().partition(":")[2] for member in await redis.zrange(STORE.waiting, 0, -1)]
+    """Everybody who waits in a line or for a reserved start, by due time; they are all held."""
+    kinds = (STORE.lines.encode(), STORE.starts.encode())
+    lines = [await redis.zrange(key, 0, -1) for key in await redis.keys() if key.startswith(kinds)]
+    names = {member.partition(b":")[2] for line in lines for member in line}
+    held = [name for name in await redis.zrange(HELD, 0, -1) if name in names]
+    assert len(held) == len(names)
+    return [name.decode() for name in held]
 
 
 async def no_line_is_left(redis: Redis) -> bool:

@@ -23,6 +23,10 @@ def touched(text: str, seen: frozenset[str] = frozenset()) -> set[str]:
     """The keys that a piece of Lua touches, by itself and through what it calls."""
     text = re.sub(r"--.*", "", text)
     found = set(re.findall(r"\bkeys\.(\w+)", text))
+    if "keys[index]" in text:  # which ones stands in the loop
+        for names in re.findall(r"for _, index in ipairs\(\{(.*?)\}\)", text):
+            found |= set(re.findall(r"'(\w+)'", names))
+        assert {"due", "held"} <= found
     for name in SHARED.keys() - seen:
         if re.search(rf"\b{name}\(", text):
             found |= touched(SHARED[name], seen | {name})

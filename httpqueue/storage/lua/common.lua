@@ -172,10 +172,7 @@ local function write_places(application, ids)
   write_next(application)
 end
 
-local function write_changes()
-  for application, ids in pairs(places) do
-    write_places(application, ids)
-  end
+local function write_counts()
   for application, changes in pairs(counts) do
     for state, change in pairs(changes) do
       local field = application .. ':' .. state
@@ -184,6 +181,13 @@ local function write_changes()
       end
     end
   end
+end
+
+local function write_changes()
+  for application, ids in pairs(places) do
+    write_places(application, ids)
+  end
+  write_counts()
 end
 
 local function ended_index(member, state)
@@ -406,6 +410,27 @@ end
 
 local function write_filled(application, due, id)
   redis.call('HSET', keys.filled, application, string.format('%.0f:%s', due, id))
+end
+
+-- Wake-ups of entries of a due index, added to `found` as member, generation, due ms. An entry without a record is
+-- taken out of the index: nobody else would, and it would be handed out for ever.
+local function add_wake_ups(found, application, entries)
+  local dead = {}
+  for i = 1, #entries, 2 do
+    local id, due = entries[i], tonumber(entries[i + 1])
+    local member = application .. ':' .. id
+    local head, is_there = short_head_of(member)
+    if is_there then
+      local n = #found
+      found[n + 1], found[n + 2], found[n + 3] = member, head and head.generation or 0, due
+    else
+      dead[#dead + 1] = id
+    end
+  end
+  if #dead > 0 then
+    call_for_all('ZREM', keys.due .. application, dead)
+    write_next(application)
+  end
 end
 
 local function is_paused(application)

@@ -13,12 +13,13 @@ for _, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   if is_same and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now then
     dropped[#dropped + 1] = keys.records .. member
     redis.call('ZREM', keys.retention, member)
-    if head then
-      redis.call('ZREM', ended_index(member, head.state), id_of(member))
-      count_move(member, head.state, nil)
+    for _, state in ipairs({DONE, FAILED, CANCELLED}) do -- a record that cannot be read does not say which one
+      if redis.call('ZREM', ended_index(member, state), id_of(member)) == 1 then
+        count_move(member, state, nil)
+      end
     end
   end
 end
 call_for_all('DEL', nil, dropped)
-write_changes()
+write_counts()
 return #dropped

@@ -1,5 +1,5 @@
 -- hand_back: a worker gives up attempts that it has begun; another worker makes them.
--- KEYS    records, due, held, next, running, outbox, counts, lanes, lines, permits, waiting
+-- KEYS    records, due, held, next, running, outbox, counts, lines, permits, waiting
 -- ARGV    1 now   2 msgpack [[member, nonce, holder, may have been sent?], ...]
 -- RETURNS 1 an attempt that was the worker's own, 0 one that was not
 -- What was not sent costs no attempt. What may have been sent counts as a lost worker: the webhook may come twice.

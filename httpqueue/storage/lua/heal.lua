@@ -19,6 +19,7 @@ local function lost_workers()
       local n = #found
       found[n + 1], found[n + 2], found[n + 3] = member, head and head.generation or 0, head and head.due or 0
     else
+      place_in(nil, member)
       redis.call('ZREM', keys.running, member)
     end
   end

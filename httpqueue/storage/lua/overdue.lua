@@ -16,16 +16,15 @@ local function read(application)
   local until_filled = filled_due and count_until(index, filled_due, filled_id) or 0
   local wanted = math.min(limit - #found / 3, until_filled - first)
   local entries = wanted > 0 and redis.call('ZRANGE', index, first, first + wanted - 1, 'WITHSCORES') or {}
+  local late = {}
   for i = 1, #entries, 2 do
     if tonumber(entries[i + 1]) > latest then
       break
     end
     last_id, last_due = entries[i], tonumber(entries[i + 1])
-    local member = application .. ':' .. last_id
-    local head = short_head_of(member)
-    local n = #found
-    found[n + 1], found[n + 2], found[n + 3] = member, head and head.generation or 0, last_due
+    late[i], late[i + 1] = entries[i], entries[i + 1]
   end
+  add_wake_ups(found, application, late)
 end
 
 while #found / 3 < limit do

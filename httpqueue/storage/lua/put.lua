@@ -4,7 +4,7 @@
 --         4 msgpack [[wake-up id, due ms], ...]
 -- RETURNS how many were not in the queue before
 -- What is past due is put behind what is in the queue already, so that it goes before nobody. A wake-up that is in
--- the queue stays where it is.
+-- the queue moves only to an earlier time: then what it waited for has come.
 
 local now, definition, wake_ups = now_ms(ARGV[1]) - ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
 
@@ -24,7 +24,7 @@ for _, wake_up in ipairs(wake_ups) do
 end
 call_for_all('MSET', nil, jobs)
 for first = 1, #entries, MAX_ARGUMENTS do
-  redis.call('ZADD', keys.queue, 'NX', unpack(entries, first, math.min(first + MAX_ARGUMENTS - 1, #entries)))
+  redis.call('ZADD', keys.queue, 'LT', unpack(entries, first, math.min(first + MAX_ARGUMENTS - 1, #entries)))
 end
 if earliest() < before then
   redis.call('PUBLISH', keys.wake, '')

@@ -19,20 +19,19 @@ local function fill(application)
   if filled * 2 < window then
     local wanted = math.min(window - filled, limit - #found / 3)
     local entries = redis.call('ZRANGE', index, filled, filled + wanted - 1, 'WITHSCORES')
-    local count = 0
+    local near = {}
     for i = 1, #entries, 2 do
       if tonumber(entries[i + 1]) > end_ms then
         break
       end
-      count = count + 1
-      id, due = entries[i], tonumber(entries[i + 1])
-      local head = short_head_of(application .. ':' .. id)
-      local n = #found
-      found[n + 1], found[n + 2], found[n + 3] = application .. ':' .. id, head and head.generation or 0, due
+      near[i], near[i + 1] = entries[i], entries[i + 1]
     end
-    if count < wanted then
+    if #near / 2 < wanted then
       due, id = end_ms, ''
+    else
+      due, id = tonumber(near[#near]), near[#near - 1]
     end
+    add_wake_ups(found, application, near)
     write_filled(application, due, id)
   end
   if due < end_ms and (complete_until == '' or due < complete_until) then

@@ -72,9 +72,10 @@ async def _beside_bullmq(count: int) -> list[Figure]:
 async def drain(lab: Lab) -> list[Figure]:
     """Timers due together, worked off by one worker process.
 
-    They lie in the store, and as many as it takes in the queue, before the worker starts; the relay tops it up.
-    From the first webhook's arrival to the last one's. The rivals do the same on a fresh server of the same kind, 100 calls at once like httpqueue: BullMQ with
-    undici as many timers, stock arq with httpx a tenth.
+    They lie in the store, and as many as it takes in the queue, before the worker starts; the relay tops it
+    up. From the first webhook's arrival to the last one's. The rivals do the same on a fresh server of the
+    same kind, 100 calls at once like httpqueue: BullMQ with undici as many timers, stock arq with httpx a
+    tenth.
     """
     count = lab.count(20_000, 1_000)
     figures = await _beside_bullmq(count)

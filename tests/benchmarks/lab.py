@@ -20,6 +20,7 @@ from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import Store
+from httpqueue.storage.wake_ups import WINDOW
 from httpqueue.timers.commands import Creation, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Instant
@@ -30,6 +31,8 @@ from tests.support.keys import QUEUE, STORE
 from tests.support.processes import HTTPQUEUE, Process, started
 
 CREATE_BATCH: Final = 1_000
+FILLED: Final = WINDOW // 2
+"""Of one application, the relay queues so many at least; it tops the queue up when there are fewer."""
 POLL_S: Final = 0.02
 PATIENCE_S: Final = 30
 """Nothing happens for that long: what is not there by then is lost."""
@@ -218,10 +221,7 @@ async def create(on: Server, urls: Iterable[str], *, due_ms: int, prefix: str = 
 
 @asynccontextmanager
 async def relaying(on: Server, *, queued: int) -> AsyncIterator[None]:
-    """A relay at work that has acted on the whole outbox and queued at least so many wake-ups, or none.
-
-    The queue holds at most WINDOW of one application at first; the relay tops it up.
-    """
+    """A relay at work that has acted on the whole outbox and queued at least so many wake-ups, or none."""
     async with part("relay", on) as relay:
         before, since_s = (-1, -1), monotonic_s()
         while True:

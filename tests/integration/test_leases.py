@@ -93,10 +93,13 @@ def suspension(monkeypatch: pytest.MonkeyPatch) -> Suspension:
 
 
 async def test_a_begin_whose_answer_was_lost_spends_nothing(
-    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    frozen_store: Store, frozen_queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store began the only attempt of a timer, and nobody heard: it is made all the same, once."""
-    begin_in_store = store.begin
+    """The store began the only attempt of a timer, and nobody heard: it is made all the same, once.
+
+    Time stands still: no lease ends, so that nobody else could make it.
+    """
+    begin_in_store = frozen_store.begin
     lost: list[Begun | Refused] = []
 
     async def deaf(wake_ups: Sequence[WakeUp], **options: Any) -> list[Begun | Refused]:
@@ -106,8 +109,8 @@ async def test_a_begin_whose_answer_was_lost_spends_nothing(
             raise UnavailableError("the answer did not come")
         return answers
 
-    monkeypatch.setattr(store, "begin", deaf)
-    async with Receiver() as receiver, running(store, queue) as pipeline:
+    monkeypatch.setattr(frozen_store, "begin", deaf)
+    async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
         await pipeline.schedule("a", receiver.url, retry=ONCE)
         timer = await pipeline.until("a", State.DONE)
     assert [type(answer) for answer in lost] == [Begun]

@@ -4,9 +4,8 @@ import sys
 from typing import Final
 
 from httpqueue.clock import now_ms
-from httpqueue.storage.wake_ups import WINDOW
 from tests.benchmarks.figures import Figure, LostError, MissingError, Row, at_least
-from tests.benchmarks.lab import Arrivals, Lab, Server, create, part, receiver, relaying, server
+from tests.benchmarks.lab import FILLED, Arrivals, Lab, Server, create, part, receiver, relaying, server
 from tests.benchmarks.rivals import bullmq_drain
 from tests.support.processes import REPOSITORY, started
 
@@ -20,7 +19,7 @@ async def drain_httpqueue(count: int, *, on: Server, prefix: str = "t") -> Arriv
     async with receiver() as webhooks:
         urls = (f"{webhooks.url}{number}" for number in range(count))
         await create(on, urls, due_ms=now_ms() - PAST_MS, prefix=prefix)
-        async with relaying(on, queued=min(count, WINDOW)), part("worker", on) as worker:
+        async with relaying(on, queued=min(count, FILLED)), part("worker", on) as worker:
             arrivals = await webhooks.wait_for(count)
             await worker.end()  # not killed: what it was told has to reach the store
     if await on.pending() != pending:
@@ -72,9 +71,10 @@ async def _beside_bullmq(count: int) -> list[Figure]:
 async def drain(lab: Lab) -> list[Figure]:
     """Timers due together, worked off by one worker process.
 
-    They lie in the store, and as many as it takes in the queue, before the worker starts; the relay tops it up.
-    From the first webhook's arrival to the last one's. The rivals do the same on a fresh server of the same kind,
-    100 calls at once like httpqueue: BullMQ with undici as many timers, stock arq with httpx a tenth.
+    They lie in the store, and as many as it takes in the queue, before the worker starts; the relay tops it
+    up. From the first webhook's arrival to the last one's. The rivals do the same on a fresh server of the
+    same kind, 100 calls at once like httpqueue: BullMQ with undici as many timers, stock arq with httpx a
+    tenth.
     """
     count = lab.count(20_000, 1_000)
     figures = await _beside_bullmq(count)

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from httpqueue.clock import now_ms
 from httpqueue.storage import archive
-from httpqueue.storage.wake_ups import WINDOW
 from httpqueue.timers.commands import Begun, End, Finish, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Instant
@@ -40,7 +39,7 @@ async def _bytes_a_timer(lab: Lab, ahead_ms: int, *, is_queued: bool) -> float:
         await relay_all(on, queued=0)  # scripts, consumer group and epoch are there from now on
         before = await on.used_memory()
         for first in range(0, count, CREATE_BATCH):
-            application = f"app-{first // WINDOW}"  # so few of each that the queue takes them all
+            application = f"app-{first // CREATE_BATCH}"  # so few of each that the queue takes them all
             await on.store.create(_new_timers(CREATE_BATCH, now_ms() + ahead_ms, application))
         await relay_all(on, queued=count if is_queued else 0)
         if await on.pending() != count + 1:

@@ -4,9 +4,8 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from httpqueue.clock import now_ms
-from httpqueue.storage.wake_ups import WINDOW
 from tests.benchmarks.figures import Figure, Row, at_least, at_most
-from tests.benchmarks.lab import Arrivals, Lab, create, part, receiver, relaying, server
+from tests.benchmarks.lab import FILLED, Arrivals, Lab, create, part, receiver, relaying, server
 from tests.benchmarks.usage import peak_mib
 
 IN_FLIGHT: Final = 1_000
@@ -17,7 +16,7 @@ async def _drain(count: int, *, delay_s: float, workers: int, concurrency: int) 
     """Timers that are due before the workers start -> arrivals, and the first worker's peak MiB."""
     async with server() as on, receiver(delay_s=delay_s) as webhooks, AsyncExitStack() as stack:
         await create(on, (f"{webhooks.url}{number}" for number in range(count)), due_ms=now_ms() - 1_000)
-        await stack.enter_async_context(relaying(on, queued=min(count, WINDOW)))
+        await stack.enter_async_context(relaying(on, queued=min(count, FILLED)))
         processes = [
             await stack.enter_async_context(part("worker", on, concurrency=concurrency))
             for _ in range(workers)

@@ -1,4 +1,4 @@
-"""Ended timers are forgotten when their retention is over: the archive learns their ids, and their records go.
+"""When the retention of an ended timer is over, the archive learns its id, and its record goes.
 
 Both happen in one transaction, so a crash loses nothing.
 """

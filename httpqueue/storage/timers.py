@@ -118,9 +118,9 @@ class Store:
     ) -> list[Begun | Refused]:
         """Start an attempt for each wake-up whose timer is due; the answers stand in their order.
 
-        holder names the worker and this call. When the answer is lost, repeat the call with the same holder: it
-        gives the same attempts. timeout_ms: of timers that have none of their own. room: by host, how many calls
-        the worker can still make, where that is not any number.
+        holder names the worker and this call. When the answer is lost, repeat the call with the same holder:
+        it gives the same attempts. timeout_ms: of timers that have none of their own. room: by host, how many
+        calls the worker can still make, where that is not any number.
         """
         answers, policies = await self._begin(
             self._script_now(),
@@ -283,8 +283,8 @@ def time_ms(time: tuple[int, int], now: StoreNow) -> int:
 class Nonces:
     """Draws nonces: what tells a timer from another one that has its name later.
 
-    They count ms, and never go back within a process. Random ones of that length would come twice for a name that
-    is used again and again.
+    They count ms, and never go back within a process. Random ones of that length would come twice for a name
+    that is used again and again.
     """
 
     def __init__(self) -> None:

@@ -69,7 +69,7 @@ class WakeUps:
         return [wake_up for wake_up, admitted in zip(wake_ups, answers, strict=True) if admitted]
 
     async def top_up(self, start: int, *, horizon_ms: int, limit: int) -> TopUp:
-        """At most limit wake-ups that the queue should have next; start: 0, or what the last call answered."""
+        """At most limit wake-ups that the queue should have next; start: 0, or the last answer's next."""
         now_ms, following, complete_until, found = await self._top_up(
             self._script_now(), horizon_ms, self._window, limit, start
         )
@@ -92,7 +92,7 @@ class WakeUps:
         return _wake_ups(await self._heal(self._script_now(), late_ms, limit))
 
     async def start_over_for(self, epoch: str) -> bool:
-        """Whether the queue of this epoch is another one than before: then everything is put into it again."""
+        """Whether the queue of this epoch is a new one; then everything is put into it again."""
         with redis_errors():
             known = await self._redis.hget(self._keys.filled, _EPOCH)  # type: ignore[misc] # redis-py: sync or async
             if known is not None and known.decode() == epoch:

@@ -1,6 +1,7 @@
 """Attempts: begin, call, finish. What a worker does with a wake-up, for many at once.
 
-An attempt is no task: the answer to `begin` becomes bytes on a connection, the response a line in the next `finish`.
+An attempt is no task: the answer to `begin` becomes bytes on a connection, the response a line in the next
+`finish`.
 A worker that dies in the middle leaves a lease that runs out; the heal pass then wakes the timer again.
 """
 

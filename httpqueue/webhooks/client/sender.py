@@ -26,8 +26,8 @@ class Sender(Protocol):
     def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
         """Send and read the answer, all within timeout_s: connect, headers and body together.
 
-        Follows no redirect, uses no proxy, keeps no cookie, decompresses nothing. on_done is never called before
-        start has returned.
+        Follows no redirect, uses no proxy, keeps no cookie, decompresses nothing. on_done is never called
+        before start has returned.
         """
         ...
 

@@ -78,7 +78,7 @@ async def test_create_writes_record_indices_and_outbox(redis: Redis, frozen_stor
     assert found is not None
     assert found.now_ms == T0_MS
     nonce = found.timer.nonce
-    assert len(nonce) == 8
+    assert len(nonce) == 7
     assert found.timer == Timer(TimerName("shop", "a"), nonce, State.SCHEDULED, 0, 0, T0_MS + 1_500, spec)
     assert await redis.zrange(f"{STORE.due}shop", 0, -1, withscores=True) == [(b"a", T0_MS + 1_500)]
     assert await redis.zrange(STORE.next, 0, -1, withscores=True) == [(b"shop", T0_MS + 1_500)]

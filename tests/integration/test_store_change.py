@@ -106,10 +106,10 @@ async def test_a_change_has_the_worker_use_the_new_timeout(frozen_store: Store, 
     """The lease is that of the new content."""
     await frozen_store.create([new_timer("a", timeout_ms=1_000)])
     await change_one(
-        frozen_store, Change(TimerName("default", "a"), ANY, spec=new_timer("a", timeout_ms=5_000).spec)
+        frozen_store, Change(TimerName("default", "a"), ANY, spec=new_timer("a", timeout_ms=1_000).spec)
     )
     await begin_one(frozen_store, "a", 1)
-    assert await redis.zscore(STORE.running, "default:a") == T0_MS + 15_000
+    assert await redis.zscore(STORE.running, "default:a") == T0_MS + 16_000
 
 
 async def test_answers_stand_in_the_order_of_the_changes(frozen_store: Store) -> None:

@@ -201,9 +201,7 @@ async def test_applications_are_filled_each_for_itself(frozen_store: Store, few:
     await frozen_store.create([of("big", f"t{number:03}") for number in range(200)])
     await frozen_store.create([of("small", "a", 500)])
     found = await top_up(few, limit=4)
-    assert [each.name.application for each in found] == ["big"] * 8 + [
-        "small"
-    ]  # pages of 4, until it has half the window
+    assert [each.name.application for each in found] == ["big"] * 10 + ["small"]  # the window is 10
 
 
 async def test_a_paused_application_gets_no_wake_ups(

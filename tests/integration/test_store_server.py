@@ -11,14 +11,24 @@ from httpqueue.clock import now_ms
 from httpqueue.errors import StartError, UnavailableError
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.lookup import Window
+from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import Place
-from httpqueue.timers.commands import Begun, OutboxEntry, WakeUp
+from httpqueue.timers.commands import Begun, ChangeResult, Creation, OutboxEntry, WakeUp
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import LEASE_MS, begin, closed_port, finish_of, new_timer, snapshot, wake_up
+from tests.support.frozen import (
+    HOUR_MS,
+    LEASE_MS,
+    begin,
+    closed_port,
+    finish_of,
+    new_timer,
+    snapshot,
+    wake_up,
+)
 
 
 @asynccontextmanager
@@ -103,24 +113,39 @@ async def test_without_a_test_clock_the_time_is_the_servers(storage: Storage, st
 # --- full ---
 
 
-async def test_a_full_server_stores_all_of_a_call_or_nothing(redis: Redis, store: Store) -> None:
+async def test_a_full_server_refuses_new_timers_whole(redis: Redis, store: Store) -> None:
     """The call fails with the server's reason, nothing changes, and with room it works again."""
-    await store.create([new_timer("a"), new_timer("b")])
-    [begun] = await begin(store, [wake_up("a")])
-    assert isinstance(begun, Begun)
+    timers = [new_timer(f"t{number}", body="x" * 1_000) for number in range(100)]
     before = await snapshot(redis)
-    retry, delivered = (finish_of(begun, outcome) for outcome in (Outcome.RETRY, Outcome.DELIVERED))
     async with configured(redis, "maxmemory", "1"):
-        for call in (
-            store.create([new_timer(f"t{number}", body="x" * 1_000) for number in range(100)]),
-            begin(store, [wake_up("unknown"), wake_up("b")]),
-            store.finish([retry]),
-            store.finish([delivered]),
-        ):
-            with pytest.raises(UnavailableError, match="maxmemory"):
-                await call
+        with pytest.raises(UnavailableError, match="maxmemory"):
+            await store.create(timers)
     assert await snapshot(redis) == before
-    assert (await store.finish([delivered])).counted == [True]
+    assert {created.creation for created in await store.create(timers)} == {Creation.CREATED}
+
+
+async def test_on_a_full_server_what_is_stored_goes_on(redis: Redis, storage: Storage, queue: Queue) -> None:
+    """Put, claim, begin, beat, finish, hand-back, cancel and forget: memory gets free by them alone."""
+    store, names = storage.store, ["done", "retried", "handed-back", "cancelled"]
+    await store.create([new_timer(name) for name in names])
+    async with configured(redis, "maxmemory", "1"):
+        assert await queue.put([wake_up(name) for name in names]) == 4
+        assert len((await queue.claim(10)).wake_ups) == 4
+        begun = [
+            each
+            for each in await begin(store, [wake_up(name) for name in names[:3]])
+            if isinstance(each, Begun)
+        ]
+        assert await store.beat(begun) == [True] * 3
+        ends = [finish_of(begun[0], Outcome.DELIVERED, 0), finish_of(begun[1], Outcome.RETRY)]
+        assert (await store.finish(ends)).counted == [True, True]
+        assert await store.hand_back([(begun[2], False)]) == [True]
+        name = TimerName("default", "cancelled")
+        assert (await store.cancel(name, version=None, retention_ms=0)).result is ChangeResult.CHANGED
+        assert await storage.retention.forget(limit=10) == 2
+        assert await storage.wake_ups.admit([wake_up("retried")], horizon_ms=HOUR_MS) != []
+        await storage.wake_ups.heal(late_ms=0, limit=10)
+    assert await store.is_archived(TimerName("default", "done"))
 
 
 # --- away ---

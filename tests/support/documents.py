@@ -47,7 +47,7 @@ TIMEOUT_S: Final = 60
 _FENCE: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _REQUEST: Final = re.compile(r"([A-Z]+) (\S+)(?: HTTP/1\.1)?")
 _STATUS: Final = re.compile(r"HTTP/1\.1 (\d{3}) .+")
-_NONCE: Final = re.compile(r'^(?:"|[^":]+:[^":]+:)([\w-]{8})[.:]')
+_NONCE: Final = re.compile(r'^(?:"|[^":]+:[^":]+:)([\w-]{7})[.:]')
 _WITH_NONCE: Final = frozenset({"etag", "webhook-id"})
 _CAPTURE: Final = re.compile(r"([A-Z_]+)=\$\((.*)\)")
 

@@ -26,6 +26,6 @@ def if_match(request: Request) -> frozenset[str] | None:
         return None
     tags = [_ENTITY_TAG.fullmatch(part.strip()) for part in header.split(",")]
     if not all(tags):
-        detail = 'If-Match must be *, or entity tags such as "wPL3xQ0k.0.0.s", as ETag gave them'
+        detail = 'If-Match must be *, or entity tags such as "wPL3xQ0.0.0.s", as ETag gave them'
         raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
     return frozenset(tag[2] for tag in tags if tag and tag[2] and not tag[1])  # a weak tag never matches

@@ -46,7 +46,7 @@ _PROBLEMS: Final = {
     503: "Redis does not answer; try again.",
 }
 _HEADERS: Final = {
-    "ETag": ("The timer's version, for If-Match.", '"wPL3xQ0k.0.0.s"'),
+    "ETag": ("The timer's version, for If-Match.", '"wPL3xQ0.0.0.s"'),
     "Location": ("The timer's path.", "/timers/order-4711"),
     "Retry-After": ("Seconds to wait.", problems.RETRY_AFTER_S),
     "WWW-Authenticate": ("How to send an API key.", "Bearer"),
@@ -66,7 +66,7 @@ _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "host": ("path", "A host without scheme and port.", {"minLength": 1, "examples": ["example.com"]}),
     "If-Match": (
         *("header", "Change the timer only if it still has this version: its ETag."),
-        {"pattern": _ENTITY_TAGS, "examples": ["*", '"wPL3xQ0k.0.0.s"']},
+        {"pattern": _ENTITY_TAGS, "examples": ["*", '"wPL3xQ0.0.0.s"']},
     ),
 }
 

@@ -3,6 +3,8 @@
 Both happen in one transaction, so a crash loses nothing.
 """
 
+from collections.abc import Sequence
+
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
@@ -25,13 +27,19 @@ class Retention:
 
     async def forget(self, *, limit: int) -> int:
         """Forget at most limit timers whose retention is over; returns how many there were."""
-        now_ms = self._now()
-        now = "" if now_ms is None else now_ms
-        members = await self._expired(now, limit)
-        if not members:
-            return 0
+        members = await self._expired(self._script_now(), limit)
+        if members:
+            await self.forget_these(members)
+        return len(members)
+
+    async def forget_these(self, members: Sequence[bytes]) -> int:
+        """Forget those of them whose retention is still over; returns how many."""
         layer = self._archive.current()
         batch = [(member, layer.positions(member.decode())) for member in members]
-        forgotten, count = await self._forget(now, layer.number, pack(batch))
+        forgotten, count = await self._forget(self._script_now(), layer.number, pack(batch))
         await self._archive.note_count(layer.number, count)
         return int(forgotten)
+
+    def _script_now(self) -> int | str:
+        now_ms = self._now()
+        return "" if now_ms is None else now_ms

@@ -23,7 +23,6 @@ from httpqueue.relay.relay import Relay
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.keys import name_of
 from httpqueue.storage.queue import Queue, open_queue
-from httpqueue.storage.scripts import pack
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Change, IfExists, WakeUp
@@ -61,7 +60,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.last_entry = "-"
         self.begun: list[Begun] = []
         self.calls: list[tuple[str, list[WakeUp]]] = []
-        self.half_forgotten: list[list[tuple[bytes, bytes, int]]] = []
+        self.half_forgotten: list[list[bytes]] = []
         self.do(self._open())
 
     async def _open(self) -> None:
@@ -268,33 +267,23 @@ class StoreMachine(RuleBasedStateMachine):
             self.wanted.archive.add(name)
             del self.wanted.timers[name]
 
-    @rule(limit=st.integers(1, 4), is_archived=st.booleans())
-    def forget_half(self, limit: int, *, is_archived: bool) -> None:
-        """A relay dies on the way, or is only slow: what it found is dropped later, or never."""
-        retention = self.storage.retention
-        found = self.do(retention._expired(self.time.now_ms, limit))
-        members = [member.decode() for member in found[::3]]
-        names = [member.removeprefix("default:") for member in members]
-        assert names == self.wanted.over()[:limit]
-        if is_archived and members:
-            self.do(retention._archive.add(members))
-            self.wanted.archive |= set(names)
-            self.half_forgotten.append(list(zip(found[::3], found[1::3], found[2::3], strict=True)))
+    @rule(limit=st.integers(1, 4))
+    def forget_slowly(self, limit: int) -> None:
+        """A relay dies when it has found what is over, or is only slow: it drops that later, or never."""
+        found = self.do(self.storage.retention._expired(self.time.now_ms, limit))
+        assert [member.decode().removeprefix("default:") for member in found] == self.wanted.over()[:limit]
+        self.half_forgotten.append(found)
 
     @precondition(lambda self: self.half_forgotten)
     @rule()
     def forget_the_rest(self) -> None:
         """Timers that were created anew meanwhile stay."""
-        items = self.half_forgotten.pop(0)
-        gone = [
-            name
-            for member, nonce, generation in items
-            if (name := member.decode().removeprefix("default:")) in self.wanted.over()
-            and (nonce.decode(), generation)
-            == (self.wanted.timers[name].nonce, self.wanted.timers[name].generation)
-        ]
-        assert self.do(self.storage.retention._drop(self.time.now_ms, pack(items))) == len(gone)
+        members = self.half_forgotten.pop(0)
+        names = [member.decode().removeprefix("default:") for member in members]
+        gone = [name for name in names if name in self.wanted.over()]
+        assert self.do(self.storage.retention.forget_these(members)) == len(gone)
         for name in gone:
+            self.wanted.archive.add(name)
             del self.wanted.timers[name]
 
     @rule(limit=st.integers(1, 20))

@@ -1,12 +1,14 @@
 """Helpers for the tests of our own HTTP/1.1 client."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from httpqueue.webhooks.client.http1.dial import Dialer, IPAddress, Resolver
+from httpqueue.webhooks.client.http1.dial import Connect, Dialer, IPAddress, Resolver, connect_tcp
+from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.client.sender import Sender
 from httpqueue.webhooks.message import Request, Response, SendError
 from tests.support.receiver import Handler, Received, Writer
@@ -15,6 +17,7 @@ PLAIN: Final = Dialer(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 """Without certificates, whose reading takes long."""
 LOOPBACK: Final = ip_address("127.0.0.1")
 TIMEOUT_S: Final = 30.0
+NEVER_S: Final = 3_600.0
 
 
 class Now:
@@ -106,6 +109,37 @@ def resolver(*addresses: str) -> Resolver:
 def call(url: str, method: str = "POST", body: bytes = b"hello") -> Request:
     """A request without headers."""
     return Request(method, url, (), body)
+
+
+class Network:
+    """Some addresses lead to the loopback, some refuse, all others are silent."""
+
+    def __init__(self, *, open_to: Sequence[str] = (), refuse: Sequence[str] = ()) -> None:
+        self.tried: list[str] = []
+        self.given_up: list[str] = []
+        self._open = open_to
+        self._refuse = refuse
+
+    async def connect(self, address: IPAddress, port: int) -> socket.socket:
+        """See Connect."""
+        self.tried.append(str(address))
+        if str(address) in self._refuse:
+            raise ConnectionRefusedError(111, "to 192.0.2.1")
+        if str(address) in self._open:
+            return await connect_tcp(LOOPBACK, port)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.given_up.append(str(address))
+        raise AssertionError
+
+
+def sender_for(
+    network: Network, addresses: Sequence[str], *, stagger_s: float = NEVER_S, tls: ssl.SSLContext = PLAIN.tls
+) -> Http1Sender:
+    """A sender in that network, for which every host has these addresses."""
+    connect: Connect = network.connect
+    return Http1Sender(Dialer(resolve=resolver(*addresses), connect=connect, stagger_s=stagger_s, tls=tls))
 
 
 async def outcome(

@@ -13,7 +13,7 @@ from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES
 from httpqueue.webhooks.message import Response
 
 MAX_OVERHEAD_BYTES: Final = 64 * 1024
-"""No more than this may come without a byte of the body: status lines, headers, chunk sizes, trailers."""
+"""No more than this may come before the headers are whole, and then between two pieces of the body."""
 
 _OK: Final = 200
 _MIN_STATUS: Final = 100
@@ -152,6 +152,7 @@ class AnswerReader:
         self._interim = _MIN_STATUS <= status < _OK
         if not self._interim:
             self._in_body = True
+            self._overhead = 0
             if self._is_head:
                 self._complete()
 

@@ -166,5 +166,8 @@ def _translate(error: OSError | UnicodeError) -> SendError:
 
 def reason_of(error: BaseException) -> str:
     """What the system calls it, without the addresses that Python adds."""
-    number = error.errno if isinstance(error, OSError) else None
-    return type(error).__name__ if number is None else os.strerror(number)
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    if isinstance(error, ConnectionError):  # of an event loop
+        return "the receiver closed the connection"
+    return type(error).__name__

@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         description="append the timer's id to the path of its URL, as the Go ancestor does",
     )
     sender: SenderKind = Field(
-        SenderKind.PYREQWEST,
+        SenderKind.HTTP1,
         validation_alias=_names("SENDER"),
         description="HTTP client that calls the webhooks",
     )

@@ -50,11 +50,14 @@ class Running:
     """On clock.boottime_s, counted from before begin was called."""
     started_s: float = 0.0
     call: Call | None = None
-    is_called: bool = False
-    """Whether the webhook may have been called."""
     is_answered: bool = False
     has_bug: bool = False
     """Nothing can be said of its end: its lease ends, and it is made again."""
+
+    @property
+    def is_called(self) -> bool:
+        """Whether the webhook may have been called."""
+        return self.call is not None and self.call.written
 
     def __str__(self) -> str:
         """For logs."""
@@ -136,7 +139,6 @@ class Attempts:
             started_ms=begun.started_ms,
             append_timer_id=self._policy.append_timer_id,
         )
-        running.is_called = True
         running.call = self._sender.start(
             sign(request, begun.policy.secrets),
             timeout_s=self._policy.timeout_ms_of(begun) / 1000,

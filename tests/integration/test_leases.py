@@ -46,7 +46,7 @@ HOUR_MS = 3_600_000
 @asynccontextmanager
 async def attempts_on(store: Store) -> AsyncIterator[Attempts]:
     """A worker without its engine: what it does with a wake-up, step by step."""
-    sender = create_sender(SenderKind.PYREQWEST)
+    sender = create_sender(SenderKind.HTTP1)
     attempts = Attempts(store=store, sender=sender, policy=QUICK)
     finishing = asyncio.create_task(attempts.finishes.run())
     yield attempts

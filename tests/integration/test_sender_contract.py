@@ -12,7 +12,6 @@ import trustme
 
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.webhooks.client.httpx_sender import HttpxSender
-from httpqueue.webhooks.client.pyreqwest_sender import PyreqwestSender
 from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Sender
 from httpqueue.webhooks.message import Request, Response
 from tests.support.receiver import Handler, Received, Receiver, Reply, Writer, drip, hang, raw, reply_when
@@ -193,17 +192,6 @@ async def test_ssl_cert_file_adds_trusted_certificates(
         assert (await send(sender, post(receiver.url))).status == 200
         assert receiver.requests[0].body == b"hello"
         await sender.close()
-
-
-async def test_a_system_without_certificates_will_do(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reqwest refuses to start there (a Debian without ca-certificates); certifi's list steps in."""
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.setenv(name, "/nonexistent")
-    sender = PyreqwestSender()
-    assert (await send(sender, post(receiver.url))).status == 200
-    await sender.close()
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 404, 429, 500, 599])

@@ -9,7 +9,6 @@ import pytest
 import trustme
 
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
-from httpqueue.webhooks.client.pyreqwest_sender import fault_of_causes
 from httpqueue.webhooks.client.sender import Sender
 from httpqueue.webhooks.message import Fault, Request, SendError
 from tests.support.receiver import Handler, Receiver, drip, hang, raw, reset
@@ -141,20 +140,3 @@ async def test_an_impossible_method_is_an_invalid_request(sender: Sender) -> Non
         error = await fail(sender, receiver.url, method="PO ST")
         assert error.fault is Fault.INVALID_REQUEST
         assert receiver.requests == []
-
-
-@pytest.mark.parametrize(
-    ("causes", "fault"),
-    [
-        (["error sending request for url (http://dns/)", "client error (Connect)", "dns error", "x"], "dns"),
-        (["error sending request", "invalid peer certificate: UnknownIssuer"], "tls"),
-        (
-            ["error sending request for url (http://x/invalid peer certificate)", "tcp connect error"],
-            "connection",
-        ),
-        ([], "connection"),
-    ],
-)
-def test_pyreqwest_causes_tell_faults_apart(causes: list[str], fault: str) -> None:
-    """A URL that contains the words decides nothing."""
-    assert fault_of_causes(causes) == fault

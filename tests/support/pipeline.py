@@ -104,7 +104,7 @@ async def working(
     store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
 ) -> AsyncIterator[Worker]:
     """A worker at work."""
-    sender = create_sender(SenderKind.PYREQWEST)
+    sender = create_sender(SenderKind.HTTP1)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = Worker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
     task = asyncio.create_task(worker.run())

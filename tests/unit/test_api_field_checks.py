@@ -5,9 +5,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyreqwest.http import Url
 
 from httpqueue.api.schema import field_checks
+from httpqueue.webhooks.client.http1.origin import split
 from httpqueue.webhooks.message import OWN_HEADERS
 
 URLS = [
@@ -110,11 +110,11 @@ def test_whatever_passes_can_be_read_by_the_http_client(url: str) -> None:
     """A stored timer never fails for its URL's form; and no text upsets the check."""
     if _refusal(url) is not None:
         return
-    parsed = Url(url.replace("{id}", "x"))
+    origin, target = split(url.replace("{id}", "x"))
     path = url.removeprefix("http://").partition("?")[0].partition("#")[0]
-    assert not parsed.username
-    assert parsed.host_str
-    assert parsed.path.count("/") == max(1, path.count("/")), "a segment vanished"
+    assert origin.host
+    assert "@" not in origin.authority
+    assert target.partition("?")[0].count("/") == max(1, path.count("/")), "a segment vanished"
 
 
 def _refusal(url: str) -> str | None:

@@ -284,7 +284,7 @@ def test_endless_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("HTTPQUEUE_RATE_LIMIT", "inf", "must be a finite number"),
         ("HTTPQUEUE_ALLOW_UNSAFE_REDIS", "maybe", "must be a valid boolean"),
         ("APP_MODE", "everything", "must be 'all', 'api', 'relay' or 'worker'"),
-        ("HTTPQUEUE_SENDER", "curl", "must be 'pyreqwest', 'httpx' or 'http1'"),
+        ("HTTPQUEUE_SENDER", "curl", "must be 'http1' or 'httpx'"),
         ("HTTPQUEUE_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'text'"),
         ("HTTPQUEUE_LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
     ],

@@ -1,4 +1,4 @@
-"""Calls webhooks with httpx: pure Python, about a hundred times the CPU time of pyreqwest.
+"""Calls webhooks with httpx: pure Python, many times the CPU time of our own client.
 
 It uses AsyncClient's transport alone, which knows no redirects, cookies, decompression or proxies from the
 environment. A crash loses the attempts in flight and nothing else: nothing is kept here.
@@ -26,10 +26,10 @@ class HttpxSender:
 
     def __init__(self) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_S)
-        # trust_env: SSL_CERT_FILE adds certificates, as it does for pyreqwest; a transport has no proxies
+        # trust_env: SSL_CERT_FILE adds certificates, as for our own client; a transport has no proxies
         self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=True)
 
-    def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
+    def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
         """See Sender."""
         return TaskCall(self.send(request, timeout_s=timeout_s), on_done)
 

@@ -15,6 +15,11 @@ OnDone = Callable[[Response | SendError], None]
 class Call(Protocol):
     """A call in flight."""
 
+    @property
+    def written(self) -> bool:
+        """Whether the receiver may have seen any of the request."""
+        ...
+
     def cancel(self) -> None:
         """Give it up: nobody is told how it ends."""
         ...
@@ -23,7 +28,7 @@ class Call(Protocol):
 class Sender(Protocol):
     """Calls webhooks, many at a time."""
 
-    def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
+    def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
         """Send and read the answer, all within timeout_s: connect, headers and body together.
 
         Follows no redirect, uses no proxy, keeps no cookie, decompresses nothing. on_done is never called

@@ -11,6 +11,7 @@ class TaskCall:
     """Runs one call and tells how it ended."""
 
     def __init__(self, call: Coroutine[None, None, Response], on_done: OnDone) -> None:
+        self.written = True  # nobody knows
         self._task = asyncio.create_task(self._run(call, on_done))
 
     def cancel(self) -> None:

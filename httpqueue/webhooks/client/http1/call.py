@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from httpqueue.webhooks.client.http1.origin import Origin
+from httpqueue.webhooks.client.sender import OnDone
 from httpqueue.webhooks.message import Response, SendError
-
-OnDone = Callable[[Response | SendError], None]
 
 
 class Call:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 
 from httpqueue import clock
-from httpqueue.webhooks.client.http1.call import Call, OnDone
+from httpqueue.webhooks.client.http1.call import Call
 from httpqueue.webhooks.client.http1.deadlines import Deadlines
 from httpqueue.webhooks.client.http1.dial import Dialer
 from httpqueue.webhooks.client.http1.encode import encode
 from httpqueue.webhooks.client.http1.pool import Limits, Pool
+from httpqueue.webhooks.client.sender import OnDone
 from httpqueue.webhooks.message import Fault, Request, Response, SendError
 
 
@@ -30,7 +31,7 @@ class Http1Sender:
         self._deadlines = Deadlines(_expire, now_s)
         self._is_closed = False
 
-    def start(self, request: Request, *, timeout_s: float, on_done: OnDone) -> Call:
+    def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
         """Begin a call; on_done gets what send would return or raise, from the event loop.
 
         It is called once, never before start returns, and not at all after call.cancel(). call.written tells

@@ -28,6 +28,7 @@ from tests.support.frozen import (
     finish_of,
     forget,
     new_timer,
+    pass_time,
     storage_of,
     wake_up,
 )
@@ -98,6 +99,21 @@ async def test_a_lane_goes_on_past_a_spec_that_cannot_be_read(redis: Redis, froz
     ]
     assert (await redis.zrange(DUE, 0, -1), await redis.exists(HELD)) == ([b"next"], 0)
     assert await redis.xlen(STORE.outbox) == 1
+    await begin_one(frozen_store, "next")
+
+
+async def test_a_lane_that_nobody_serves_is_tried_again(
+    redis: Redis, frozen_store: Store, time: FrozenTime
+) -> None:
+    """Somebody has deleted the record whose turn it was: 10 s later the next one is woken."""
+    await frozen_store.create([new_timer("lost", ordering_key="k"), new_timer("next", 0, ordering_key="k")])
+    await redis.delete(STORE.records + "default:lost", STORE.outbox)
+    wake_ups = storage_of(frozen_store).wake_ups
+    for after_ms, is_woken in ((9_999, 0), (1, 1)):
+        await pass_time(frozen_store, time, after_ms)
+        assert await wake_ups.heal(late_ms=0, limit=9) == []
+        assert await redis.xlen(STORE.outbox) == is_woken
+    assert await redis.zscore(DUE, "next") is not None
     await begin_one(frozen_store, "next")
 
 

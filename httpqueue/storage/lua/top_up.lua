@@ -28,7 +28,7 @@ local function fill(application)
       near[i], near[i + 1] = entries[i], entries[i + 1]
     end
     if #near / 2 < wanted then
-      due, id = end_ms, ''
+      due, id = end_ms, '\255' -- behind every id
     else
       due, id = tonumber(near[#near]), near[#near - 1]
     end

@@ -83,20 +83,21 @@ class Policies:
     ) -> ApplicationPolicy:
         """Change what was said of an application; its timers that waited are woken when it goes on."""
 
-        async def write(pipeline: Pipeline) -> ApplicationPolicy:
+        async def write(pipeline: Pipeline) -> tuple[ApplicationPolicy, ApplicationPolicy]:
             raw = await pipeline.hget(self._keys.applications, name)  # type: ignore[misc] # sync or async
-            policy = change(decode_policy(ApplicationPolicy, raw))
+            before = decode_policy(ApplicationPolicy, raw)
+            policy = change(before)
             pipeline.multi()  # type: ignore[no-untyped-call] # redis-py
             _write(pipeline, self._keys.applications, name, policy)
-            return policy
+            return before, policy
 
         with redis_errors():
-            policy: ApplicationPolicy = await self._redis.transaction(
+            before, policy = await self._redis.transaction(
                 write, self._keys.applications, value_from_callable=True
             )
-        if not policy.paused:
+        if before.paused and not policy.paused:
             await self._release_line("application", name)
-        return policy
+        return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
 
     async def destinations(self) -> list[Destination]:
         """Every destination that was called or has a policy, by host."""

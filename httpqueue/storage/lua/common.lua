@@ -343,9 +343,12 @@ end
 local function set_aside(member, head, now)
   place_in(nil, member)
   redis.call('ZREM', keys.running, member)
-  redis.call('ZADD', keys.set_aside, now, member)
+  local is_new = redis.call('ZADD', keys.set_aside, now, member) == 1
   if head then
     leave_lane(member, head.lane, now)
+    if is_new then
+      count_move(member, head.state, nil)
+    end
   end
 end
 

@@ -117,7 +117,7 @@ class Network:
     def __init__(self, *, open_to: Sequence[str] = (), refuse: Sequence[str] = ()) -> None:
         self.tried: list[str] = []
         self.given_up: list[str] = []
-        self._open = open_to
+        self.open_to = open_to
         self._refuse = refuse
 
     async def connect(self, address: IPAddress, port: int) -> socket.socket:
@@ -125,7 +125,7 @@ class Network:
         self.tried.append(str(address))
         if str(address) in self._refuse:
             raise ConnectionRefusedError(111, "to 192.0.2.1")
-        if str(address) in self._open:
+        if str(address) in self.open_to:
             return await connect_tcp(LOOPBACK, port)
         try:
             await asyncio.Event().wait()

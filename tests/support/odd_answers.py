@@ -115,6 +115,7 @@ CASES: Final = [
     Case("reads on after connection: close", OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi!", HI),
     Case("too much", OK + b"Content-Length: 2\r\n\r\nhi!", HI),
     Case("204 with a body", b"HTTP/1.1 204 x\r\nContent-Length: 2\r\n\r\nhi", Response(204)),
+    Case("a second answer without a body", GOOD + b"HTTP/1.1 204 x\r\n\r\n", HI),
     Case("a second answer", (GOOD) * 2, HI),
     # what is no HTTP
     Case("nothing", b"", BROKEN, then_close=True),

@@ -20,7 +20,7 @@ async def test_a_call_expires_at_its_deadline() -> None:
     """Not before, and at most a tick after."""
     now, expired = Now(), list[Call]()
     deadlines = Deadlines(expired.append, now)
-    calls = [add(deadlines, timeout_s) for timeout_s in (0.3, 0.1, 0.2, 0.1, 20)]
+    calls = [add(deadlines, timeout_s) for timeout_s in (0.31, 0.11, 0.2, 0.11, 20.01)]
     start_s = now.s
     for call in (calls[1], calls[2], calls[0], calls[4]):
         now.s = start_s + call.timeout_s - 0.001

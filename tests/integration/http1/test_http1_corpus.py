@@ -9,7 +9,7 @@ from httpqueue.webhooks.client.http1.answer import MAX_OVERHEAD_BYTES
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES
 from httpqueue.webhooks.message import Fault, Response, SendError
-from tests.support.http1 import PLAIN, Taken, call, endless, fault, in_parts, outcome
+from tests.support.http1 import PLAIN, Now, Taken, call, endless, fault, in_parts, outcome
 from tests.support.odd_answers import BROKEN, CASES, CHUNKED, EMPTY, HI, OK, Case
 from tests.support.receiver import Received, Receiver, Reply, Writer, drip, hang
 
@@ -185,12 +185,14 @@ async def test_an_answer_before_the_request_was_sent(sender: Http1Sender) -> Non
     server.close()
 
 
-async def test_bytes_that_nobody_asked_for(sender: Http1Sender, receiver: Receiver, taken: Taken) -> None:
+async def test_bytes_that_nobody_asked_for(receiver: Receiver, taken: Taken) -> None:
     """They end an idle connection, and are not taken for the next call's answer."""
+    sender = Http1Sender(PLAIN, now_s=Now())  # it does not get too old
     receiver.answer(in_parts([Reply(200).encode(), Reply(500).encode()], taken, close=False), Reply(201))
     assert await outcome(sender, receiver.url) == EMPTY
     await receiver.wait_for_disconnect()
     assert await outcome(sender, receiver.url) == Response(201)
+    await sender.close()
 
 
 async def test_hanging_receivers_do_not_hold_others_up(sender: Http1Sender, receiver: Receiver) -> None:

@@ -46,10 +46,10 @@ async def test_a_silent_address_is_overtaken(receiver: Receiver) -> None:
 
 async def test_a_refused_address_is_followed_at_once(receiver: Receiver) -> None:
     """Without waiting for the stagger."""
-    network = Network(open_to=["192.0.2.3"], refuse=["192.0.2.1", "192.0.2.2"])
-    sender = sender_for(network, ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"])
+    network = Network(open_to=["2001:db8::2"], refuse=["2001:db8::1", "192.0.2.1"])
+    sender = sender_for(network, ["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2"])
     assert await outcome(sender, f"http://h:{receiver.port}") == OK
-    assert network.tried == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    assert network.tried == ["2001:db8::1", "192.0.2.1", "2001:db8::2"]
     await sender.close()
 
 

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from httpqueue.webhooks.client.http1 import pool
+from httpqueue.webhooks.client.http1.dial import Dialer
 from httpqueue.webhooks.client.http1.pool import IDLE_S, Limits
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.message import Fault, Response, SendError
-from tests.support.http1 import PLAIN, TIMEOUT_S, Now, Results, call, fault, outcome
+from tests.support.http1 import PLAIN, TIMEOUT_S, Network, Now, Results, call, fault, outcome
 from tests.support.receiver import Received, Receiver, Reply, Writer, hang, raw, reply_when
 
 OK = Response(200)
@@ -127,9 +128,23 @@ async def test_a_call_waits_within_its_own_deadline(receiver: Receiver) -> None:
     await sender.close()
 
 
+async def test_a_place_is_free_again_when_its_call_is_given_up(receiver: Receiver) -> None:
+    """While it connects and while it waits for an answer; an origin without connections is forgotten."""
+    network = Network()
+    sender = Http1Sender(Dialer(connect=network.connect, tls=PLAIN.tls), Limits(total=1))
+    receiver.answer(hang, Reply(200))
+    for _ in range(2):
+        assert (await fault(sender, receiver.url, timeout_s=0.05)).fault is Fault.TIMEOUT
+    network.open_to = ["127.0.0.1"]
+    assert (await fault(sender, receiver.url, timeout_s=0.05)).fault is Fault.TIMEOUT
+    assert await outcome(sender, receiver.url) == OK
+    await sender.close()
+    assert sender._pool._lines == {}
+
+
 async def test_an_idle_connection_gives_way_to_another_origin(receiver: Receiver) -> None:
     """The bound of all connections counts those in use only as long as others need the place."""
-    sender = Http1Sender(PLAIN, Limits(total=1))
+    sender = Http1Sender(PLAIN, Limits(total=1), now_s=Now())
     async with Receiver() as other:
         for each in (receiver, other, receiver):
             assert await outcome(sender, each.url) == OK
@@ -159,6 +174,7 @@ async def test_beyond_the_bound_of_all_the_longest_waiting_call_comes_first(rece
         await receiver.wait_for(1)
         go.set()
         assert await results.wait_for(4) == [OK] * 4
+        assert len(other.requests) == 2
     assert order == ["busy 1", "other 1", "other 2", "busy 2"]
     await sender.close()
 

@@ -12,10 +12,10 @@ from httpqueue.clock import monotonic_s
 from tests.benchmarks import machine, plots, report
 from tests.benchmarks.figures import LostError, MissingError, Result, Row, number
 from tests.benchmarks.lab import Lab
-from tests.benchmarks.rows import drain, lateness, limits, memory, pending, post, start, workers
+from tests.benchmarks.rows import drain, lateness, limits, memory, pending, post, start, tenants, workers
 from tests.support.processes import REPOSITORY
 
-MODULES: Final = (limits, drain, lateness, post, memory, pending, workers, start)
+MODULES: Final = (limits, drain, lateness, post, memory, pending, tenants, workers, start)
 ROWS: Final[tuple[Row, ...]] = tuple(chain.from_iterable(module.ROWS for module in MODULES))
 RUNS: Final = 3
 REPORT: Final = REPOSITORY / "docs" / "benchmarks.md"

@@ -199,7 +199,14 @@ def timer(url: str, **schedule: Any) -> str:
     return orjson.dumps({"url": url, **schedule}).decode()
 
 
-async def create(on: Server, urls: Iterable[str], *, due_ms: int, prefix: str = "t") -> None:
+async def create(
+    on: Server,
+    urls: Iterable[str],
+    *,
+    due_ms: int,
+    prefix: str = "t",
+    application: str = DEFAULT_APPLICATION,
+) -> None:
     """Store a timer a URL, straight into the store; LostError when one is not created."""
     batch: list[NewTimer] = []
 
@@ -210,9 +217,8 @@ async def create(on: Server, urls: Iterable[str], *, due_ms: int, prefix: str = 
         batch.clear()
 
     for number, url in enumerate(urls):
-        batch.append(
-            NewTimer(TimerName(DEFAULT_APPLICATION, f"{prefix}{number}"), Spec(url, Instant(due_ms)))
-        )
+        name = TimerName(application, f"{prefix}{number}")
+        batch.append(NewTimer(name, Spec(url, Instant(due_ms))))
         if len(batch) == CREATE_BATCH:
             await flush()
     if batch:

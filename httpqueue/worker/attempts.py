@@ -124,13 +124,20 @@ class Attempts:
 
     def start(self, running: Running, on_answer: Callable[[Running], None]) -> None:
         """Call the webhook. on_answer is called when the answer, or none, is there."""
-        begun = running.begun
         IN_FLIGHT.inc()
         running.started_s = clock.monotonic_s()
-        reason = reason_not_to_call(begun)
+        reason = reason_not_to_call(running.begun)
         if reason is not None:
             self._answered(running, on_answer, reason)
             return
+        try:
+            running.call = self._call(running, on_answer)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other attempts must go on
+            self._fail(running, error)
+            on_answer(running)
+
+    def _call(self, running: Running, on_answer: Callable[[Running], None]) -> Call:
+        begun = running.begun
         request = render(
             begun.spec,
             timer_id=begun.wake_up.name.id,
@@ -139,7 +146,7 @@ class Attempts:
             started_ms=begun.started_ms,
             append_timer_id=self._policy.append_timer_id,
         )
-        running.call = self._sender.start(
+        return self._sender.start(
             sign(request, begun.policy.secrets),
             timeout_s=self._policy.timeout_ms_of(begun) / 1000,
             on_done=partial(self._answered, running, on_answer),
@@ -148,8 +155,6 @@ class Attempts:
     def _answered(
         self, running: Running, on_answer: Callable[[Running], None], result: Response | SendError
     ) -> None:
-        running.is_answered = True
-        IN_FLIGHT.dec()
         try:
             finish = finish_of(
                 running.begun,
@@ -158,12 +163,19 @@ class Attempts:
                 duration_ms=round((clock.monotonic_s() - running.started_s) * 1000),
                 jitter=random.random(),  # noqa: S311 - spreads a herd, guards nothing
             )
-        except Exception:
-            running.has_bug = True
-            log.exception("worker.bug", attempt=str(running))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other attempts must go on
+            self._fail(running, error)
         else:
+            running.is_answered = True
+            IN_FLIGHT.dec()
             self.finishes.add(finish)
         on_answer(running)
+
+    def _fail(self, running: Running, error: Exception) -> None:
+        """A bug of ours ends this attempt alone: its lease ends, and it is made again."""
+        log.error("worker.bug", attempt=str(running), exc_info=error)
+        running.has_bug = running.is_answered = True
+        IN_FLIGHT.dec()
 
     def drop(self, running: Running) -> None:
         """Give up a call that is in flight."""

@@ -71,6 +71,9 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 await self._round()
+                for helper in helpers:
+                    if helper.done():
+                        await helper  # raises: without it, a worker would go on and tell nobody how calls end
             await self._wind_down()
         finally:
             await self._give_up_attempts()

@@ -12,11 +12,13 @@ from httpqueue.errors import UnavailableError
 from httpqueue.storage.queue import Claim, Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Creation, Finish, IfExists, NewTimer, WakeUp
-from httpqueue.timers.names import TimerName
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
+from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.worker import engine as worker
+from httpqueue.worker.attempts import Attempts
 from tests.support.keys import DUE, HELD, QUEUE, STORE
 from tests.support.pipeline import QUICK, assert_growing, running, working
 from tests.support.receiver import Receiver, Reply, reply_when
@@ -261,8 +263,9 @@ async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue) ->
     assert [log["event"] for log in logs if log["event"] == "worker.unreadable"] == ["worker.unreadable"]
 
 
+@pytest.mark.parametrize("where", ["httpqueue.worker.plan.judge", "httpqueue.worker.attempts.render"])
 async def test_a_bug_in_an_attempt_is_told(
-    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The worker goes on; the timer comes back when its lease ends."""
     told = asyncio.Event()
@@ -273,13 +276,36 @@ async def test_a_bug_in_an_attempt_is_told(
 
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            monkeypatch.setattr("httpqueue.worker.plan.judge", broken)
+            monkeypatch.setattr(where, broken)
             await pipeline.schedule("a", receiver.url)
             await told.wait()
             monkeypatch.undo()
             await pipeline.schedule("b", receiver.url)
             await pipeline.until("b", State.DONE)
+            assert not pipeline.worker._running
+            assert pipeline.worker._calls.free() == 100
     assert "worker.bug" in [log["event"] for log in logs]
+
+
+async def test_a_worker_does_not_go_on_without_its_finishes(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug there ends the worker, and its process says so: nobody would hear how calls end."""
+
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store, "finish", broken)
+    sender = create_sender(SenderKind.HTTP1)
+    attempts = Attempts(store=store, sender=sender, policy=QUICK)
+    one = worker.Worker(attempts=attempts, queue=queue, concurrency=1, grace_s=0)
+    async with Receiver() as receiver:
+        name = TimerName(DEFAULT_APPLICATION, "a")
+        await store.create([NewTimer(name, Spec(receiver.url, Delay(0)))])
+        await queue.put([WakeUp(name, 0)])
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(one.run(), 30)
+    await sender.close()
 
 
 async def test_a_slot_is_free_when_the_answer_is_there(

@@ -1,4 +1,4 @@
-"""A place in the code where tests may listen: it costs nothing in production."""
+"""A place in the code where others may listen; without listeners it costs next to nothing."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ Value = TypeVar("Value")
 
 
 class Signal(Generic[Value]):
-    """Tells whoever listens that something has happened; nobody does in production."""
+    """Tells whoever listens that something has happened: tests, and parts that must not know each other."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Value], object]] = []

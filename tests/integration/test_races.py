@@ -21,7 +21,7 @@ from tests.support.receiver import Receiver
 
 RACES = 10_000
 AT_ONCE = 500
-SPREAD_MS = 250
+SPREAD_MS = 500
 """Within which the timers of a batch are due: about as long as it takes to change them."""
 CLIENTS = 8
 SCHEDULED = frozenset({State.SCHEDULED})

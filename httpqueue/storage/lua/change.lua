@@ -2,7 +2,8 @@
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting, probes
 -- ARGV    1 now
 --         2 msgpack [[member, letters of the states it may be in, wanted version or '' (any),
---           spec or '' (keep), timeout ms, ordering key, host, due ms or false (keep), due counts from now?], ...]
+--           spec or '' (keep), timeout ms, ordering key, host, due ms or false (keep),
+--           due counts from now?], ...]
 -- RETURNS for each timer one of
 --         {'changed', state letter before, due ms, new version}
 --         {'gone'}                    there is no readable record, or its retention is over

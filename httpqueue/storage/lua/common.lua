@@ -6,7 +6,7 @@
 --   ordering key ('': none), host, nonce, holder ('': nobody) | spec (JSON)
 --   | attempts (JSON each, the oldest first)
 -- `lost` counts the workers that were lost in this attempt. `holder` names the worker and the `begin` call
--- that lead the attempt. All strings are MessagePack's old raw type, because cmsgpack does not know the bin type.
+-- that lead the attempt. All strings are MessagePack's old raw type: cmsgpack does not know the bin type.
 -- A `member` is application:id, the name of a timer. The indices of one application hold ids alone.
 
 local FORMAT = 1

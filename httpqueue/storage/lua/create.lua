@@ -5,9 +5,9 @@
 --           if exists], ...]
 -- RETURNS for each timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms}
 --         due ms: of the timer that now has the id; 0 for an unreadable record
--- `if exists` says what happens when the id is taken: 'conflict', 'keep', 'replace', 'earliest' or 'latest'. The
--- last two keep the timer with that due time, but replace a finished one. 'conflict' answers 'exists' when the
--- specs are equal. A running timer and an unreadable record are never replaced.
+-- `if exists` says what happens when the id is taken: 'conflict', 'keep', 'replace', 'earliest' or 'latest'.
+-- The last two keep the timer with that due time, but replace a finished one. 'conflict' answers 'exists'
+-- when the specs are equal. A running timer and an unreadable record are never replaced.
 
 local now = now_ms(ARGV[1])
 

@@ -1,12 +1,12 @@
-"""The relay: fills the queue from the store. Any number of them may run; all they do is idempotent.
+"""The relay: fills the queue from the store. Any number of relays may run, because all they do is idempotent.
 
-forget  drops timers whose retention is over; it comes first, because it frees memory
-drain   acts on outbox entries: what is due soon goes into the queue
-adopt   acts on what a dead relay had read and left
-promote tops the queue up with what comes near, application by application
-heal    puts lost wake-ups again, and wakes timers that nobody else would wake
+forget  drops timers whose retention is over; it is the first, because it frees memory
+drain   reads outbox entries, and puts wake-ups that are due soon into the queue
+adopt   does the same for entries that a dead relay had read
+promote puts wake-ups that have come near into the queue, application by application
+heal    puts lost wake-ups again, and wakes timers that nothing else wakes
 
-Each pass runs by itself, so that one that fails stops no other.
+The passes run independently: one that fails does not stop the others.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from httpqueue.storage.wake_ups import Place
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 SWEEP_S: Final = 2.0
-"""Pause between two rounds of a pass."""
+"""The pause between two runs of a pass, in s."""
 TOP_UP_S: Final = 0.05
-"""The shortest pause of promote, while an application has more due than the queue may hold of it."""
+"""The shortest pause of promote, in s: an application has more due than the queue may hold of it."""
 GRACE_MS: Final = 10_000
-"""Overdue by this much: its wake-up may be lost."""
+"""When a timer is overdue by this much, its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
-"""An outbox entry that was read this long ago and is still there was read by a dead relay."""
+"""When an outbox entry was read this long ago and not acknowledged, its relay is taken for dead."""
 BLOCK_MS: Final = 2_000
 
 log = structlog.get_logger()
 
 
 class Relay:
-    """One relay; its passes (drain, adopt, promote, heal) can be called singly."""
+    """One relay. Each pass can also be called by itself; all passes raise UnavailableError."""
 
     def __init__(self, *, storage: Storage, queue: Queue, horizon_ms: int, batch_size: int) -> None:
         self._wake_ups = storage.wake_ups
@@ -56,7 +56,7 @@ class Relay:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Run all passes until stop(). When Redis goes away, wait for it."""
+        """Run all passes until stop(). When Redis is away, wait for it."""
         if self._stopping.is_set():
             return
         try:
@@ -86,7 +86,7 @@ class Relay:
             await self._outbox.leave(self._consumer)
 
     async def drain(self, *, block_ms: int = BLOCK_MS) -> int:
-        """Act on new outbox entries; returns how many. What fails is done again by the next call."""
+        """Act on new outbox entries. Returns how many. After an error, the next call acts on them again."""
         if not self._unfinished:
             self._unfinished = await self._outbox.read(
                 self._consumer, limit=self._batch_size, block_ms=block_ms
@@ -96,16 +96,15 @@ class Relay:
         return count
 
     async def adopt(self) -> int:
-        """Act on outbox entries that a dead relay left; returns how many there were."""
+        """Act on outbox entries that a dead relay left. Returns how many."""
         return await self._act_on(
             await self._outbox.adopt(self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size)
         )
 
     async def promote(self) -> int:
-        """Put the wake-ups that the queue should have next; returns how many it did not have.
+        """Put the wake-ups that the queue should have next. Returns how many it did not have yet.
 
-        When the queue has lost its data, that is all there is within the horizon, up to what the queue may
-        hold of each application.
+        When the queue has lost its data, it is filled again from the beginning.
         """
         epoch = await self._queue.epoch()
         if await self._wake_ups.start_over_for(epoch):
@@ -128,13 +127,13 @@ class Relay:
         return count
 
     async def heal(self) -> int:
-        """Put wake-ups that were lost; returns how many."""
+        """Put lost wake-ups again. Returns how many."""
         healed = 0
         place: Place | None = Place()
         while place is not None:
             overdue, place = await self._wake_ups.overdue(place, by_ms=GRACE_MS, limit=self._batch_size)
             healed += await self._put_missing(overdue)
-        # Afterwards: those that it tries again have no wake-up yet, but nothing was lost.
+        # This comes second: the timers it wakes have no wake-up yet, and would look like lost ones.
         lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size)
         healed += await self._put_missing(lost)
         if healed:
@@ -142,7 +141,7 @@ class Relay:
         return healed
 
     async def forget(self) -> int:
-        """Forget timers whose retention is over; returns how many."""
+        """Forget timers whose retention is over. Returns how many."""
         count = 0
         while forgotten := await self._retention.forget(limit=self._batch_size):
             count += forgotten
@@ -162,7 +161,7 @@ class Relay:
         return len(entries)
 
     async def _put_handed_out(self) -> int:
-        """What top_up handed out, which it does once: when the queue is away, the next call puts it."""
+        """Put what top_up handed out. It does that once, so it is kept until the queue has taken it."""
         added = await self._put(self._handed_out, by="promote")
         self._handed_out = []
         return added

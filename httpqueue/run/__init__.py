@@ -1,4 +1,4 @@
-"""Composition: the only package that knows all parts, and the one that starts and stops them."""
+"""Wires, starts and stops the parts of a process. It is the only package that knows all parts."""
 
 from httpqueue.run.process import run
 

@@ -1,6 +1,6 @@
-"""Compares the clocks of queue and store, when they are two servers: the queue follows the store's time.
+"""Compares the clocks of queue and store when they are two servers, so that the queue follows the store's.
 
-A wake-up is put and claimed by the time of the queue's server; whether its timer is due, the store decides.
+Wake-ups are put and claimed by the time of the queue's server, but the store decides whether a timer is due.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
 
 COMPARE_S: Final = 60.0
-"""Clocks drift slowly."""
+"""Seconds between two comparisons. Clocks drift slowly."""
 TOLERATED_MS: Final = 500
-"""A larger difference is told to the operator."""
+"""A larger difference is logged."""
 
 log = structlog.get_logger()
 
 
 class ClockComparison:
-    """Tells the queue how far its server's clock is ahead of the store's: at the start, then every minute."""
+    """A Part that has the queue measure its clock against the store's: at the start, then every minute."""
 
     def __init__(self, queue: Queue, store_time_ms: Callable[[], Awaitable[int]]) -> None:
         self._queue = queue
@@ -33,7 +33,7 @@ class ClockComparison:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Compare until stop(); servers that are away are waited for."""
+        """Compare until stop(). When a server is away, wait for it."""
         stopping = asyncio.create_task(self._stopping.wait())
         comparing = asyncio.create_task(self._compare_for_ever())
         try:

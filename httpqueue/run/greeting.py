@@ -1,4 +1,4 @@
-"""What a person who starts httpqueue reads first: the addresses, and a command to try."""
+"""What httpqueue prints at its start: its addresses, and a command to try."""
 
 import socket
 
@@ -6,7 +6,7 @@ from httpqueue import __version__
 
 
 def greet(listener: socket.socket, kept_in: str) -> None:
-    """Print where the API listens and where the data is kept."""
+    """Print where the API listens and where the data is kept (kept_in, a text for people)."""
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     timer = f'{{"url": "{url}/healthz", "method": "GET", "seconds": 2}}'

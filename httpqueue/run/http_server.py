@@ -12,7 +12,7 @@ from httpqueue.errors import SettingsError
 
 BACKLOG: Final = 2_048
 CLOSE_S: Final = 5
-"""How long a stop waits for requests in flight."""
+"""How many seconds stop() gives requests in flight."""
 
 
 class HttpServer:
@@ -40,7 +40,7 @@ class HttpServer:
             await self._server.serve(sockets=[self._listener])
 
     async def stop(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections, and let run() end."""
         self._server.should_exit = True
 
 

@@ -1,4 +1,4 @@
-"""What a process sets for itself at its start: open files and garbage collection."""
+"""Settings of the process itself: the limit of open files, and garbage collection."""
 
 import gc
 import resource

@@ -1,4 +1,4 @@
-"""What is checked before timers are moved: may this Redis keep timers, and is the API open to strangers?"""
+"""The checks before any timer is moved: may this Redis keep timers, and can anybody call the API?"""
 
 from ipaddress import ip_address
 

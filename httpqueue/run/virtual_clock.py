@@ -1,4 +1,4 @@
-"""The virtual clock stands still until a user advances it; timers due on the way fire in their order."""
+"""A clock that stands still until a user advances it. Timers due on the way fire in order."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,13 +21,13 @@ class VirtualClock:
         self._one_at_a_time = asyncio.Lock()
 
     def __call__(self) -> int:
-        """Ms since the epoch."""
+        """The virtual time, in ms since the epoch."""
         return self._now_ms
 
     async def advance(
         self, target_of: Callable[[int], int], *, lookup: Lookup, relay: Relay, queue: Queue
     ) -> None:
-        """Move from now to target_of(now). Whenever a timer is due on the way, wait until it has fired.
+        """Move from now to target_of(now), in ms since the epoch. Wait for each timer due on the way to fire.
 
         Calls queue up: two calls that each advance by an hour advance by two hours in all.
         """

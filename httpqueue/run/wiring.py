@@ -1,4 +1,4 @@
-"""The wiring: makes the parts that a process runs, and gives each what it needs."""
+"""Makes the parts that a process runs, and gives each what it needs."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ from httpqueue.worker.wiring import open_attempts
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What several parts of one process use."""
+    """What the parts of one process share."""
 
     settings: Settings
     now: StoreNow
@@ -46,7 +46,7 @@ class _Shared:
 
 @asynccontextmanager
 async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> AsyncIterator[Parts]:
-    """The parts of the settings' mode; kept_in tells a person where the data is."""
+    """Make the parts for the settings' mode. kept_in: where the data is, a text for people."""
     mode = settings.mode
     async with AsyncExitStack() as stack:
         shared = await _open_shared(settings, store_url, stack)

@@ -1,1 +1,1 @@
-"""What every process needs: logs, metrics, group commit, patience with a server that is away."""
+"""What every process needs: logs, metrics, group commit, and waiting for a server that is away."""

@@ -1,4 +1,4 @@
-"""Group commit: what is submitted while one call is in flight goes into the next."""
+"""Group commit: items submitted while one call is in flight share the next call."""
 
 import asyncio
 from collections import deque
@@ -12,13 +12,14 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Joins concurrent submissions into batches of at most max_items, one batch in flight at a time.
+    """Joins concurrent submissions into batches. One batch is in flight at a time.
 
-    With max_bytes and size_of, a batch is bounded in bytes, too; a larger item goes alone.
+    flush: takes a batch and returns one result for each item, in the same order.
+    max_items: the most items of a batch. max_bytes: the most bytes, by size_of; a larger item goes alone.
+    gather_s: how long to wait for more items before a batch that is not full.
 
-    Each batch waits gather_s for company, unless it is full already.
-    A batch that fails fails each of its submissions with the same error. A submission that is cancelled
-    while it waits is left out.
+    When a batch fails, all its submissions fail with the same error. A submission that is cancelled while it
+    waits is left out.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Batcher(Generic[Item, Result]):
         self._runner: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
-        """Returns the item's own result once the batch that carried it is through."""
+        """Wait for the batch with this item, and return the item's result. Raises what flush raised."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._runner is None:
@@ -75,7 +76,7 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._flush([item for item, _ in batch])
             answers = list(zip(batch, results, strict=True))
-        except Exception as error:  # noqa: BLE001 - whatever it is, each submitter has to hear it
+        except Exception as error:  # noqa: BLE001 - each submitter must get the error, whatever it is
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

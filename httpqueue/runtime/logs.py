@@ -18,7 +18,10 @@ class LogFormat(StrEnum):
 
 
 def configure(log_format: LogFormat, level: str) -> None:
-    """Make our logs (structlog) and those of libraries (logging) look the same."""
+    """Set up our logs (structlog) and those of libraries (logging) in the same format.
+
+    level: a name such as "info". Raises KeyError when there is no such level.
+    """
     is_text = log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,

@@ -1,4 +1,4 @@
-"""Every metric, under one naming scheme: httpqueue_<what>_<unit>."""
+"""All metrics. Their names are httpqueue_<what>_<unit>."""
 
 from typing import Final
 

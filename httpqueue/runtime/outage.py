@@ -1,4 +1,4 @@
-"""A server that is away: said once, waited for with growing pauses, said once when it is back."""
+"""Waits for a server that is away. Logs once when it goes and once when it is back."""
 
 from typing import Final
 
@@ -15,14 +15,14 @@ log = structlog.get_logger()
 
 
 class Outage:
-    """What one part of a process (relay, worker, ...) knows of its server's absence."""
+    """An outage as one part of a process sees it. `part` names the part in logs and metrics."""
 
     def __init__(self, part: str) -> None:
         self._part = part
         self._pause_s = 0.0
 
     async def wait(self, error: UnavailableError) -> None:
-        """A call failed: wait before the next."""
+        """A call failed: wait before the next one. The wait is 0.1 s at first, and doubles up to 2 s."""
         UNAVAILABLE.labels(self._part).inc()
         if not self._pause_s:
             log.error("redis.away", part=self._part, reason=str(error))
@@ -30,7 +30,7 @@ class Outage:
         await clock.sleep(self._pause_s)
 
     def over(self) -> None:
-        """A call went well."""
+        """A call succeeded: the outage, if there was one, is over."""
         if self._pause_s:
             log.info("redis.back", part=self._part)
             self._pause_s = 0.0

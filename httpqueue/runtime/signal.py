@@ -1,4 +1,4 @@
-"""A place in the code where others may listen; without listeners it costs next to nothing."""
+"""An event of the code that other code, or a test, can listen to."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -7,16 +7,16 @@ Value = TypeVar("Value")
 
 
 class Signal(Generic[Value]):
-    """Tells whoever listens that something has happened: tests, and parts that must not know each other."""
+    """Calls its listeners at each emit."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Value], object]] = []
 
     def listen(self, listener: Callable[[Value], object]) -> None:
-        """Call listener at each emit, in the order of listening."""
+        """Add a listener. Listeners are called in the order in which they were added."""
         self._listeners.append(listener)
 
     def emit(self, value: Value) -> None:
-        """It has happened."""
+        """Call all listeners with this value."""
         for listener in self._listeners:
             listener(value)

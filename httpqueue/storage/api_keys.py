@@ -1,4 +1,4 @@
-"""The API keys, in the store's server; of a key itself only the hash is kept."""
+"""The API keys, kept on the store's server. Only the SHA-256 hash of a key is stored."""
 
 import structlog
 from redis.asyncio import Redis
@@ -12,13 +12,13 @@ log = structlog.get_logger()
 
 
 class ApiKeys:
-    """Every method raises UnavailableError when the server is away."""
+    """Creates, lists and revokes API keys. Methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     async def create(self, grant: Grant) -> str:
-        """A new key with this grant. It is in the answer and nowhere else."""
+        """Make a key with this grant and return it. This is the only time the key can be seen."""
         key = new_key()
         with redis_errors():
             stored = encode_grant(grant, now_ms())
@@ -26,7 +26,7 @@ class ApiKeys:
         return key
 
     async def list(self) -> list[tuple[Grant, int]]:
-        """(grant, created_ms) of every key, the oldest first; what cannot be read is logged."""
+        """Return (grant, created_ms) of every key, the oldest first. Logs and skips unreadable grants."""
         stored = await self._stored()
         rows = [row for row in map(decode_grant, stored.values()) if row is not None]
         if len(rows) < len(stored):
@@ -34,7 +34,7 @@ class ApiKeys:
         return sorted(rows, key=lambda row: (row[1], row[0].id))
 
     async def revoke(self, key_id: str) -> bool:
-        """End the key of this id; False when there is none."""
+        """Delete the key with this id. Returns False when there is none."""
         for digest, stored in (await self._stored()).items():
             row = decode_grant(stored)
             if row is not None and row[0].id == key_id:
@@ -43,7 +43,7 @@ class ApiKeys:
         return False
 
     async def load(self) -> dict[str, Grant | None]:
-        """hash_key(key) -> what the key permits; None for one whose grant cannot be read: nothing."""
+        """Return {hash_key(key): grant}. A grant that cannot be read is None: it permits nothing."""
         rows = {digest.decode(): decode_grant(stored) for digest, stored in (await self._stored()).items()}
         return {digest: None if row is None else row[0] for digest, row in rows.items()}
 

@@ -1,9 +1,9 @@
 """The archive: a Bloom filter of finished timer ids, as layers of bits in the store's Redis.
 
-pybloom-live sizes a layer and computes the positions; forget.lua sets the bits in the transaction that drops
-the timer's record. Layers grow fourfold, and their error rates
-shrink so that the sum stays below the one asked for.
-The filter never decides whether something is accepted or delivered.
+pybloom-live sizes a layer and computes an id's bit positions. forget.lua sets the bits in the transaction
+that drops the timer's record, so a crash loses no id. Each layer is four times as large as the one before,
+and has a lower error rate, so that all layers together stay below the error rate of the settings.
+The archive never decides whether a timer is accepted or delivered.
 """
 
 from collections.abc import Sequence
@@ -23,41 +23,41 @@ from httpqueue.storage.keys import ARCHIVE_MANIFEST, store_keys
 FIRST_CAPACITY: Final = 100_000
 GROWTH: Final = 4
 SHRINKING: Final = 0.4
-"""Of the error rate from layer to layer: at 1e-6 the first layer then takes 29.9 bits an id."""
+"""The error rate of a layer divided by that of the layer before. At 1e-6, layer 0 takes 29.9 bits per id."""
 MARGIN: Final = 0.95
-"""pybloom rounds the number of slices up and their size to it, which costs a little of the error rate."""
+"""Factor on a layer's error rate. It makes up for pybloom's rounding, which raises the rate a little."""
 ALLOCATE_AT: Final = 0.8
-"""Of a layer's capacity: then the next one gets its memory."""
+"""When a layer is filled to this share of its capacity, the memory of the next layer is allocated."""
 MAX_BITS: Final = 2**32 - 2**16
-"""In a layer: Redis addresses 2**32 bits of a string, and pybloom rounds up a bit in each slice."""
+"""The most bits of a layer. A Redis string has 2**32; the rest is room for pybloom's rounding up."""
 
 _GOLDEN_MEMBER: Final = "default:golden"
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One Bloom filter of the archive: `slices` slices of `slice_bits` bits, one bit an id in each."""
+    """One Bloom filter: `slices` slices of `slice_bits` bits. An id sets one bit in each slice."""
 
     number: int
     capacity: int
     slices: int
     slice_bits: int
     hashes: Any
-    """str -> one position in each slice."""
+    """Takes an id as str; gives its bit position in each slice."""
 
     @property
     def bits(self) -> int:
-        """Of all slices."""
+        """The number of bits of all slices together."""
         return self.slice_bits * self.slices
 
     def positions(self, member: str) -> list[int]:
-        """The bits that stand for the member. Hand over str: pybloom hashes bytes differently."""
+        """The bit positions of a member (application:id). Only str: pybloom hashes bytes differently."""
         return [index * self.slice_bits + position for index, position in enumerate(self.hashes(member))]
 
 
 @lru_cache(maxsize=64)
 def layer(number: int, error_rate: float) -> Layer:
-    """Layer n of an archive: the error rates of all layers, however many, add up to less than error_rate."""
+    """Layer `number`, counted from 0. The error rates of all layers add up to less than error_rate."""
     layer_error_rate = MARGIN * error_rate * (1 - SHRINKING) * SHRINKING**number
     bits_an_id = -log(layer_error_rate) / log(2) ** 2
     capacity = min(FIRST_CAPACITY * GROWTH**number, int(MAX_BITS / bits_an_id))
@@ -66,7 +66,7 @@ def layer(number: int, error_rate: float) -> Layer:
 
 
 class Archive:
-    """Knows which layer is being filled, and asks all of them."""
+    """The archive in Redis. Methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis, *, error_rate: float) -> None:
         self._redis = redis
@@ -76,7 +76,7 @@ class Archive:
         self._allocated = 0
 
     async def open(self) -> None:
-        """Check that the stored bits were made with the same parameters; raises StartError when not."""
+        """Raises StartError when the archive in Redis has other parameters than this process."""
         golden = layer(0, self._error_rate).positions(_GOLDEN_MEMBER)
         manifest = orjson.dumps(
             {
@@ -97,17 +97,17 @@ class Archive:
         await self._learn_layers()
 
     def current(self) -> Layer:
-        """The layer that takes finished ids now."""
+        """The layer to which forget adds ids now."""
         return layer(self._current, self._error_rate)
 
     async def note_count(self, number: int, count: int) -> None:
-        """Told how many ids a layer holds: a full one hands over to the next, whose memory it has by then."""
+        """Note that layer `number` holds `count` ids: allocate the next layer in time, and switch to it."""
         if count >= layer(number, self._error_rate).capacity * ALLOCATE_AT:
             await self._allocate(layer(number + 1, self._error_rate))
         self._note_count(number, count)
 
     async def _allocate(self, following: Layer) -> None:
-        """Redis makes a string as long as its last bit: do that once, outside of every transition."""
+        """Have Redis allocate all bits of a layer at once. It is slow, so no transition does it."""
         if self._allocated < following.number:
             key = f"{self._keys.archive_layers}{following.number}"
             with redis_errors():
@@ -119,7 +119,10 @@ class Archive:
             self._current += 1
 
     async def contains(self, member: str) -> bool:
-        """Whether the id finished once; wrong for an unknown id at most as often as error_rate says."""
+        """Whether the archive has this member (application:id). For an unknown id it may wrongly say yes.
+
+        The probability of that is at most error_rate.
+        """
         await self._learn_layers()
         layers = [layer(number, self._error_rate) for number in range(self._current + 1)]
         with redis_errors():

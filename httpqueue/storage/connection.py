@@ -1,4 +1,4 @@
-"""How httpqueue reaches Redis: one way to connect, and one error when a server is away."""
+"""Connections to Redis. Whatever goes wrong with one becomes UnavailableError."""
 
 import asyncio
 import re
@@ -16,26 +16,26 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from httpqueue.errors import UnavailableError
 
 SOCKET_TIMEOUT_S: Final = 5
-"""No answer for this long: the server is away. Blocking reads must ask for less."""
+"""A server that does not answer for this long counts as away. Blocking reads must block for less."""
 
 
 _URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
 
 class _PromptWrites(AbstractConnection):
-    """A redis-py connection whose writes can be cancelled, and whose every failure is an error of Redis.
+    """A redis-py connection whose writes can be cancelled, and whose failures are all RedisError or OSError.
 
-    redis-py puts each write into asyncio.wait_for, which makes a task of each command. Before Python 3.12 it
-    may also swallow a cancellation (cpython issue 86296); a stopped part would then run on.
+    redis-py runs each write in asyncio.wait_for, which creates a task for each command. Before Python 3.12,
+    wait_for may also swallow a cancellation (cpython issue 86296), and a stopped part would go on running.
 
-    redis-py expects OSError from a broken connection, but uvloop raises RuntimeError when somebody uses a
-    transport that it has closed. Whatever fails, the connection is closed, so the pool has to open it again.
+    redis-py expects OSError from a broken connection, but uvloop raises RuntimeError when a closed transport
+    is used. After any failure the connection is closed, so that the pool opens a new one.
     """
 
     async def connect(self) -> None:
         try:
             await super().connect()  # type: ignore[no-untyped-call] # redis-py
-        except BaseException:  # redis-py may leave it half open, and would then believe that it is connected
+        except BaseException:  # redis-py may leave it half open and then take it for connected
             await self.disconnect(nowait=True)
             raise
 
@@ -59,7 +59,7 @@ class _PromptWrites(AbstractConnection):
         except (OSError, RuntimeError) as error:
             await self.disconnect(nowait=True)
             raise RedisConnectionError(f"Error while writing to socket: {error}") from error
-        except BaseException:  # what was written so far cannot be taken back
+        except BaseException:  # part of the command may be written already
             await self.disconnect(nowait=True)
             raise
 
@@ -98,7 +98,7 @@ _PROMPT: Final = {
 
 
 def check_url(url: str) -> str:
-    """The URL as given when redis-py can use it; ValueError with a sentence for the user otherwise."""
+    """Return the URL unchanged if redis-py can use it. Raises ValueError with a sentence for the user."""
     try:
         if _URL.fullmatch(url):
             parse_url(url)  # type: ignore[no-untyped-call] # redis-py 5 has no annotations here
@@ -112,7 +112,7 @@ RedisT = TypeVar("RedisT", bound=Redis)
 
 
 def connect(url: str, redis_class: type[RedisT]) -> RedisT:
-    """A client with its pool for redis://, rediss:// or unix://; connects when it is first used."""
+    """Create a client for a redis://, rediss:// or unix:// URL. It connects when it is first used."""
     tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
     client: RedisT = redis_class.from_url(
         url,
@@ -128,7 +128,7 @@ def connect(url: str, redis_class: type[RedisT]) -> RedisT:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn any error of the server, or of the connection to it, into UnavailableError."""
+    """Turn every error of the server or of its connection into UnavailableError."""
     try:
         yield
     except (RedisError, OSError) as error:

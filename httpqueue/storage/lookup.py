@@ -1,4 +1,4 @@
-"""What is read for people: lists of timers, what holds one up. Nothing here changes anything."""
+"""Reads for people: lists of timers, and what holds a timer up. Nothing here writes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,15 @@ from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 1_000
-"""Index entries that one script call looks at."""
+"""The most index entries that one script call reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which timers to look at: these states, due in [from_ms, to_ms], of one application or of all."""
+    """Which timers to list: in these states, due in [from_ms, to_ms], of one application or (None) of all.
+
+    Times are ms since the epoch; to_ms None: no end.
+    """
 
     states: frozenset[State]
     application: str | None = None
@@ -35,14 +38,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Whether anything is still to be done now, and when there will be something; None: never."""
+    """Whether all is done now, and when the next thing happens (ms since the epoch; None: never)."""
 
     is_settled: bool
     next_ms: int | None
 
 
 class Lookup:
-    """Every method raises UnavailableError when the server is away."""
+    """Reads timers without changing them. Methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis, *, now: StoreNow = server_time, keys: StoreKeys | None = None) -> None:
         self._redis = redis
@@ -53,10 +56,10 @@ class Lookup:
         )
 
     async def list(self, window: Window, position: Position | None, *, look_at: int) -> TimerPage:
-        """At most look_at of the window's timers behind that position, 1,000 at most.
+        """List timers of the window in the order of (due_ms, application, id), behind `position`.
 
-        A list of one application costs one call, and what its own timers cost. One of all applications costs
-        one call for each application.
+        The page comes from at most look_at index entries (1,000 at most), so it may have fewer timers. One
+        application costs one script call; all applications cost one call for each.
         """
         if window.application is not None:
             return await self._list_of(window.application, window, position, look_at)
@@ -89,13 +92,13 @@ class Lookup:
         return TimerPage(timers, following, now_ms)
 
     async def _applications(self) -> set[str]:
-        """Those that have timers."""
+        """The applications that have timers."""
         with redis_errors():
             fields = await self._redis.hkeys(self._keys.counts)  # type: ignore[misc] # redis-py: sync or async
         return {field.decode().partition(":")[0] for field in fields}
 
     async def facts(self, name: TimerName) -> Facts | None:
-        """What explain.explain needs to know of a timer; None when there is no record that can be read."""
+        """What explain.explain needs to know about a timer. None when there is no readable record."""
         member = member_of(name)
         answer: list[Any] = await self._explain(self._script_now(), member)
         if len(answer) <= 2:  # noqa: PLR2004 - now and the record, which does not say more
@@ -114,7 +117,7 @@ class Lookup:
         )
 
     async def pulse(self) -> Pulse:
-        """For the virtual clock; store and queue must be one server."""
+        """Whether all that is due is settled, for the virtual clock. Store and queue must be one server."""
         is_settled, next_ms = await self._pulse(self._script_now(), MAX_LOOK)
         return Pulse(bool(is_settled), None if next_ms < 0 else next_ms)
 
@@ -128,9 +131,10 @@ class Lookup:
 
 
 def _after(application: str, position: Position) -> str:
-    """Where an application goes on: timers due at one time stand in the order of application, then of id.
+    """The id behind which the list of this application goes on, among its timers due at position.due_ms.
 
-    Either behind an id, or behind all that are due then, or before them.
+    Timers due at the same time are ordered by application, then by id. So an application before that of the
+    position goes on behind all of these timers, and a later one before all of them ("").
     """
     if application == position.name.application:
         return position.name.id
@@ -138,7 +142,7 @@ def _after(application: str, position: Position) -> str:
 
 
 def _merged(pages: Sequence[TimerPage], limit: int) -> TimerPage:
-    """One page of several applications' pages: what lies behind the end of any of them has to wait."""
+    """Merge one page per application. Timers behind the end of any page wait for the next page."""
     ends = [page.next for page in pages if page.next is not None]
     end = min(ends, key=_order, default=None)
     timers = sorted(
@@ -161,7 +165,7 @@ def _order(position: Position) -> tuple[int, TimerName]:
 
 
 def _readable(name: TimerName, record: bytes) -> Timer | None:
-    """A record that cannot be read is no timer; begin sets it aside."""
+    """None when the record cannot be read; the next begin sets it aside."""
     try:
         return decode_record(name, record)
     except InvalidTimerError:

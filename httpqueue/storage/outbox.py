@@ -1,4 +1,7 @@
-"""The outbox: a stream of changes that the relays, a consumer group, have still to act on."""
+"""The outbox: a Redis stream of changes that the relays have still to act on.
+
+The relays are one consumer group. What a relay has read and not acknowledged when it dies, another adopts.
+"""
 
 from collections.abc import Iterable
 from typing import Final
@@ -11,18 +14,18 @@ from httpqueue.storage.keys import OUTBOX_GROUP, name_of, store_keys
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 MAX_INT: Final = 2**53
-"""Lua counts in doubles: what is greater is not exact there, and was not written by us."""
+"""Lua numbers are doubles, exact up to this. A greater number was not written by httpqueue."""
 
 
 class Outbox:
-    """Every method raises UnavailableError when the server is away."""
+    """Reads and acknowledges outbox entries. Methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._keys = store_keys()
 
     async def read(self, consumer: str, *, limit: int, block_ms: int) -> list[OutboxEntry]:
-        """New entries for this consumer; waits up to block_ms for the first one."""
+        """Read at most `limit` new entries for this consumer. Waits up to block_ms for the first one."""
         with redis_errors():
             try:
                 streams = await self._redis.xreadgroup(
@@ -36,17 +39,17 @@ class Outbox:
         return [_entry(*raw) for _, raws in streams for raw in raws]
 
     async def adopt(self, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
-        """Entries that another consumer read but left for idle_ms, now this one's."""
+        """Take over at most `limit` entries that another consumer has left unacknowledged for idle_ms."""
         with redis_errors():
             await self._create_group()
             _, raws, *_ = await self._redis.xautoclaim(
                 self._keys.outbox, OUTBOX_GROUP, consumer, idle_ms, count=limit
             )
-        # Redis 6.2 names an entry that somebody deleted (None, None), later ones leave it out
+        # Redis 6.2 returns (None, None) for a deleted entry; later versions leave it out
         return [_entry(*raw) for raw in raws if raw[0] is not None]
 
     async def acknowledge(self, entries: Iterable[OutboxEntry]) -> None:
-        """Take entries out of the outbox; unreadable ones are kept in the dead stream."""
+        """Take entries out of the outbox. Unreadable ones move to the stream outbox:dead."""
         entries = list(entries)
         entry_ids = [entry.entry_id for entry in entries]
         with redis_errors():
@@ -59,12 +62,12 @@ class Outbox:
             await pipeline.execute()
 
     async def leave(self, consumer: str) -> None:
-        """A consumer goes; what it read and did not acknowledge stays for the others to adopt."""
+        """Delete a consumer, unless it has unacknowledged entries: another relay adopts those."""
         with redis_errors():
             pending = await self._redis.xpending_range(
                 self._keys.outbox, OUTBOX_GROUP, "-", "+", 1, consumername=consumer
             )
-            if not pending:  # XGROUP DELCONSUMER would drop them
+            if not pending:  # otherwise XGROUP DELCONSUMER would drop them
                 await self._redis.xgroup_delconsumer(self._keys.outbox, OUTBOX_GROUP, consumer)
 
     async def _create_group(self) -> None:
@@ -81,5 +84,5 @@ def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> OutboxEntry:
     except (KeyError, ValueError):
         return OutboxEntry(entry_id, None, fields)
     if not (0 <= wake_up.generation <= MAX_INT and abs(wake_up.due_ms) <= MAX_INT):
-        return OutboxEntry(entry_id, None, fields)  # it would break the batch that it is put with
+        return OutboxEntry(entry_id, None, fields)  # it would break its whole batch
     return OutboxEntry(entry_id, wake_up)

@@ -1,4 +1,4 @@
-"""Applications and destinations: what operators say of them, and how they fare."""
+"""The policies of applications and destinations, with their counts and health."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State
 
 RELEASE: Final = 500
-"""Timers that one script call takes out of a line."""
+"""The most timers that one script call takes out of a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application: what was said of it, and its timers by state."""
+    """An application: its policy, and how many timers it has in each state."""
 
     name: str
     policy: ApplicationPolicy
@@ -30,7 +30,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the last calls to a host gave: failures in a row, when it was, and a status or an error."""
+    """The last calls to a host: failures in a row, when the last one ended (ms), its status or error."""
 
     failures: int
     last_ms: int
@@ -39,7 +39,10 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A destination: what was said of it, its calls, who waits for it, and its health."""
+    """A destination: its policy, how many timers wait for it, how many calls are in flight, its health.
+
+    `calls` counts only while the policy limits concurrency.
+    """
 
     host: str
     policy: DestinationPolicy
@@ -49,7 +52,7 @@ class Destination:
 
 
 class Policies:
-    """Every method raises UnavailableError when the server is away."""
+    """Reads and writes policies. Methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -57,7 +60,7 @@ class Policies:
         self._release = Script(redis, "release", self._keys)
 
     async def applications(self) -> list[Application]:
-        """Every application that has timers or a policy, by name."""
+        """Every application that has timers or a policy, sorted by name."""
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hgetall(self._keys.counts)
@@ -73,7 +76,7 @@ class Policies:
         ]
 
     async def application(self, name: str) -> ApplicationPolicy:
-        """What was said of an application."""
+        """The policy of an application; the default one when none is stored."""
         with redis_errors():
             raw = await self._redis.hget(self._keys.applications, name)  # type: ignore[misc] # redis-py: sync or async
         return decode_policy(ApplicationPolicy, raw)
@@ -81,7 +84,10 @@ class Policies:
     async def update_application(
         self, name: str, change: Callable[[ApplicationPolicy], ApplicationPolicy]
     ) -> ApplicationPolicy:
-        """Change what was said of an application; its timers that waited are woken when it goes on."""
+        """Replace an application's policy by change(policy), atomically. Returns the new policy.
+
+        If that ends a pause, the timers that waited for it are woken.
+        """
 
         async def write(pipeline: Pipeline) -> tuple[ApplicationPolicy, ApplicationPolicy]:
             raw = await pipeline.hget(self._keys.applications, name)  # type: ignore[misc] # sync or async
@@ -100,7 +106,7 @@ class Policies:
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
 
     async def destinations(self) -> list[Destination]:
-        """Every destination that was called or has a policy, by host."""
+        """Every destination that was called or has a policy, sorted by host."""
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hgetall(self._keys.destinations)
@@ -109,7 +115,7 @@ class Policies:
             return await self._destinations(sorted({*policies, *health}), policies, health)
 
     async def destination(self, host: str) -> Destination:
-        """One destination, known or not."""
+        """One destination. It has the default policy and no health if it was never called or limited."""
         raw = host.encode()
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
@@ -120,7 +126,7 @@ class Policies:
         return found
 
     async def set_destination(self, host: str, policy: DestinationPolicy) -> None:
-        """Replace what was said of a destination; timers that waited for it try again under the new rules."""
+        """Replace the policy of a destination. Unless it is paused, timers that waited for it try again."""
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             _write(pipeline, self._keys.destinations, host, policy)
@@ -129,9 +135,10 @@ class Policies:
             await self._release_line("host", host)
 
     async def _release_line(self, kind: str, name: str) -> None:
-        """Wake all timers that wait now; those that join the line from now on follow the new rules anyway.
+        """Wake all timers that wait in a line now. Those that join it later follow the new policy anyway.
 
-        An application of which nobody is in line yet may have wake-ups that were kept out of the queue.
+        The script runs at least once: an application with an empty line may still have wake-ups that the
+        pause kept out of the queue.
         """
         with redis_errors():
             waiting = await self._redis.zcard(f"{self._keys.lines}{kind}:{name}")

@@ -1,6 +1,6 @@
-"""The queue: a list of wake-ups in arq's own format, which can be rebuilt from the store at any time.
+"""The queue: a list of wake-ups in arq's format. It can be rebuilt from the store at any time.
 
-A stock arq worker that knows the job function can drain it, and what stock arq enqueues is claimed here.
+A stock arq worker that knows the job function can drain it. Jobs that stock arq enqueues are claimed, too.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ from httpqueue.timers.commands import WakeUp
 
 JOB_FUNCTION: Final = "deliver"
 JOB_DEFINITION: Final = serialize_job(JOB_FUNCTION, (), {}, None, 0, serializer=orjson.dumps)
-"""The same for every wake-up: its id says all there is to say."""
+"""The arq job of every wake-up. They are all the same, because the job's id says everything."""
 
 FORGET_WORKER_MS: Final = 7 * 24 * 3_600_000
 
@@ -31,7 +31,10 @@ _LISTEN_S: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Due wake-ups that are now ours, and how long the queue has nothing more (None: it is empty)."""
+    """Due wake-ups that were popped, and in how many ms the next one is due (None: the queue is empty).
+
+    `unreadable` has the job ids that could not be read, as text for logs.
+    """
 
     wake_ups: list[WakeUp]
     unreadable: list[str]
@@ -39,7 +42,7 @@ class Claim:
 
 
 class Queue:
-    """Every method raises UnavailableError when the server is away."""
+    """Puts and claims wake-ups. Methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: ArqRedis, *, now: StoreNow = server_time) -> None:
         self.redis = redis
@@ -51,9 +54,10 @@ class Queue:
         self._ahead_ms = 0
 
     async def put(self, wake_ups: Sequence[WakeUp]) -> int:
-        """Place wake-ups; returns how many were not there yet. Others move only to an earlier time.
+        """Put wake-ups into the queue. Returns how many were not there yet.
 
-        What is past due is put behind what is due already, so that it goes before nobody.
+        A wake-up that is there already moves only to an earlier time. One that is past due joins the end of
+        those that are due.
         """
         added: int = await self._put(
             self._script_now(),
@@ -64,7 +68,7 @@ class Queue:
         return added
 
     async def claim(self, limit: int) -> Claim:
-        """Pop at most limit due wake-ups, the earliest first."""
+        """Pop at most `limit` due wake-ups, the earliest first."""
         wait_ms, claimed = await self._claim(self._script_now(), self._ahead_ms, limit, JOB_DEFINITION)
         wake_ups, unreadable = [], []
         for job_id, definition in zip(claimed[::2], claimed[1::2], strict=True):
@@ -76,20 +80,23 @@ class Queue:
         return Claim(wake_ups, unreadable, None if wait_ms < 0 else wait_ms)
 
     async def missing(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
-        """Those that are not in the queue."""
+        """Those of these wake-ups that are not in the queue, in the same order."""
         answers = await self._missing(pack([wake_up_id(wake_up) for wake_up in wake_ups]))
         return [wake_up for wake_up, is_missing in zip(wake_ups, answers, strict=True) if is_missing]
 
     async def compare_clocks(self, store_time_ms: Callable[[], Awaitable[int]]) -> int:
-        """How many ms this server's clock is ahead of the store's; claim and put make up for it."""
+        """Measure and return how many ms the queue's clock is ahead of the store's.
+
+        From then on, put and claim correct for it.
+        """
         if self._now() is not None:
-            return 0  # a test's own time, or the virtual clock: there is one clock only
+            return 0  # with a test's clock or the virtual clock, both servers have the same time
         before_ms = await self._time_ms()
         store_ms = await store_time_ms()
         after_ms = await self._time_ms()
         self._ahead_ms = (before_ms + after_ms) // 2 - store_ms
         if abs(self._ahead_ms) <= after_ms - before_ms:
-            self._ahead_ms = 0  # no more than the way there and back
+            self._ahead_ms = 0  # not more than the error of measurement: the round trip
         return self._ahead_ms
 
     async def _time_ms(self) -> int:
@@ -101,19 +108,19 @@ class Queue:
         return "" if now_ms is None else now_ms
 
     async def epoch(self) -> str:
-        """The queue's identity: another one than before means that it lost its data."""
+        """The queue's identity, a random text. When it differs from the last one, the queue lost its data."""
         with redis_errors():
             await self.redis.set(EPOCH, uuid4().hex, nx=True)
             epoch = await self.redis.get(EPOCH)
         return epoch.decode() if epoch else ""
 
     async def wake(self) -> None:
-        """Have workers look for due wake-ups now."""
+        """Tell all workers to look for due wake-ups now."""
         with redis_errors():
             await self.redis.publish(self._keys.wake, b"")
 
     async def note_worker(self, name: str) -> None:
-        """Say that this worker is alive."""
+        """Note that the worker of this name is alive."""
         with redis_errors():
             seconds, microseconds = await self.redis.time()
             now_ms = seconds * 1000 + microseconds // 1000
@@ -123,7 +130,7 @@ class Queue:
             await pipeline.execute()
 
     async def worker_silence_ms(self) -> int | None:
-        """How long ago a worker was seen last; None: never, or too long ago."""
+        """How many ms ago any worker was alive. None: not in the last seven days."""
         with redis_errors():
             pipeline = self.redis.pipeline(transaction=False)
             pipeline.zrange(self._keys.workers, -1, -1, withscores=True)
@@ -132,7 +139,7 @@ class Queue:
         return max(0, seconds * 1000 + microseconds // 1000 - round(last[0][1])) if last else None
 
     async def listen(self, on_wake: Callable[[], None]) -> None:
-        """Call on_wake whenever a wake-up became the earliest; returns only by cancellation or error."""
+        """Call on_wake whenever a wake-up became the earliest. Runs until cancelled or until an error."""
         with redis_errors():
             async with self.redis.pubsub() as channel:
                 await channel.subscribe(self._keys.wake)
@@ -141,13 +148,13 @@ class Queue:
                         on_wake()
 
     async def ping(self) -> None:
-        """Raises UnavailableError with the reason."""
+        """Raises UnavailableError when the server does not answer."""
         with redis_errors():
             await self.redis.ping()
 
 
 def read_job(job_id: bytes, definition: bytes) -> WakeUp | None:
-    """An arq job -> its wake-up, by its id or by its only argument; None when it is neither."""
+    """The wake-up that an arq job names, by the job's id or its only argument. None: it names no wake-up."""
     named = _read_id(job_id)
     if named is not None or not definition:
         return named
@@ -169,7 +176,7 @@ def _read_id(raw: bytes) -> WakeUp | None:
 
 @asynccontextmanager
 async def open_queue(url: str, *, now: StoreNow = server_time) -> AsyncIterator[Queue]:
-    """The queue on that server, which is not asked anything yet; arq's part of it knows no pickle."""
+    """Open the queue at this URL. It connects when it is first used. Jobs are JSON, never pickle."""
     redis = connect(url, ArqRedis)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads

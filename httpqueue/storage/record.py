@@ -1,4 +1,4 @@
-"""The stored forms: a timer's record, its spec and its attempts; the policies of operators."""
+"""Encodes and decodes what is stored: records, specs, attempts and policies."""
 
 from typing import Final, Literal, TypeVar
 
@@ -25,13 +25,13 @@ _SPEC: Final = msgspec.json.Decoder(Spec)
 _ATTEMPT: Final = msgspec.json.Decoder(Attempt)
 _HEAD_FIELDS: Final = 11
 FORMAT: Final = 1
-"""Of a record; another one cannot be read."""
+"""The format version of records. A record of another version cannot be read."""
 _PLAIN: Final = Spec("", Delay(0))
 _CALLBACK: Final = Callback("")
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
-    """The head of a record as lua/common.lua lays it out."""
+    """The head of a record: its fields in the order that lua/common.lua documents."""
 
     format: Literal[1]
     state: bytes
@@ -47,12 +47,12 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 def encode_spec(spec: Spec) -> bytes:
-    """Spec -> JSON object, defaults left out. Equal specs are equal bytes: lua/create.lua compares them."""
+    """Spec -> JSON object without defaults. Equal specs give equal bytes: lua/create.lua compares them."""
     return _JSON.encode(_with_own_defaults(spec))
 
 
 def decode_spec(raw: bytes) -> Spec:
-    """The inverse of encode_spec; raises InvalidTimerError on anything else."""
+    """The inverse of encode_spec. Raises InvalidTimerError when the bytes are no spec."""
     try:
         return _SPEC.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -60,14 +60,14 @@ def decode_spec(raw: bytes) -> Spec:
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
-    """Attempt -> JSON array in the order of its fields."""
+    """Attempt -> JSON array of its fields, in their order."""
     return _JSON.encode(attempt)
 
 
 def decode_record(name: TimerName, record: bytes) -> Timer:
-    """Read a record as lua/common.lua lays it out; raises InvalidTimerError when it is damaged."""
+    """Read a record, whose format lua/common.lua documents. Raises InvalidTimerError when it is damaged."""
     try:
-        # No more than the record's size: a damaged length must not allocate gigabytes.
+        # The buffer is limited to the record's size: a damaged length must not allocate gigabytes.
         unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
         unpacker.feed(record)
         values = list(unpacker)
@@ -90,7 +90,7 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
 
 
 def _with_own_defaults(spec: Spec) -> Spec:
-    """The spec with the defaults themselves in the place of what equals them: msgspec leaves out no other."""
+    """Replace values that equal a default by the default itself: msgspec omits only the same object."""
     callback = spec.callback
     if callback is not None and callback.on == _CALLBACK.on:
         callback = replace(callback, on=_CALLBACK.on)
@@ -103,12 +103,12 @@ def _with_own_defaults(spec: Spec) -> Spec:
 
 
 def encode_policy(policy: ApplicationPolicy | DestinationPolicy) -> bytes:
-    """Policy -> JSON object, defaults left out."""
+    """Policy -> JSON object without defaults."""
     return _JSON.encode(policy)
 
 
 def decode_policy(kind: type[PolicyT], raw: bytes | None) -> PolicyT:
-    """The inverse of encode_policy. None and empty bytes say nothing, and so does what nobody can read."""
+    """The inverse of encode_policy. None, empty and unreadable bytes give the default policy."""
     if not raw:
         return kind()
     try:

@@ -1,4 +1,4 @@
-"""When the retention of an ended timer is over, the archive learns its id, and its record goes.
+"""Forgets timers whose retention is over: puts their ids into the archive and drops their records.
 
 Both happen in one transaction, so a crash loses nothing.
 """
@@ -14,7 +14,7 @@ from httpqueue.storage.scripts import Script, pack
 
 
 class Retention:
-    """Every method raises UnavailableError when the server is away."""
+    """Forgets timers. Methods raise UnavailableError when the server is away."""
 
     def __init__(
         self, redis: Redis, *, archive: Archive, now: StoreNow = server_time, keys: StoreKeys | None = None
@@ -26,14 +26,14 @@ class Retention:
         )
 
     async def forget(self, *, limit: int) -> int:
-        """Forget at most limit timers whose retention is over; returns how many there were."""
+        """Forget at most `limit` timers whose retention is over. Returns how many were found."""
         members = await self._expired(self._script_now(), limit)
         if members:
             await self.forget_these(members)
         return len(members)
 
     async def forget_these(self, members: Sequence[bytes]) -> int:
-        """Forget those of them whose retention is still over; returns how many."""
+        """Forget these members, except timers created anew meanwhile. Returns how many were forgotten."""
         layer = self._archive.current()
         batch = [(member, layer.positions(member.decode())) for member in members]
         forgotten, count = await self._forget(self._script_now(), layer.number, pack(batch))

@@ -1,11 +1,11 @@
-"""The Lua scripts: how they are loaded, which keys they get, and in what form values go in.
+"""Loads and runs the Lua scripts.
 
-A script's header names its keys, as keys.StoreKeys or keys.QueueKeys calls them:
+A script's header names its keys, with the field names of keys.StoreKeys or keys.QueueKeys:
 
     -- KEYS    records, due, outbox
 
-The script then finds them in a table: keys.records, keys.due, keys.outbox. So their order stands nowhere, and
-a key that a script does not name is an error when the script touches it.
+The script gets them in a table: keys.records, keys.due, keys.outbox. So no code depends on their order, and
+a script that touches a key without naming it fails.
 """
 
 import re
@@ -26,25 +26,25 @@ _UNNAMED: Final = (
 
 
 class Script:
-    """One file of lua/ behind common.lua, run by its hash; a server that does not know it is taught it."""
+    """One script: common.lua, then a file of lua/. Run by its hash; sent when the server lacks it."""
 
     def __init__(self, redis: Redis, name: str, *known: StoreKeys | QueueKeys) -> None:
         text = _read(name)
         names = key_names(text)
         self._keys = [_key(key, known) for key in names]
         table = ", ".join(f"{key} = KEYS[{number}]" for number, key in enumerate(names, start=1))
-        # On one line with the beginning of common.lua, so that the line numbers of errors are true.
+        # On the same line as the beginning of common.lua, so that the line numbers of errors are right.
         prologue = f"local keys = {{{table}}} {_UNNAMED} "
         self._script = redis.register_script(prologue + _read("common") + text)
 
     async def __call__(self, *args: Any) -> Any:
-        """Returns what the file's header says; raises UnavailableError."""
+        """Run the script. Its header says what it returns. Raises UnavailableError."""
         with redis_errors():
             return await self._script(keys=self._keys, args=args)
 
 
 def key_names(text: str) -> list[str]:
-    """The keys that a script's header names."""
+    """The names of the keys in a script's header. Raises ValueError when it has no line KEYS."""
     match = _KEYS.search(text)
     if match is None:
         raise ValueError("the script's header has no line KEYS")
@@ -52,7 +52,7 @@ def key_names(text: str) -> list[str]:
 
 
 def pack(value: Any) -> bytes:
-    """A script's argument as MessagePack without its bin type, which Redis' cmsgpack does not know."""
+    """Encode an argument as MessagePack without the bin type, which cmsgpack in Redis does not know."""
     packed: bytes = msgpack.packb(value, use_bin_type=False)
     return packed
 

@@ -1,4 +1,4 @@
-"""All that is kept on the store's server, behind one connection."""
+"""Everything on the store's server: opens it, checks it, and gives access to its parts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Storage:
-    """The parts of the store; every method of theirs raises UnavailableError when the server is away."""
+    """The parts of the store. All their methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis, *, archive_error_rate: float, now: StoreNow = server_time) -> None:
         self._redis = redis
@@ -38,17 +38,21 @@ class Storage:
         self.api_keys = ApiKeys(redis)
 
     async def ping(self) -> None:
-        """Raises UnavailableError with the reason."""
+        """Raises UnavailableError when the server does not answer."""
         with redis_errors():
             await self._redis.ping()
 
     async def time_ms(self) -> int:
-        """The store's time, ms since the epoch."""
+        """The store's time in ms since the epoch."""
         with redis_errors():
             return time_ms(await self._redis.time(), self._now)
 
     async def check(self, *, allow_unsafe: bool) -> None:
-        """Whether this server may keep timers; raises StartError when not, and logs what is doubtful."""
+        """Check that this server may keep timers.
+
+        Raises StartError when it may evict them, unless allow_unsafe is set, and when its archive was made
+        with another error rate. Logs a warning when it writes nothing to disk.
+        """
         with redis_errors():
             memory = await self._redis.info("memory")
             persistence = await self._redis.info("persistence")
@@ -64,7 +68,7 @@ class Storage:
         await self._archive.open()
 
     async def _snapshots(self) -> bool:
-        """Whether the server saves snapshots; one whose CONFIG is forbidden is believed to."""
+        """Whether the server saves snapshots. True when it does not let us ask."""
         try:
             return bool((await self._redis.config_get("save")).get("save", "?"))
         except ResponseError:
@@ -75,7 +79,7 @@ class Storage:
 async def open_storage(
     url: str, *, archive_error_rate: float, now: StoreNow = server_time
 ) -> AsyncIterator[Storage]:
-    """The store on that server, which is not asked anything yet."""
+    """Open the store at this URL. It connects when it is first used."""
     redis = connect(url, Redis)
     try:
         yield Storage(redis, archive_error_rate=archive_error_rate, now=now)
@@ -85,7 +89,7 @@ async def open_storage(
 
 @asynccontextmanager
 async def open_api_keys(url: str) -> AsyncIterator[ApiKeys]:
-    """The API keys alone, for the command that makes them."""
+    """Open only the API keys at this URL, for `httpqueue keys`."""
     redis = connect(url, Redis)
     try:
         yield ApiKeys(redis)

@@ -1,6 +1,6 @@
-"""The timers of the store: one typed method a transition, many timers a call.
+"""The timers in the store: one method for each transition, each for many timers at once.
 
-A call is one Redis script, so after a crash each of its timers is either through or untouched.
+A call is one Redis script, so a crash leaves either all of its changes or none.
 """
 
 from base64 import urlsafe_b64encode
@@ -49,16 +49,19 @@ from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
 
 LEASE_MARGIN_MS: Final = 15_000
-"""A lease is so much longer than the attempt's timeout ..."""
+"""How much longer a lease is than the attempt's timeout."""
 MAX_LEASE_MS: Final = 20_000
-"""... but never longer than this: a living worker renews it (beat)."""
+"""The longest lease. A living worker renews its leases (beat)."""
 KEPT_ATTEMPTS: Final = 10
-"""So many of the last attempts stay in a record."""
+"""How many attempts a record keeps: the latest."""
 log = structlog.get_logger()
 
 
 class Store:
-    """Every method raises UnavailableError when the server is away; it then did all of a call or nothing."""
+    """The transitions of timers. Methods raise UnavailableError when the server is away.
+
+    The call has then changed all or nothing, and nobody knows which.
+    """
 
     def __init__(
         self, redis: Redis, *, archive: Archive, now: StoreNow = server_time, keys: StoreKeys | None = None
@@ -92,7 +95,7 @@ class Store:
         )
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
-        """Store new timers; the answers stand in their order."""
+        """Store new timers. The answers are in the same order."""
         now_ms = await self._now_for(timer.spec.schedule for timer in timers)
         batch = [
             (
@@ -116,11 +119,11 @@ class Store:
         timeout_ms: int,
         room: dict[str, int] | None = None,
     ) -> list[Begun | Refused]:
-        """Start an attempt for each wake-up whose timer is due; the answers stand in their order.
+        """Start an attempt for each wake-up whose timer may start. The answers are in the same order.
 
-        holder names the worker and this call. When the answer is lost, repeat the call with the same holder:
-        it gives the same attempts. timeout_ms: of timers that have none of their own. room: by host, how many
-        calls the worker can still make, where that is not any number.
+        holder: names the worker and this call. When the answer is lost, repeat the call with the same holder:
+        the answer has the same attempts. timeout_ms: the timeout of timers without one of their own. room:
+        {host: calls that the worker may still make}, only for hosts that the worker limits.
         """
         answers, policies = await self._begin(
             self._script_now(),
@@ -149,7 +152,7 @@ class Store:
         return decoded
 
     async def beat(self, attempts: Sequence[Begun]) -> list[bool]:
-        """Renew the leases of attempts that are alive; False for one whose lease was lost."""
+        """Renew the leases of these attempts. False: the attempt no longer belongs to this worker."""
         answers = await self._beat(
             self._script_now(),
             pack(
@@ -159,9 +162,10 @@ class Store:
         return [bool(answer) for answer in answers]
 
     async def hand_back(self, attempts: Sequence[tuple[Begun, bool]]) -> list[bool]:
-        """Give up attempts, each with whether its webhook may have been called; others make them.
+        """Give up attempts, so that another worker makes them. Takes (attempt, was it perhaps called?).
 
-        What was not called costs no attempt. False for one that was no longer the worker's own.
+        A timer that was perhaps called counts a lost worker. False: the attempt no longer belongs to this
+        worker, and nothing was changed.
         """
         answers = await self._hand_back(
             self._script_now(),
@@ -175,10 +179,10 @@ class Store:
         return [bool(answer) for answer in answers]
 
     async def finish(self, attempts: Sequence[Finish], *, take_unblocked: bool = False) -> Finished:
-        """Say how attempts ended.
+        """Write down how attempts ended.
 
-        take_unblocked: the caller starts the timers that these ends let start; otherwise the relay hears of
-        them, and the answer names none.
+        Their ends may unblock other timers. With take_unblocked, the answer names those that are due, and the
+        caller starts them. Otherwise the relay puts their wake-ups into the queue.
         """
         answers, unblocked = await self._finish(
             self._script_now(),
@@ -209,7 +213,7 @@ class Store:
         )
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
-        """Give timers other content or another due time; the answers stand in their order."""
+        """Give timers other content or another due time. The answers are in the same order."""
         now_ms = await self._now_for(change.due for change in changes if change.due is not None)
         batch = [
             (
@@ -226,12 +230,15 @@ class Store:
         return [_changed(answer) for answer in answers]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
-        """End a scheduled timer, whose record stays for retention_ms; or delete a failed one."""
+        """End a scheduled timer and keep its record for retention_ms; or delete a failed timer.
+
+        version: refuse when the timer has another one; None: any.
+        """
         answer = await self._cancel(self._script_now(), member_of(name), version or "", retention_ms)
         return _changed(answer)
 
     async def get(self, name: TimerName) -> Found | None:
-        """The timer, or None when there is no record of it (then ask is_archived).
+        """Read a timer. None when it has no record, or its retention is over: then ask is_archived.
 
         Raises InvalidTimerError when its record is damaged.
         """
@@ -248,9 +255,10 @@ class Store:
         return Found(decode_record(name, record), now_ms)
 
     async def is_archived(self, name: TimerName) -> bool:
-        """Whether a timer of that name ended, and its retention is over.
+        """Whether a timer of this name has ended and its retention is over.
 
-        Until the archive has its id, its record says so.
+        A record whose retention is over counts, too: the archive gets its id a little later. In rare cases
+        the archive wrongly says yes (see Archive.contains).
         """
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
@@ -262,7 +270,7 @@ class Store:
         return await self._archive.contains(member_of(name))
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
-        """The store's time, which only a cron needs: it costs a round trip."""
+        """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""
         if not any(isinstance(schedule, Cron) for schedule in schedules):
             return 0
         with redis_errors():
@@ -274,17 +282,17 @@ class Store:
 
 
 def time_ms(time: tuple[int, int], now: StoreNow) -> int:
-    """The answer to TIME in ms, unless the clock seam says another time."""
+    """The time in ms since the epoch: now() if it gives one, else what the command TIME answered."""
     seconds, microseconds = time
     now_ms = now()
     return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
 
 
 class Nonces:
-    """Draws nonces: what tells a timer from another one that has its name later.
+    """Draws nonces. A nonce tells a timer from a later one with the same name.
 
-    They count ms, and never go back within a process. Random ones of that length would come twice for a name
-    that is used again and again.
+    A nonce is a time in ms, and each is later than the one before it in this process. Random nonces of seven
+    characters would repeat when a name is used very often.
     """
 
     def __init__(self) -> None:
@@ -297,12 +305,12 @@ class Nonces:
 
 
 def _head_of(spec: Spec) -> tuple[int, str, str]:
-    """What a record's head holds of a spec: timeout in ms, ordering key, host."""
+    """The parts of a spec that the record's head has, too: timeout in ms (0: none), ordering key, host."""
     return spec.timeout_ms or 0, spec.ordering_key or "", spec.host
 
 
 def _packed_due(due: Due) -> tuple[int, bool]:
-    """Ms, and whether they count from the store's now."""
+    """(ms, whether they count from the store's now rather than from the epoch)."""
     return (due.delay_ms, True) if isinstance(due, Delay) else (due.at_ms, False)
 
 
@@ -316,7 +324,7 @@ def _packed_then(then: Retry | Recur | End) -> tuple[str, int]:
 
 
 def _result(finish: Finish) -> str:
-    """What the host gave: a status or an error; nothing when it was not called."""
+    """The status or error of the call; empty when there was no call."""
     attempt = finish.attempt
     return (attempt.error or str(attempt.status)) if finish.was_called else ""
 

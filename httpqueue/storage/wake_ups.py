@@ -1,6 +1,6 @@
-"""Which wake-ups the queue should have, and which were lost: what relays ask of the store.
+"""What relays ask the store: which wake-ups the queue should have, and which may be lost.
 
-A relay that dies between an answer and the queue loses wake-ups; `overdue` finds them again.
+When a relay dies before it puts an answer into the queue, its wake-ups are lost. `overdue` finds them again.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import WakeUp
 
 WINDOW: Final = 5_000
-"""Wake-ups of one application that the queue holds; the rest of a backlog waits in its due index."""
+"""About how many wake-ups of one application the queue holds. The others wait in the due index."""
 
 
 _EPOCH: Final = ":epoch"
-"""In `filled`, beside the applications: the queue that it speaks of."""
+"""A field of `filled` that is no application: the epoch of the queue that was filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,17 @@ class TopUp:
 
     wake_ups: list[WakeUp]
     next: int | None
-    """Where the next call goes on; None: there is nothing more to put now."""
+    """The `start` of the next call. None: there is nothing more to put now."""
     complete_for_ms: int | None
-    """So long from now, the queue has all wake-ups of every application; None: as far as the horizon."""
+    """The queue has all wake-ups that are due in the next so many ms. None: all up to the horizon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a search for overdue wake-ups goes on: applications passed over, and an entry of the next one."""
+    """Where a search for overdue wake-ups goes on.
+
+    `passed` applications are done. In the next one, all entries up to (due_ms, id) are done.
+    """
 
     passed: int = 0
     due_ms: int = 0
@@ -44,7 +47,7 @@ class Place:
 
 
 class WakeUps:
-    """Every method raises UnavailableError when the server is away."""
+    """Finds wake-ups for the relay. Methods raise UnavailableError when the server is away."""
 
     def __init__(
         self,
@@ -63,13 +66,16 @@ class WakeUps:
         )
 
     async def admit(self, wake_ups: Sequence[WakeUp], *, horizon_ms: int) -> list[WakeUp]:
-        """Those that go into the queue now; the due index keeps the others until top_up finds them."""
+        """Those that go into the queue now. top_up finds the others later, in the due index."""
         items = [(member_of(wake_up.name), wake_up.due_ms) for wake_up in wake_ups]
         answers = await self._admit(self._script_now(), horizon_ms, self._window, pack(items))
         return [wake_up for wake_up, admitted in zip(wake_ups, answers, strict=True) if admitted]
 
     async def top_up(self, start: int, *, horizon_ms: int, limit: int) -> TopUp:
-        """At most limit wake-ups that the queue should have next; start: 0, or the last answer's next."""
+        """At most `limit` wake-ups that the queue should have next. start: 0, or `next` of the last answer.
+
+        Each wake-up is handed out once: put it into the queue before the next call.
+        """
         now_ms, following, complete_until, found = await self._top_up(
             self._script_now(), horizon_ms, self._window, limit, start
         )
@@ -77,7 +83,7 @@ class WakeUps:
         return TopUp(_wake_ups(found), None if following < 0 else following, complete_ms)
 
     async def overdue(self, place: Place, *, by_ms: int, limit: int) -> tuple[list[WakeUp], Place | None]:
-        """Wake-ups that were put and did not start their timers in time, and where the search goes on."""
+        """Wake-ups that were put and are overdue by by_ms, and where to go on (None: at the end)."""
         passed, due_ms, timer_id, found = await self._overdue(
             self._script_now(), by_ms, limit, place.passed, place.due_ms, place.id
         )
@@ -85,14 +91,15 @@ class WakeUps:
         return _wake_ups(found), following
 
     async def heal(self, *, late_ms: int, limit: int) -> list[WakeUp]:
-        """Try lanes and lines that nobody serves and reserved starts that are past by late_ms.
+        """Wake timers that nobody else would wake, at most `limit` of each kind.
 
-        Returns the wake-ups of timers that lost their worker.
+        These are the first timers of lanes and lines that nobody serves, and timers whose reserved start
+        passed late_ms ago: the relay is told of them. Returns the wake-ups of timers that lost their worker.
         """
         return _wake_ups(await self._heal(self._script_now(), late_ms, limit))
 
     async def start_over_for(self, epoch: str) -> bool:
-        """Whether the queue of this epoch is a new one; then everything is put into it again."""
+        """Whether this is the epoch of a new queue. If so, top_up hands everything out again."""
         with redis_errors():
             known = await self._redis.hget(self._keys.filled, _EPOCH)  # type: ignore[misc] # redis-py: sync or async
             if known is not None and known.decode() == epoch:

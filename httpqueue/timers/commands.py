@@ -1,4 +1,4 @@
-"""What processes and storage say to each other: the transitions of a timer, as values. Pure."""
+"""The arguments and answers of the store's transitions, as values. Pure."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,7 +42,7 @@ class Creation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The answer to one NewTimer; due_ms is that of the timer which now has the id."""
+    """The answer to a NewTimer. due_ms: that of the timer that now has the id, since the epoch."""
 
     creation: Creation
     due_ms: int
@@ -50,19 +50,19 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A wish to change a timer that is in one of `states`, and has this version if one is given."""
+    """Change a timer if it is in one of `states` and has this version (None: any)."""
 
     name: TimerName
     states: frozenset[State]
     version: str | None = None
     spec: Spec | None = None
-    """None keeps it."""
+    """None: keep the spec."""
     due: Schedule | None = None
-    """None keeps the due time."""
+    """None: keep the due time."""
 
 
 class ChangeResult(StrEnum):
-    """What became of a wish to change or cancel a timer."""
+    """What change or cancel did. All but CHANGED mean: nothing."""
 
     CHANGED = "changed"
     GONE = "gone"
@@ -72,18 +72,18 @@ class ChangeResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The answer to a Change or a cancel; state is the timer's own before it (None when it is gone)."""
+    """The answer to a Change or a cancel. state: the timer's state before (None: it is gone)."""
 
     result: ChangeResult
     state: State | None = None
     due_ms: int = 0
     version: str = ""
-    """Its new version; that before it for a cancelled one."""
+    """The new version after a change; the version before after a cancel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A timer and the store's time at which it was read."""
+    """A timer, and when it was read: the store's time in ms since the epoch."""
 
     timer: Timer
     now_ms: int
@@ -91,7 +91,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """(timer, generation) and when to wake it, in ms since the epoch."""
+    """A timer's name and generation, and when to wake it, in ms since the epoch."""
 
     name: TimerName
     generation: int
@@ -100,30 +100,30 @@ class WakeUp:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt that is ours until its lease ends."""
+    """An attempt that has begun. It belongs to its worker until the lease ends."""
 
     wake_up: WakeUp
     nonce: str
-    """The timer's."""
+    """The timer's nonce."""
     holder: str
-    """This worker and the begin call; finish, beat and hand_back must name it."""
+    """Names the worker and the `begin` call. finish, beat and hand_back must give it."""
     lease_ms: int
-    """From the moment at which begin was called."""
+    """The length of the lease, which starts when `begin` is called."""
     attempt: int
-    """Its number, from 1."""
+    """The number of the attempt, from 1."""
     lost: int
-    """How many workers were lost in this attempt before."""
+    """How many workers were already lost in this attempt."""
     due_ms: int
     started_ms: int
-    """By the store's clock."""
+    """When the attempt started, by the store's clock, in ms since the epoch."""
     spec: Spec
     host: str
     policy: ApplicationPolicy = field(default_factory=ApplicationPolicy)
-    """Of its application."""
+    """The policy of the timer's application."""
 
 
 class Refusal(StrEnum):
-    """Why begin starts no attempt. LATER: the answer is long enough, ask again."""
+    """Why `begin` starts no attempt: see lua/begin.lua. LATER: the answer is full, ask again."""
 
     GONE = "gone"
     STALE = "stale"
@@ -139,9 +139,10 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A wake-up that starts nothing.
+    """A wake-up that starts no attempt.
 
-    wait_ms: how much too early an EARLY one is. until_ms: when a WAITING one may start, 0: not known.
+    wait_ms: in how many ms an EARLY timer is due. until_ms: the reserved start of a WAITING timer, in ms
+    since the epoch; 0 when it waits in a line.
     """
 
     wake_up: WakeUp
@@ -152,28 +153,28 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The timer is tried again after this delay."""
+    """The timer is tried again after delay_ms."""
 
     delay_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recur:
-    """The run of a recurring timer ended; the next one is due at this instant."""
+    """A run of a recurring timer ended. The next run is due at next_due_ms, since the epoch."""
 
     next_due_ms: int
     callback: NewTimer | None = None
-    """The timer that tells of the end, stored in the same transaction."""
+    """The callback, a timer that is stored in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The timer ended, DONE or FAILED; its record is kept for retention_ms (0: not at all)."""
+    """The timer ended. state: DONE or FAILED. Its record is kept for retention_ms (0: not at all)."""
 
     state: State
     retention_ms: int
     callback: NewTimer | None = None
-    """The timer that tells of the end, stored in the same transaction."""
+    """The callback, a timer that is stored in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +185,15 @@ class Finish:
     attempt: Attempt
     then: Retry | Recur | End
     was_called: bool = True
-    """Whether the webhook was called: otherwise the end says nothing about its host."""
+    """Whether the webhook was called. If not, the attempt says nothing about the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer to some Finishes: which of them counted, and which timers may start now because of them.
+    """The answer to several Finishes.
 
-    An attempt that no longer belongs to its worker does not count.
+    counted: for each, whether it was written down; False when the attempt no longer belongs to its worker.
+    unblocked: timers that may start now because of them.
     """
 
     counted: list[bool]
@@ -200,7 +202,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
-    """An outbox entry; wake_up is None when its fields cannot be read, which are then kept."""
+    """An outbox entry. If it cannot be read, wake_up is None and `fields` has what was stored."""
 
     entry_id: bytes
     wake_up: WakeUp | None
@@ -209,7 +211,7 @@ class OutboxEntry:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a list of timers: behind this name, due at due_ms."""
+    """A place in a list of timers: right behind the timer of this name, due at due_ms."""
 
     due_ms: int
     name: TimerName
@@ -217,7 +219,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class TimerPage:
-    """Some timers in the order of their due times; next is None when there are no more."""
+    """Some timers, ordered by due time. `next`: where the next page begins (None: there is none).
+
+    now_ms: the store's time, in ms since the epoch.
+    """
 
     timers: list[Timer]
     next: Position | None

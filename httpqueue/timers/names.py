@@ -1,4 +1,4 @@
-"""The names of timers, and of the hosts that they call. Pure."""
+"""The names of timers, and of the hosts they call. Pure."""
 
 import re
 from ipaddress import AddressValueError, IPv6Address
@@ -14,27 +14,27 @@ _DOTS: Final = re.compile("[\u3002\uff0e\uff61]")
 
 
 class TimerName(NamedTuple):
-    """A timer's name: ids are unique within an application."""
+    """The name of a timer. An id is unique within its application."""
 
     application: str
     id: str
 
     def __str__(self) -> str:
-        """As logs show it."""
+        """application:id, as in logs."""
         return f"{self.application}:{self.id}"
 
 
 def host_of(url: str) -> str:
-    """The host of an http or https URL in its one form: see normal_host. '' when the URL names none."""
+    """The host of an http or https URL, as normal_host writes it. '' when the URL has none."""
     authority = _AUTHORITY.match(url)
     return normal_host(authority[1]) if authority else ""
 
 
 def normal_host(host: str) -> str:
-    """A host in the one form in which limits, pauses and filters compare it.
+    """Write a host in its normal form, so that limits, pauses and filters can compare hosts.
 
     Lower case, IDNA A-labels (RFC 5891, mapped as UTS 46 says), without a trailing dot. An IPv6 address is
-    compressed (RFC 5952) and in brackets. What is no valid host comes back in lower case.
+    compressed (RFC 5952) and in brackets. An invalid host is only changed to lower case.
     """
     normal = host.lower() if host.isascii() else _to_ascii(host)
     if not (normal.startswith("[") and normal.endswith("]")):
@@ -46,7 +46,7 @@ def normal_host(host: str) -> str:
 
 
 def _to_ascii(host: str) -> str:
-    """IDNA labels; a label that IDNA 2008 refuses, such as an emoji, is only written in Punycode."""
+    """Write a host with IDNA A-labels. A label that IDNA 2008 refuses (an emoji) is plain Punycode."""
     try:
         host = idna.uts46_remap(host, std3_rules=False)
     except idna.IDNAError:
@@ -64,7 +64,7 @@ def _label_to_ascii(label: str) -> str:
 
 
 def is_readable_label(label: str) -> bool:
-    """Whether a label that says it is Punycode (RFC 3492) stands for characters that a host may have."""
+    """Whether a label is no Punycode (RFC 3492), or decodes to characters that a host may have."""
     if not label.startswith("xn--"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""What operators say of applications and destinations. Pure; storage/record.py has its stored form."""
+"""The policies that operators set for applications and destinations. Pure. Encoded by storage/record.py."""
 
 from msgspec import Struct
 
@@ -6,28 +6,28 @@ from httpqueue.timers.spec import Retention
 
 
 class ApplicationPolicy(Struct, frozen=True, omit_defaults=True):
-    """How an application's timers are treated; None leaves it to the settings."""
+    """The policy of an application. A retention of None: as the settings say."""
 
     paused: bool = False
     retention_done_ms: int | None = None
     retention_failed_ms: int | None = None
     secrets: tuple[str, ...] = ()
-    """Standard Webhooks secrets (whsec_…), the current one first, then the one before it."""
+    """Standard Webhooks secrets (whsec_…): the current one, then the previous one."""
 
     def __repr__(self) -> str:
         return f"ApplicationPolicy(paused={self.paused}, secrets={len(self.secrets)})"
 
     @property
     def retention(self) -> Retention:
-        """Its part of the retention times."""
+        """The retention times of the policy."""
         return Retention(self.retention_done_ms, self.retention_failed_ms)
 
 
 class DestinationPolicy(Struct, frozen=True, omit_defaults=True):
-    """How a host may be called; None: without limit."""
+    """The policy of a destination (a host). None: no limit."""
 
     paused: bool = False
     rate: float | None = None
-    """Calls a second."""
+    """The most calls per second."""
     concurrency: int | None = None
-    """Calls at once."""
+    """The most calls at the same time."""

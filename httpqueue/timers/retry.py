@@ -1,4 +1,4 @@
-"""When to try again. Pure."""
+"""Computes when to try again. Pure."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -7,23 +7,23 @@ from typing import Final
 
 from msgspec import Struct
 
-_MAX_EXPONENT: Final = 62  # beyond it every ceiling is max_ms, and a float would overflow
+_MAX_EXPONENT: Final = 62  # with larger exponents the ceiling is max_ms anyway
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff: how often, and how long between attempts; or a list of waits instead."""
+    """How often to try, and how long to wait: exponential backoff, or a list of waits (ms)."""
 
     max_attempts: int = 10
     base_ms: int = 1_000
     max_ms: int = 3_600_000
     has_jitter: bool = True
     delays_ms: tuple[int, ...] = ()
-    """The wait after each attempt, if given: one attempt more than waits."""
+    """If given, the wait after each attempt. There is one attempt more than there are waits."""
 
 
 class RetryOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a timer says of its retries; None leaves it to the settings."""
+    """A timer's own retry options. None: as the settings say."""
 
     max_attempts: int | None = None
     base_ms: int | None = None
@@ -32,7 +32,7 @@ class RetryOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     delays_ms: tuple[int, ...] | None = None
 
     def over(self, policy: RetryPolicy) -> RetryPolicy:
-        """The policy with the timer's own wishes in their place."""
+        """The policy, with these options in place of its values."""
         if self.delays_ms is not None:
             return RetryPolicy(
                 len(self.delays_ms) + 1, max_ms=max(self.delays_ms, default=0), delays_ms=self.delays_ms
@@ -49,16 +49,17 @@ class RetryOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 def ceiling_ms(policy: RetryPolicy, attempt: int) -> int:
-    """The longest wait after that attempt (numbered from 1): base, doubled each time, up to max."""
+    """The most to wait after an attempt (numbered from 1), in ms: base_ms, doubled each time up to max_ms."""
     return min(policy.max_ms, policy.base_ms << min(attempt - 1, _MAX_EXPONENT))
 
 
 def backoff_ms(policy: RetryPolicy, attempt: int, jitter: float) -> int:
-    """The wait after a failed attempt, jitter in [0, 1).
+    """The wait after a failed attempt (numbered from 1), in ms. jitter: random, in [0, 1).
 
-    Full jitter within each doubling: anywhere between the previous ceiling and this one, so that a
-    herd spreads out and yet no wait is shorter than the one before it (docs/adr/0002).
-    Without jitter it is the ceiling, and a list of waits is kept as it is.
+    The wait is random, between the previous ceiling and this one (0 to 1 s, 1 to 2 s, 2 to 4 s, ...). So
+    timers that failed together spread out, and while waits grow none is shorter than the one before it
+    (docs/adr/0002).
+    Without has_jitter, the wait is the ceiling. A list of waits is used unchanged.
     """
     if policy.delays_ms:
         return policy.delays_ms[min(attempt, len(policy.delays_ms)) - 1]
@@ -72,7 +73,7 @@ def backoff_ms(policy: RetryPolicy, attempt: int, jitter: float) -> int:
 
 
 def parse_retry_after_ms(text: str | None, now_ms: int) -> int | None:
-    """Retry-After (RFC 9110 section 10.2.3: seconds or HTTP date) -> ms from now; None for garbage."""
+    """Retry-After (RFC 9110 section 10.2.3: seconds or a date) -> ms from now. None if invalid or absent."""
     if text is None:
         return None
     text = text.strip()
@@ -88,7 +89,7 @@ def parse_retry_after_ms(text: str | None, now_ms: int) -> int | None:
 
 
 def retry_delay_ms(policy: RetryPolicy, attempt: int, jitter: float, retry_after_ms: int | None) -> int:
-    """The wait before the next attempt: the receiver's wish, kept within [backoff, max]."""
+    """The wait before the next attempt, in ms: Retry-After, but not below the backoff or above max_ms."""
     wait = backoff_ms(policy, attempt, jitter)
     if retry_after_ms is None:
         return wait

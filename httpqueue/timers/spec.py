@@ -1,4 +1,4 @@
-"""What the client asked for. Pure; storage/record.py has its stored form."""
+"""The spec of a timer: what the client asked for. Pure. storage/record.py encodes it."""
 
 from typing import Any, Final, Literal
 
@@ -11,11 +11,11 @@ from httpqueue.timers.schedule import Schedule
 FIRE: Final = "fire"
 SKIP: Final = "skip"
 SKIP_GRACE_MS: Final = 10_000
-"""With "skip", a timer that is late by no more than this is still sent: workers may be restarted."""
+"""With "skip", a timer is still sent if it is late by no more than this, as after a worker's restart."""
 
 
 class Callback(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Who is told when a timer has finished; `on` holds "done", "failed" or both."""
+    """The URL to call when a timer has finished. `on` has "done", "failed" or both."""
 
     url: str
     headers: dict[str, str] = {}
@@ -23,7 +23,7 @@ class Callback(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
 
 class Retention(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How long a finished timer's record is kept; None leaves it to application and settings."""
+    """How long a finished timer's record is kept, in ms. None: as the application or the settings say."""
 
     done_ms: int | None = None
     failed_ms: int | None = None
@@ -32,31 +32,31 @@ class Retention(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=T
 class Spec(
     Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, rename={"schedule": "d", "url": "u"}
 ):
-    """What the client asked for, as it was given: two posts are the same when their specs are."""
+    """What the client asked for. Two posts with the same id are the same if their specs are equal."""
 
     url: str
     schedule: Schedule
     method: str = "POST"
     headers: dict[str, str] = {}
     body: Any = None
-    """A string is sent as it is, None as an empty body, any other JSON value as JSON."""
+    """A string is sent unchanged, None as an empty body, any other JSON value as JSON."""
     timeout_ms: int | None = None
     retry: RetryOptions | None = None
     callback: Callback | None = None
     ordering_key: str | None = None
     labels: dict[str, str] = {}
     past_due: Literal["fire", "skip"] | int = FIRE
-    """FIRE, SKIP, or how late in ms it may be fired at most."""
+    """Send a late timer? FIRE: always. SKIP: up to SKIP_GRACE_MS late. A number: up to so many ms late."""
     retention: Retention | None = None
 
     @property
     def host(self) -> str:
-        """The host of its URL, in the form of names.host_of."""
+        """The destination: the host of the URL, as names.host_of gives it."""
         return host_of(self.url)
 
     @property
     def most_lateness_ms(self) -> int | None:
-        """How late it may be fired; None: however late."""
+        """How late it may be sent, in ms. None: however late."""
         match self.past_due:
             case int(ms):
                 return ms

@@ -1,4 +1,4 @@
-"""What a timer is: its states and its attempts. Pure; storage/record.py has its stored form."""
+"""A timer, its states and its attempts. Pure. storage/record.py encodes them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +22,7 @@ class State(StrEnum):
 
     @property
     def letter(self) -> str:
-        """How records and scripts write it."""
+        """The state in records and scripts."""
         return self.value[0]
 
 
@@ -43,53 +43,53 @@ TRANSITIONS: Final = frozenset(
         (State.CANCELLED, State.SCHEDULED),  # create: replaced
     }
 )
-"""Every change of state there is; docs/architecture.md draws it and a test compares the two."""
+"""All changes of state. A test compares them with the diagram in docs/architecture.md."""
 
 FINISHED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
 class Attempt(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How an attempt went: when it started, how late that was, what came back. Stored as a JSON array."""
+    """How an attempt went. Stored as a JSON array. Times are ms; started_ms is since the epoch."""
 
     started_ms: int
     lateness_ms: int
     status: int | None = None
     error: str | None = None
-    """None: delivered."""
+    """What went wrong, for people. None: delivered."""
     duration_ms: int = 0
     response: str = ""
-    """The first KiB of the answer's body."""
+    """The first KiB of the response's body."""
     number: int = 1
     generation: int = 0
 
     @property
     def due_ms(self) -> int:
-        """When it should have started."""
+        """When the attempt should have started, in ms since the epoch."""
         return self.started_ms - self.lateness_ms
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """A timer as the store knows it; due_ms is when its next (or last) attempt should start."""
+    """A timer as the store has it. due_ms: when its next (or last) attempt should start, since the epoch."""
 
     name: TimerName
     nonce: str
-    """Drawn when it was created: tells it from another timer that had its name before."""
+    """Drawn when the timer is created. It tells the timer from an earlier one with the same name."""
     state: State
     generation: int
     attempts: int
-    """Of this generation."""
+    """How many attempts this generation has had."""
     due_ms: int
     spec: Spec
     log: tuple[Attempt, ...] = ()
-    """The last attempts, of earlier generations, too; the oldest first."""
+    """The last ten attempts, also of earlier generations, the oldest first."""
 
     @property
     def last_attempt(self) -> Attempt | None:
-        """The youngest of the log."""
+        """The latest attempt in the log, or None."""
         return self.log[-1] if self.log else None
 
     @property
     def version(self) -> str:
-        """Differs whenever the timer does: an entity tag (RFC 9110 section 8.8.3) without its quotes."""
+        """nonce.generation.attempts.state: an ETag (RFC 9110 section 8.8.3) without its quotes."""
         return f"{self.nonce}.{self.generation}.{self.attempts}.{self.state.letter}"

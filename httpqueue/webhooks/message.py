@@ -1,4 +1,4 @@
-"""One call of a webhook: what is sent for a timer, what can come back. Pure."""
+"""The call of a webhook as values: the request made from a timer, and the response or error. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ from httpqueue.webhooks.signing import signature
 
 USER_AGENT: Final = f"httpqueue/{__version__}"
 OWN_HEADERS: Final = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature", "httpqueue-attempt"})
-"""Headers that httpqueue speaks for itself; a timer may not set them."""
+"""Headers that httpqueue sets itself, in lower case. A timer may not set them."""
 ID_PLACEHOLDER: Final = "{id}"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call, ready to be sent as it is."""
+    """An HTTP request, ready to be sent."""
 
     method: str
     url: str
@@ -32,12 +32,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the receiver answered; a redirect is an answer like any other."""
+    """The receiver's answer. A redirect is an answer like any other: it is not followed."""
 
     status: int
     retry_after: str | None = None
     excerpt: bytes = b""
-    """The beginning of the body, as sent: nothing is decompressed."""
+    """The first bytes of the body, as they came: not decompressed."""
 
 
 class Fault(StrEnum):
@@ -53,11 +53,11 @@ class Fault(StrEnum):
 
 
 NOT_CALLED: Final = frozenset({Fault.INVALID_REQUEST, Fault.LOST_WORKER, Fault.PAST_DUE})
-"""Faults of which the host knows nothing."""
+"""Faults with which no call was made, so they say nothing about the host."""
 
 
 class SendError(HttpqueueError):
-    """There was no whole response: fault says why; the message is for people and holds no payload."""
+    """There was no whole response. `fault` says why. `message` is for people and holds no payload."""
 
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class SendError(HttpqueueError):
 
 
 def webhook_id(begun: Begun) -> str:
-    """Never the same for two applications, two creations or two runs; the same for all retries of one run."""
+    """application:id:nonce:generation: the same for all attempts of a run, never the same for two runs."""
     name = begun.wake_up.name
     return f"{name.application}:{name.id}:{begun.nonce}:{begun.wake_up.generation}"
 
@@ -74,7 +74,10 @@ def webhook_id(begun: Begun) -> str:
 def render(
     spec: Spec, *, timer_id: str, webhook_id: str, attempt: int, started_ms: int, append_timer_id: bool
 ) -> Request:
-    """The call for this attempt; webhook-* as in the Standard Webhooks spec, one id for all retries."""
+    """Make the request of an attempt, still unsigned. webhook-* headers follow the Standard Webhooks spec.
+
+    started_ms: when the attempt started, since the epoch. append_timer_id: add /<timer_id> to the URL's path.
+    """
     body, content_type = _body(spec)
     headers = dict(spec.headers)
     names = {name.lower() for name in headers}
@@ -92,7 +95,7 @@ def render(
 
 
 def sign(request: Request, secrets: Sequence[str]) -> Request:
-    """The request with its webhook-signature; as it is when there are no secrets."""
+    """Add the header webhook-signature. Without secrets the request is returned unchanged."""
     if not secrets:
         return request
     headers = dict(request.headers)

@@ -1,4 +1,4 @@
-"""What an attempt meant: response or fault -> outcome -> what the store is told. Pure."""
+"""Decides what an attempt meant: response or error -> delivered, retry or failed. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +23,7 @@ _PASSING_FAULTS: Final = frozenset({Fault.TIMEOUT, Fault.CONNECTION, Fault.DNS})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An outcome with its consequence: delay_ms counts for RETRY alone."""
+    """An outcome, the status or error behind it, and how long a RETRY waits (ms; else 0)."""
 
     outcome: Outcome
     status: int | None
@@ -32,13 +32,13 @@ class Verdict:
 
 
 def is_past_due(spec: Spec, lateness_ms: int) -> bool:
-    """Whether the first attempt comes too late to be made at all, as the timer sees it."""
+    """Whether the first attempt is so late that the timer does not want it to be made."""
     most_ms = spec.most_lateness_ms
     return most_ms is not None and lateness_ms > most_ms
 
 
 def of_status(status: int) -> Outcome:
-    """2xx delivered; 429 and 5xx except 501 retry; everything else, redirects included, failed."""
+    """2xx: delivered. 429 and 5xx except 501: retry. Everything else, redirects included: failed."""
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return Outcome.DELIVERED
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -49,14 +49,17 @@ def of_status(status: int) -> Outcome:
 
 
 def of_fault(fault: Fault) -> Outcome:
-    """What may pass by itself is tried again; what cannot (TLS, an impossible request) failed."""
+    """Timeout, connection and DNS errors: retry. Others, such as TLS or an invalid request: failed."""
     return Outcome.RETRY if fault in _PASSING_FAULTS else Outcome.FAILED
 
 
 def judge(
     result: Response | SendError, *, attempt: int, policy: RetryPolicy, jitter: float, now_ms: int
 ) -> Verdict:
-    """Response or error of that attempt (numbered from 1) -> verdict; the last attempt does not retry."""
+    """Judge the result of an attempt (numbered from 1). After the last attempt, a retry becomes failed.
+
+    jitter: random, in [0, 1). now_ms: the time of the answer, for a Retry-After that is a date.
+    """
     if isinstance(result, Response):
         outcome, status = of_status(result.status), result.status
         error = None if outcome is Outcome.DELIVERED else f"HTTP {status}"

@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as the Standard Webhooks spec has them (v1, HMAC-SHA256). Pure."""
+"""Signs webhooks as the Standard Webhooks spec says (v1, HMAC-SHA256). Pure."""
 
 import binascii
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook
 PREFIX: Final = "whsec_"
 MIN_BYTES: Final = 24
 MAX_BYTES: Final = 64
-"""Of a secret's decoded part, as the spec asks."""
+"""The most bytes of a decoded secret. Both limits are those of the spec."""
 
 
 @lru_cache(maxsize=1_024)
@@ -20,7 +20,7 @@ def _signer(secret: str) -> Webhook:
 
 
 def check_secret(secret: str) -> str:
-    """The secret as given, or ValueError, which never repeats it."""
+    """Return the secret unchanged if it is valid. Raises ValueError, whose text never has the secret."""
     encoded = secret.removeprefix(PREFIX)
     try:
         decoded = binascii.a2b_base64(encoded, strict_mode=True)
@@ -32,7 +32,7 @@ def check_secret(secret: str) -> str:
 
 
 def signature(secrets: Sequence[str], *, webhook_id: str, timestamp_s: int, body: bytes) -> str:
-    """The value of webhook-signature: one v1 signature a secret, separated by blanks."""
+    """The value of webhook-signature: one v1 signature for each secret, separated by spaces."""
     moment = datetime.fromtimestamp(timestamp_s, tz=UTC)
     text = body.decode()  # bodies are JSON or text
     return " ".join(_signer(secret).sign(webhook_id, moment, text) for secret in secrets)

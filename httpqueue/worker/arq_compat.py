@@ -1,7 +1,7 @@
 """A stock arq worker can drain the queue: `arq httpqueue.worker.arq_compat.WorkerSettings`.
 
-It runs one wake-up at a time, so it is slow. The queue is in arq's format: whoever has arq's workers,
-tools and monitoring can use them.
+It is slow, because it makes a round trip for each wake-up. It is for those who want to use arq's own workers,
+tools and monitoring.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
-    """The arq job function: one attempt for one wake-up, named by the job's id or by the argument."""
+    """The arq job function: make one attempt. The argument, or else the job's id, is the wake-up's id."""
     wake_up = read_job((wake_up_id or ctx["job_id"]).encode(), b"")
     if wake_up is None:
         log.error("worker.unreadable", job=ctx["job_id"])
@@ -48,7 +48,7 @@ async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
 
 
 async def _beat(attempts: Attempts, running: Running) -> None:
-    """Keep the lease alive; the store refuses the finish of one that is lost."""
+    """Renew the lease until cancelled. If it is lost all the same, the store refuses the finish."""
     while True:
         await clock.sleep(BEAT_S)
         with suppress(UnavailableError):
@@ -59,7 +59,7 @@ JOB: Final = func(deliver, name=JOB_FUNCTION)
 
 
 def worker_settings(settings: Settings) -> dict[str, Any]:
-    """What a stock arq worker needs to know."""
+    """The settings of a stock arq worker, by name. Raises SettingsError when no Redis is set."""
     if settings.redis_url is None:
         raise SettingsError("setting HTTPQUEUE_REDIS_URL: arq needs the Redis that all parts share")
     store_url, queue_url = settings.redis_url, settings.broker_redis_url or settings.redis_url
@@ -95,7 +95,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """WorkerSettings, made when arq's command asks for it: only then are the settings read."""
+    """Make WorkerSettings when arq asks for it, so that importing this module reads no settings."""
     if name == "WorkerSettings":
         return worker_settings(load())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

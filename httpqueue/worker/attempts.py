@@ -1,8 +1,7 @@
-"""Attempts: begin, call, finish. What a worker does with a wake-up, for many at once.
+"""Makes attempts, many at once: begins them in the store, calls the webhooks, notes how they ended.
 
-An attempt is no task: the answer to `begin` becomes bytes on a connection, the response a line in the next
-`finish`.
-A worker that dies in the middle leaves a lease that runs out; the heal pass then wakes the timer again.
+An attempt has no asyncio task of its own: the HTTP client calls back when the response is there. When a
+worker dies during an attempt, its lease ends, and the relay's heal pass wakes the timer again.
 """
 
 import asyncio
@@ -25,16 +24,16 @@ from httpqueue.worker.finishes import Finishes
 from httpqueue.worker.plan import AttemptPolicy, finish_of, reason_not_to_call
 
 BEAT_S: Final = 5.0
-"""How often a worker renews the leases of its attempts."""
+"""Seconds between two renewals of the leases of a worker's attempts."""
 BEATS_LEFT: Final = 2
-"""A call starts only while its lease has room for so many beats."""
+"""A call starts only if its lease lasts for at least this many beats more."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class BeginCall:
-    """A call of begin that can be repeated: its holder tells the store that it is the same call."""
+    """A call of `begin` that can be repeated: the store knows it again by its holder."""
 
     wake_ups: tuple[WakeUp, ...]
     room: dict[str, int] | None
@@ -43,16 +42,16 @@ class BeginCall:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """An attempt that this worker makes."""
+    """An attempt that this worker is making."""
 
     begun: Begun
     lease_end_s: float
-    """On clock.boottime_s, counted from before begin was called."""
+    """On clock.boottime_s. Counted from before `begin` was called, so it is never too late."""
     started_s: float = 0.0
     call: Call | None = None
     is_answered: bool = False
     has_bug: bool = False
-    """Nothing can be said of its end: its lease ends, and it is made again."""
+    """A bug kept us from deciding its end. Its lease will end, and the attempt is made again."""
 
     @property
     def is_called(self) -> bool:
@@ -60,13 +59,13 @@ class Running:
         return self.call is not None and self.call.written
 
     def __str__(self) -> str:
-        """For logs."""
+        """application:id:generation:attempt:holder, for logs."""
         wake_up = self.begun.wake_up
         return f"{wake_up.name}:{wake_up.generation}:{self.begun.attempt}:{self.begun.holder}"
 
 
 class Attempts:
-    """Makes attempts. How they ended goes to `finishes`."""
+    """Makes attempts, and adds how they ended to `finishes`."""
 
     def __init__(self, *, store: Store, sender: Sender, policy: AttemptPolicy) -> None:
         self._store = store
@@ -77,14 +76,14 @@ class Attempts:
         self.finishes = Finishes(store)
 
     def begin_call(self, wake_ups: Sequence[WakeUp], room: dict[str, int] | None = None) -> BeginCall:
-        """A new call of begin."""
+        """A new call of `begin`, with a holder of its own. room: see Store.begin."""
         self._calls += 1
         return BeginCall(tuple(wake_ups), room, f"{self._name}.{self._calls}")
 
     async def begin(self, call: BeginCall) -> list[Running | Refused]:
-        """Begin what the store lets start and there is room for.
+        """Begin the attempts that the store lets start. The answers are in the order of the wake-ups.
 
-        Raises UnavailableError: then nobody knows whether the store began them, and the same call, repeated,
+        Raises UnavailableError. Nobody knows then whether the store began them: repeat the same call, which
         gives the same attempts.
         """
         before_s = clock.boottime_s()
@@ -103,14 +102,14 @@ class Attempts:
         return Running(answer, before_s + answer.lease_ms / 1000)
 
     def has_time(self, running: Running) -> bool:
-        """Whether a call may start: a process that was frozen may have lost its timers to others."""
+        """Whether a call may still start. If this process was frozen, another worker may have the timer."""
         if clock.boottime_s() <= running.lease_end_s - BEATS_LEFT * BEAT_S:
             return True
         log.warning("attempt.dropped", attempt=str(running))
         return False
 
     async def make(self, running: Running) -> None:
-        """Make one attempt from its call to the store's answer; raises UnavailableError."""
+        """Make one attempt, from its call until the store knows how it ended. Raises UnavailableError."""
         if not self.has_time(running):
             await self.hand_back([running])
             return
@@ -123,7 +122,7 @@ class Attempts:
             self.drop(running)
 
     def start(self, running: Running, on_answer: Callable[[Running], None]) -> None:
-        """Call the webhook. on_answer is called when the answer, or none, is there."""
+        """Call the webhook. on_answer is called at the response or error, but not after drop."""
         IN_FLIGHT.inc()
         running.started_s = clock.monotonic_s()
         reason = reason_not_to_call(running.begun)
@@ -161,7 +160,7 @@ class Attempts:
                 result,
                 self._policy,
                 duration_ms=round((clock.monotonic_s() - running.started_s) * 1000),
-                jitter=random.random(),  # noqa: S311 - spreads a herd, guards nothing
+                jitter=random.random(),  # noqa: S311 - spreads retries, is no secret
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the other attempts must go on
             self._fail(running, error)
@@ -178,14 +177,14 @@ class Attempts:
         IN_FLIGHT.dec()
 
     def drop(self, running: Running) -> None:
-        """Give up a call that is in flight."""
+        """Cancel the attempt's call if it is in flight."""
         if running.call is not None and not running.is_answered:
             running.call.cancel()
             running.is_answered = True
             IN_FLIGHT.dec()
 
     async def beat(self, running: Sequence[Running]) -> list[Running]:
-        """Renew the leases of these attempts; returns those whose lease was lost. Raises UnavailableError."""
+        """Renew leases. Returns the attempts whose lease was lost. Raises UnavailableError."""
         before_s = clock.boottime_s()
         kept = await self._store.beat([each.begun for each in running])
         lost = []
@@ -197,5 +196,5 @@ class Attempts:
         return lost
 
     async def hand_back(self, running: Sequence[Running]) -> None:
-        """Give attempts up, so that another worker makes them at once; raises UnavailableError."""
+        """Give attempts up, so that another worker makes them at once. Raises UnavailableError."""
         await self._store.hand_back([(each.begun, each.is_called) for each in running])

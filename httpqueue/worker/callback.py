@@ -1,4 +1,4 @@
-"""The callback of a finished timer: itself a timer, which has no callback. Pure."""
+"""Makes the callback of a finished timer. It is a timer itself, without a callback. Pure."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.message import ID_PLACEHOLDER
 
 MARK: Final = "~callback-"
-"""Between the id of a timer and what tells its ends apart: an id may be used again when its timer is gone."""
+"""In a callback's id, between the timer's id and what makes it unique: an id may be used again."""
 
 
 def callback_of(
@@ -23,7 +23,7 @@ def callback_of(
     retry: RetryOptions,
     timeout_ms: int,
 ) -> NewTimer | None:
-    """The timer that tells of the end of `name`, due at once; None when nobody wants to hear of it."""
+    """The callback for the end of timer `name`, due at once. None when the timer wants none."""
     callback = spec.callback
     if callback is None or state.value not in callback.on:
         return None
@@ -41,7 +41,7 @@ def callback_of(
 
 
 def finished_timer(name: TimerName, spec: Spec, attempt: Attempt, state: State) -> dict[str, Any]:
-    """What a callback is sent, in the shape of schedule-rs."""
+    """The JSON body of a callback, in the shape of schedule-rs."""
     request = {"url": spec.url, "method": spec.method, "headers": spec.headers, "body": spec.body}
     told: dict[str, Any] = {
         "id": name.id,
@@ -62,7 +62,7 @@ def finished_timer(name: TimerName, spec: Spec, attempt: Attempt, state: State) 
 
 
 def describe(schedule: Schedule, due_ms: int) -> dict[str, Any]:
-    """A schedule in the words of schedule-rs: `schedule` for cron, `schedule_at` for everything else."""
+    """A schedule as schedule-rs writes it: `schedule` for a cron, `schedule_at` for everything else."""
     match schedule:
         case Cron(expression, zone):
             return {"schedule": expression, "timezone": zone}

@@ -1,22 +1,22 @@
-"""The calls that a worker has in flight, by host: how many more may start. Pure but for the clock."""
+"""Counts a worker's calls in flight by host, and decides how many more may start. Reads the clock only."""
 
 from typing import Final
 
 from httpqueue import clock
 
 QUICK_S: Final = 0.05
-"""Calls that last no longer soon give their slots back."""
+"""Calls are quick while none has been in flight for longer than this."""
 SLOW_S: Final = 0.25
-"""A host that keeps many slots for longer than this gets no more than its share of them."""
+"""A host is slow when it has many calls in flight (slots / MAX_SHARES) and the oldest is older than this."""
 MAX_SHARES: Final = 4
-"""Slow hosts leave others their slots until so many times the concurrency is in flight."""
+"""The most calls in flight of all hosts together, in multiples of the slots."""
 
 
 class Calls:
-    """The calls in flight by host: how many more may start, so that slow hosts leave others their slots.
+    """A worker's calls in flight. Slow hosts cannot block fast ones.
 
-    Whoever comes first takes a slot, which is fair as long as slots are soon free again. A slow host has a
-    pool of slots of its own, so that its calls take none from the others.
+    All fast hosts share `slots`, first come, first served. Each slow host has a pool of its own, also of
+    `slots` calls, so that its calls take no slots from others.
     """
 
     def __init__(self, slots: int) -> None:
@@ -30,7 +30,7 @@ class Calls:
         self._count += 1
 
     def end(self, host: str, name: str) -> None:
-        """It has ended."""
+        """A call that has begun has ended."""
         calls = self._by_host[host]
         del calls[name]
         self._count -= 1
@@ -38,17 +38,17 @@ class Calls:
             del self._by_host[host]
 
     def free(self) -> int:
-        """How many calls may start, to hosts that have room."""
+        """How many calls may start now. `room` limits them further for slow hosts."""
         slow = sum(len(self._by_host[host]) for host in self._slow_hosts())
         return min(self._slots - (self._count - slow), self._slots * MAX_SHARES - self._count)
 
     def are_quick(self) -> bool:
-        """Whether no call has been in flight for long: slots are soon free again."""
+        """Whether no call has been in flight for longer than QUICK_S."""
         since_s = clock.monotonic_s() - QUICK_S
         return all(next(iter(calls.values())) > since_s for calls in self._by_host.values())
 
     def room(self) -> dict[str, int]:
-        """How many calls each slow host may still get."""
+        """{host: how many calls it may still get}, for the slow hosts alone."""
         return {host: self._slots - len(self._by_host[host]) for host in self._slow_hosts()}
 
     def _slow_hosts(self) -> list[str]:

@@ -1,6 +1,6 @@
-"""The worker: claims due wake-ups in batches and runs their attempts.
+"""The worker: claims due wake-ups in batches and makes their attempts.
 
-A wake-up that is lost between claim and begin is put again by the relay's heal pass.
+When a worker dies between claim and begin, its wake-ups are lost; the relay's heal pass puts them again.
 """
 
 import asyncio
@@ -21,27 +21,27 @@ from httpqueue.worker.attempts import BEAT_S, Attempts, BeginCall, Running
 from httpqueue.worker.calls import SLOW_S, Calls
 
 IDLE_S: Final = 1.0
-"""The longest sleep: a wake message that got lost costs no more than this."""
+"""The longest sleep in s. A lost wake message delays a timer by no more than this."""
 ALIVE_S: Final = 5
-"""How often a worker says that it is alive."""
+"""Seconds between two notes that this worker is alive."""
 MAX_CLAIM: Final = 500
 GATHER_S: Final = 0.001
-"""Under load: how long freed slots are gathered for one claim."""
+"""Under load, the worker waits this long, so that one claim fills several free slots."""
 AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
-"""Attempts a slot that may wait for their finish, as they do when the store is away."""
+"""Unfinished attempts per slot: when there are more, as when the store is away, no attempt begins."""
 FLUSH_S: Final = 2.0
-"""How long a worker that stops waits for the store to take what has ended, beyond the grace time."""
+"""After the grace time, how long a worker that stops waits for the store to take ended attempts."""
 MAX_BEAT: Final = 500
-"""Attempts in one beat."""
+"""The most attempts in one call of `beat`."""
 AHEAD: Final = 2
-"""Wake-ups a slot that are claimed ahead of free slots, while the queue has more and all calls are quick."""
+"""Wake-ups per slot claimed beyond the free slots, while the queue has more and all calls are quick."""
 
 log = structlog.get_logger()
 
 
 class Worker:
-    """A worker whose wake-ups are claimed, begun and finished many at a time."""
+    """Claims, begins and finishes many timers at a time. `concurrency` is its number of slots."""
 
     def __init__(self, *, attempts: Attempts, queue: Queue, concurrency: int, grace_s: float) -> None:
         self._attempts = attempts
@@ -54,17 +54,17 @@ class Worker:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._held: list[WakeUp] = []
-        self._is_full = False  # at the last look
+        self._is_full = False  # whether no slot was free in the last round
         self._ahead = 0
         self._name = uuid4().hex
         self._noted_s = 0.0
         self._calls = Calls(concurrency)
         self._running: dict[int, Running] = {}
-        """Attempts that the store has not heard the end of, by the identity of what begin answered."""
+        """Attempts whose end the store does not know yet. The key is id(running.begun)."""
         self._repeat: BeginCall | None = None
 
     async def run(self) -> None:
-        """Claim and make attempts until stop(); servers that are away are waited for."""
+        """Claim wake-ups and make attempts until stop(). When a server is away, wait for it."""
         self._finishes.hand_unblocked_to(self._hold)
         self._finishes.told.listen(self._told)
         helpers = [asyncio.create_task(each) for each in (self._listen(), self._beat(), self._finishes.run())]
@@ -81,15 +81,15 @@ class Worker:
                 helper.cancel()
 
     async def stop(self) -> None:
-        """Claim no more, give back what was not begun, let attempts in flight end within the grace time."""
+        """Claim no more, give back wake-ups that were not begun, and give calls the grace time to end."""
         self._stopping.set()
         self._wake.set()
 
     async def _wind_down(self) -> None:
-        """Give back what was not begun, and wait the grace time at most for attempts in flight."""
+        """Give back wake-ups that were not begun. Wait for attempts in flight, at most the grace time."""
         self._finishes.hand_unblocked_to(None)
         left_over, self._held = self._held, []
-        if self._repeat is not None:  # nobody knows whether these were begun: heal sees to those that were
+        if self._repeat is not None:  # perhaps they were begun: then their leases end, and heal wakes them
             left_over += self._repeat.wake_ups
         if left_over:
             with suppress(UnavailableError):
@@ -101,11 +101,11 @@ class Worker:
                     await self._idle.wait()
 
     async def _give_up_attempts(self) -> None:
-        """Hand back attempts that outlast the grace time: another worker makes them at once."""
+        """Hand back attempts that outlast the grace time, so that another worker makes them at once."""
         in_flight = [running for running in self._running.values() if not running.is_answered]
         for running in in_flight:
             self._attempts.drop(running)
-        # What was answered must reach the store, or it would be called again.
+        # The store must hear of answered calls, or their webhooks would be called again.
         await asyncio.wait({asyncio.create_task(self._finishes.drain())}, timeout=FLUSH_S)
         if in_flight:
             # In a task of its own: this one may have been cancelled.
@@ -118,14 +118,14 @@ class Worker:
             log.info("worker.handed_back", count=len(in_flight), called=called)
 
     async def _round(self) -> None:
-        """Claim what is due, begin it, sleep until there is more to do."""
+        """Claim and begin what is due, then sleep until there is more to do."""
         self._wake.clear()
-        if self._stopping.is_set():  # it was set before the line above
+        if self._stopping.is_set():  # stop() may have set _wake just before it was cleared
             return
         free = self._free()
         self._is_full = not free
         try:
-            # A host that turns slow makes slots free without any call ending: look again soon.
+            # When a host turns slow, slots become free although no call ends: look again soon.
             idle_s = await self._claim(free) if free else SLOW_S
             await self._say_alive()
         except UnavailableError as error:
@@ -138,14 +138,14 @@ class Worker:
             await clock.sleep(GATHER_S)
 
     def _free(self) -> int:
-        """How many attempts may start: a slot is taken until the answer is there, not until the finish."""
-        if self._finishes.is_behind:  # what has ended comes first
+        """How many attempts may start. A slot is free again at the answer, before the finish."""
+        if self._finishes.is_behind:  # ended attempts first
             return 0
         unfinished = self._concurrency * MAX_UNFINISHED - len(self._running)
         return max(0, min(self._calls.free(), unfinished, MAX_CLAIM))
 
     async def _claim(self, free: int) -> float:
-        """Start up to that many attempts; returns how long there is nothing more to do, in seconds."""
+        """Start at most `free` attempts. Returns for how many seconds there is nothing more to do."""
         idle_s = 0.0
         if self._repeat is not None:
             await self._begin(self._repeat)
@@ -174,7 +174,7 @@ class Worker:
             elif answer.refusal is Refusal.LATER:
                 self._hold(answer.wake_up)
             elif answer.refusal is Refusal.EARLY:
-                # The queue's server is ahead of the store's: what counts is the store's clock.
+                # The queue's clock is ahead of the store's, which decides: begin again when it is due.
                 loop = asyncio.get_running_loop()
                 loop.call_later(answer.wait_ms / 1000, self._hold, answer.wake_up)
             elif answer.until_ms:
@@ -184,7 +184,7 @@ class Worker:
             await self._queue.put(later)
 
     async def _start(self, started: Sequence[Running]) -> None:
-        """Call the webhooks of attempts that have begun."""
+        """Call the webhooks of attempts that have begun, and hand back those whose lease is too short."""
         dropped = []
         for running in started:
             if not self._attempts.has_time(running):
@@ -194,7 +194,7 @@ class Worker:
             self._calls.begin(running.begun.host, str(running))
             self._attempts.start(running, self._answered)
         if dropped:
-            with suppress(UnavailableError):  # then their leases end
+            with suppress(UnavailableError):  # if this fails, their leases end
                 await self._attempts.hand_back(dropped)
 
     def _answered(self, running: Running) -> None:
@@ -205,7 +205,7 @@ class Worker:
             del self._running[id(running.begun)]
 
     def _told(self, told: tuple[Sequence[Finish], Finished]) -> None:
-        """The store has heard of the end of attempts."""
+        """The store knows how these attempts ended: forget them."""
         for finish in told[0]:
             self._running.pop(id(finish.begun), None)
         if self._is_full:
@@ -214,7 +214,7 @@ class Worker:
             self._idle.set()
 
     async def _beat(self) -> None:
-        """Keep the leases of all attempts alive, and drop those that were lost."""
+        """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
         outage = Outage("worker.beat")
         while True:
             await clock.sleep(BEAT_S)
@@ -231,7 +231,7 @@ class Worker:
                     outage.over()
 
     def _drop(self, lost: Sequence[Running]) -> None:
-        """Their leases are lost: another worker makes these attempts."""
+        """Stop making attempts that no longer belong to this worker."""
         for running in lost:
             if self._running.pop(id(running.begun), None) is not None and not running.is_answered:
                 log.warning("attempt.lost", attempt=str(running))
@@ -257,7 +257,7 @@ class Worker:
                 await self._wake.wait()
 
     async def _wait_out(self, error: UnavailableError) -> None:
-        """Wait for a server that is away, unless the worker is told to stop meanwhile."""
+        """Wait for a server that is away, or until the worker is told to stop."""
         waiting = asyncio.create_task(self._outage.wait(error))
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)

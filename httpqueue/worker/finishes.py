@@ -1,4 +1,7 @@
-"""How attempts ended, on the way to the store: in batches, and however long it is away."""
+"""Tells the store how attempts ended, in batches. While the store is away, they are kept in memory.
+
+A crash loses them: then the leases end, and the attempts are made again.
+"""
 
 import asyncio
 from collections import deque
@@ -19,9 +22,9 @@ from httpqueue.webhooks.outcome import Outcome
 
 MAX_ITEMS: Final = 500
 MAX_BYTES: Final = 4_000_000
-"""A larger finish would keep Redis from everybody else for too long."""
+"""The most bytes of callbacks in one finish. A larger one would block Redis for too long."""
 GATHER_S: Final = 0.003
-"""How long ended attempts are gathered for one finish; nobody waits for it."""
+"""How long ended attempts are gathered for one finish. No webhook waits for it."""
 
 _COUNT: Final = {outcome: ATTEMPTS.labels(outcome.value) for outcome in Outcome}
 
@@ -29,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Finishes:
-    """A worker's ended attempts that the store has still to hear of."""
+    """A worker's ended attempts that the store does not know of yet."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -39,22 +42,22 @@ class Finishes:
         self._flushed = asyncio.Event()
         self._take_unblocked: Callable[[WakeUp], None] | None = None
         self.is_behind = False
-        """Whether the store is away while ended attempts wait for it."""
+        """Whether ended attempts wait for a store that is away."""
         self.told: Signal[tuple[Sequence[Finish], Finished]] = Signal()
-        """After each finish that the store has heard of."""
+        """Emitted after each `finish`, with the batch and the store's answer."""
 
     def add(self, finish: Finish) -> None:
-        """An attempt has ended."""
+        """Note that an attempt has ended. `run` tells the store."""
         _log(finish)
         self._waiting.append(finish)
         self._added.set()
 
     def hand_unblocked_to(self, take: Callable[[WakeUp], None] | None) -> None:
-        """Who starts the timers that the end of attempts unblocks; None: they go through relay and queue."""
+        """Set who starts the timers that `finish` unblocks. None: they go through relay and queue."""
         self._take_unblocked = take
 
     async def run(self) -> None:
-        """Tell the store until cancelled."""
+        """Send batches to the store until cancelled."""
         while True:
             await self._added.wait()
             if len(self._waiting) < MAX_ITEMS:
@@ -65,7 +68,7 @@ class Finishes:
                 self._flushed.set()
 
     async def drain(self) -> None:
-        """Wait until the store has heard of all that has ended."""
+        """Wait until the store knows of all attempts that have ended."""
         while self._waiting or self._is_flushing:
             self._flushed.clear()
             await self._flushed.wait()
@@ -105,7 +108,7 @@ class Finishes:
 
 
 def _size_of(finish: Finish) -> int:
-    """About how many bytes a finish has: those of its callback, which repeats the timer's body."""
+    """About how many bytes a finish has. Only a callback is large: it repeats the timer's body."""
     then = finish.then
     if isinstance(then, Retry) or then.callback is None:
         return 0
@@ -114,7 +117,7 @@ def _size_of(finish: Finish) -> int:
 
 
 def _log(finish: Finish) -> None:
-    """One line in the log for an attempt that was not delivered, and one metric for each."""
+    """Count every attempt in the metrics, and log those that were not delivered."""
     begun, then, error = finish.begun, finish.then, finish.attempt.error
     timer = str(begun.wake_up.name)
     if isinstance(begun.spec.schedule, Cron) and isinstance(then, End):

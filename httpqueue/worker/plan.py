@@ -1,4 +1,4 @@
-"""What becomes of a timer after an attempt. Pure: every decision is a function of what it is given."""
+"""Decides what becomes of a timer after an attempt. Pure."""
 
 from dataclasses import dataclass, field
 
@@ -12,14 +12,14 @@ from httpqueue.webhooks.outcome import Outcome, Verdict, is_past_due, judge
 from httpqueue.worker.callback import callback_of
 
 MAX_LOST = 3
-"""So many workers may be lost in one attempt: a timer that kills its workers must end."""
+"""When this many workers were lost in one attempt, the timer fails: it may be what kills them."""
 KEPT_RESPONSE_BYTES = 1_024
-"""Of a response's body, in the log of attempts."""
+"""How much of a response's body an attempt keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptPolicy:
-    """How attempts are made and how long finished timers are kept, unless timer or application say it."""
+    """The settings' defaults for attempts and retention. A timer or application may override them."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_ms: int = 20_000
@@ -30,17 +30,17 @@ class AttemptPolicy:
     callback_delays_ms: tuple[int, ...] = (1_000, 5_000, 30_000)
 
     def retry_of(self, begun: Begun) -> RetryPolicy:
-        """How often this timer is tried, and how long it waits in between."""
+        """The retry policy of this timer: its own options over the settings."""
         options = begun.spec.retry
         return self.retry if options is None else options.over(self.retry)
 
     def timeout_ms_of(self, begun: Begun) -> int:
-        """How long one attempt of this timer may take in all."""
+        """How long one attempt of this timer may take, in ms."""
         return begun.spec.timeout_ms or self.timeout_ms
 
 
 def reason_not_to_call(begun: Begun) -> SendError | None:
-    """Why the webhook is not called in this attempt; None: it is."""
+    """Why this attempt must not call the webhook. None: call it."""
     if begun.lost >= MAX_LOST:
         return SendError(Fault.LOST_WORKER, f"{begun.lost} workers were lost in this attempt")
     lateness_ms = begun.started_ms - begun.due_ms
@@ -52,7 +52,7 @@ def reason_not_to_call(begun: Begun) -> SendError | None:
 def finish_of(
     begun: Begun, result: Response | SendError, policy: AttemptPolicy, *, duration_ms: int, jitter: float
 ) -> Finish:
-    """What the store is told of an attempt that took duration_ms; jitter in [0, 1)."""
+    """What to tell the store of an attempt that took duration_ms. jitter: random, in [0, 1)."""
     verdict = judge(
         result,
         attempt=begun.attempt,
@@ -70,7 +70,7 @@ def finish_of(
 
 
 def plan(begun: Begun, verdict: Verdict, attempt: Attempt, policy: AttemptPolicy) -> Retry | Recur | End:
-    """What becomes of the timer: tried again, run again by its cron, or ended."""
+    """What becomes of the timer: Retry, Recur (the next run of its cron) or End."""
     if verdict.outcome is Outcome.RETRY:
         return Retry(verdict.delay_ms)
     state = State.DONE if verdict.outcome is Outcome.DELIVERED else State.FAILED
@@ -89,7 +89,7 @@ def plan(begun: Begun, verdict: Verdict, attempt: Attempt, policy: AttemptPolicy
 
 
 def _next_due_ms(begun: Begun, ended_ms: int) -> int | None:
-    """When a recurring timer runs again; None for any other, and when its zone is unknown on this machine."""
+    """When a recurring timer runs next. None: it is not recurring, or this machine does not know its zone."""
     if not isinstance(begun.spec.schedule, Cron):
         return None
     try:
@@ -99,7 +99,7 @@ def _next_due_ms(begun: Begun, ended_ms: int) -> int | None:
 
 
 def _retention_ms(begun: Begun, state: State, policy: AttemptPolicy) -> int:
-    """What the timer says, else what its application says, else what the settings say."""
+    """The retention from the timer, else from its application, else from the settings."""
     for retention in (begun.spec.retention, begun.policy.retention):
         if retention is not None:
             ms = retention.done_ms if state is State.DONE else retention.failed_ms

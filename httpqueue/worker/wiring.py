@@ -1,4 +1,4 @@
-"""How a worker's parts are made from the settings."""
+"""Makes a worker's parts from the settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from httpqueue.worker.plan import AttemptPolicy
 
 @asynccontextmanager
 async def open_attempts(settings: Settings, store: Store) -> AsyncIterator[Attempts]:
-    """Attempts on that store, as the settings want them."""
+    """Create Attempts for this store. At the end the HTTP client is closed."""
     sender = create_sender(settings.sender)
     policy = AttemptPolicy(
         retry=settings.retry_policy,

@@ -1,7 +1,7 @@
--- beat: the attempts of a worker are alive; their leases begin anew.
+-- beat: renew the leases of attempts that are alive.
 -- KEYS    records, running, up, permits
 -- ARGV    1 now   2 msgpack [[member, nonce, holder, lease ms], ...]
--- RETURNS 1 an attempt that is still the worker's own, 0 one that is not: its lease is lost
+-- RETURNS for each attempt 1: its lease is renewed, or 0: the attempt no longer belongs to the worker
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])

@@ -1,28 +1,31 @@
--- begin: start an attempt for each wake-up whose timer is due and that nothing holds up.
+-- begin: start an attempt for each wake-up whose timer is due, unless something holds the timer up.
 -- KEYS    records, due, held, next, running, up, counts, applications, destinations, lanes, lines, permits, next_start,
 --         starts, set_aside, waiting, probes, outbox
--- ARGV    1 now   2 holder: the worker and this call; a repeated call has the same
---         3 the worker's timeout, ms   4 how much longer a lease is than the timeout, ms   5 longest lease, ms
---         6 msgpack {host: calls that the worker has still room for}, of those that have not room for all
+-- ARGV    1 now   2 holder: names the worker and this call; a repeated call has the same holder
+--         3 timeout of timers without one, ms   4 how much longer a lease is than the timeout, ms
+--         5 longest lease, ms
+--         6 msgpack {host: calls that the worker may still make}; a host that is not there is not limited
 --         7 msgpack [[member, generation], ...]
--- RETURNS {an answer for each wake-up, {application, its policy, ...}}, an answer being
+-- RETURNS {an answer for each wake-up, {application, its policy as JSON, ...}}. An answer is one of
 --         {'begun', attempt, workers lost in it, due ms, now ms, lease ms, nonce, spec, host}
 --         {'early', ms until it is due}
---         {'waiting', when its host lets it start, ms, 0: not known}
---         {'paused'}    its application or host is
---         {'blocked'}   another timer of its ordering key comes first
---         {'later'}     the answer is long enough: ask again
---         {'gone' | 'stale' | 'finished' | 'running' | 'unreadable'}
--- A timer that runs past its lease has lost its worker: it begins again, as the same attempt.
+--         {'waiting', reserved start in ms since the epoch, or 0 when it waits in a line}
+--         {'paused'}    its application or host is paused
+--         {'blocked'}   another timer of its lane comes first
+--         {'later'}     the whole answer is long enough: ask again
+--         {'gone'}      there is no record
+--         {'stale'}     the timer has another generation
+--         {'finished' | 'running' | 'unreadable'}
+-- A running timer whose lease has ended has lost its worker: the same attempt begins again.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local holder, usual_timeout, margin, longest_lease, room, wake_ups =
   ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
-local MISSED_MS = 1000 -- a reserved start is missed by more than that, as workers take a while to come
-local applications, destinations = {}, {} -- name -> {text, values}, or false
-local begun, leases, begun_lines = {}, {}, {} -- begun: a set; begun_lines: lines in which they may have waited
-local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0 -- most of the time no timer does
+local MISSED_MS = 1000 -- a start that passed less than this long ago is not missed: workers take a while
+local applications, destinations = {}, {} -- name -> {text, values}; false: no policy
+local begun, leases, begun_lines = {}, {}, {} -- begun: set of members; begun_lines: lines they may be in
+local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0 -- usually false: no timer waits anywhere
 local since = up_since(now)
 local bytes = 0
 
@@ -34,8 +37,9 @@ local function policy_of(cache, key, name)
   return cache[name]
 end
 
--- When a host's rate lets a timer start: starts are reserved 1/rate s apart, and a timer keeps the one it was given.
--- Missed starts are reserved anew, or all of them would be taken at once; not when `concurrency` is what delays them.
+-- The reserved start (ms) of a timer under its host's rate. Starts are 1/rate s apart, and a timer keeps its
+-- start. A missed start is reserved again, or all missed ones would start at once. With `concurrency` it is
+-- kept, because that may have delayed the timer.
 local function reserve_start(host, rate, concurrency, member)
   local starts, next_start = keys.starts .. host, keys.next_start .. host
   local start = tonumber(redis.call('ZSCORE', starts, member) or nil)
@@ -48,7 +52,7 @@ local function reserve_start(host, rate, concurrency, member)
   return math.ceil(start)
 end
 
--- nil, or the answer that names which rule of its host holds the timer up.
+-- The answer when the rate or concurrency of its host holds the timer up; nil when it may start.
 local function host_obstacle(member, head, policy)
   local host, rate, concurrency = head.host, policy.rate, policy.concurrency
   local start = rate and reserve_start(host, rate, concurrency, member) or now
@@ -67,7 +71,7 @@ local function host_obstacle(member, head, policy)
   return nil
 end
 
--- nil, or the answer that names what holds the timer up.
+-- The answer when something holds the timer up; nil when it may start.
 local function obstacle(member, head)
   local host = head.host
   local application = policy_of(applications, keys.applications, application_of(member))
@@ -148,7 +152,7 @@ local function answer_to(member, generation)
   end
   if head.state == RUNNING then
     if head.holder == holder and not begun[member] then
-      return answer_begun(member, head, spec) -- this call is repeated: its first answer was lost
+      return answer_begun(member, head, spec) -- a repeated call, whose first answer was lost
     end
     if begun[member] or not is_lost(member, now, since) then
       return {'running'}

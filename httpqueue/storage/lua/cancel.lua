@@ -1,9 +1,11 @@
--- cancel: end a timer before it is sent, or delete one that has failed.
+-- cancel: end a scheduled timer, or delete a failed one.
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting
--- ARGV    1 now   2 member   3 version or ''   4 retention of a cancelled timer, ms
--- RETURNS {'changed', state letter before, due ms, version} | {'gone'} | {'state', its letter}
---         | {'version', its state letter}
--- A deleted timer's retention is over at once; its record goes when the archive has its id.
+-- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a cancelled timer, ms
+-- RETURNS {'changed', state letter before, due ms, version before}
+--         {'gone'}                    there is no readable record, or its retention is over
+--         {'state', its letter}       it is in another state
+--         {'version', state letter}   it has another version
+-- To delete a timer is to end its retention: `forget` then puts its id into the archive and drops its record.
 
 go_on_when_full(keys.retention)
 local now = now_ms(ARGV[1])

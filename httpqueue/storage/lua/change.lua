@@ -1,11 +1,14 @@
--- change: give timers other content or another due time, each under its next generation; attempts count from 1 again.
+-- change: give timers other content or another due time. Each gets its next generation.
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting, probes
 -- ARGV    1 now
---         2 msgpack [[member, letters of the states it may be in, version or '', spec or '' (keep), timeout ms,
---           ordering key, host, due ms or false (keep), due counts from now?], ...]
--- RETURNS a timer {'changed', state letter before, due ms, version}
---         {'gone'} | {'state', its letter} | {'version', its state letter}
--- What the client has seen, the version, must still be so.
+--         2 msgpack [[member, letters of the states it may be in, wanted version or '' (any),
+--           spec or '' (keep), timeout ms, ordering key, host, due ms or false (keep),
+--           due counts from now?], ...]
+-- RETURNS for each timer one of
+--         {'changed', state letter before, due ms, new version}
+--         {'gone'}                    there is no readable record, or its retention is over
+--         {'state', its letter}       it is in another state
+--         {'version', state letter}   it has another version
 
 local now = now_ms(ARGV[1])
 

@@ -1,32 +1,33 @@
--- Shared by every script: this file stands before each of them. The table `keys` holds the keys that a script
--- names in its header (see scripts.py).
+-- Functions that all scripts share: scripts.py puts this file before each of them. The table `keys` has the
+-- keys that a script names in its header (see scripts.py).
 --
 -- A record is a sequence of MessagePack values, so that its head can be changed without touching the rest:
---   format version, state letter, generation, attempts, lost, due ms, timeout ms (0: the worker's),
---   ordering key ('': none), host, nonce, holder ('': nobody) | spec (JSON) | attempts (JSON each), the oldest first
--- `lost` counts the workers that were lost in this attempt. `holder` is the worker and the begin call that lead it.
--- Strings are MessagePack's old kind throughout: cmsgpack knows no bin type.
--- A `member` is application:id, the name of a timer. Indices of one application hold ids.
+--   format version, state letter, generation, attempts, lost, due ms, timeout ms (0: the worker's default),
+--   ordering key ('': none), host, nonce, holder ('': nobody) | spec (JSON)
+--   | attempts (JSON each, the oldest first)
+-- `lost` counts the workers that were lost in this attempt. `holder` names the worker and the `begin` call
+-- that lead the attempt. All strings are MessagePack's old raw type: cmsgpack does not know the bin type.
+-- A `member` is application:id, the name of a timer. The indices of one application hold ids alone.
 
 local FORMAT = 1
 local SCHEDULED, RUNNING, DONE, FAILED, CANCELLED = 's', 'r', 'd', 'f', 'c'
 local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true, [CANCELLED] = true}
 local HEAD_VALUES = 11
-local HEAD_BYTES = 640 -- no head is longer
-local TURN = '-inf' -- the score in its lane of the timer whose turn it is, whatever its due time
+local HEAD_BYTES = 640 -- no head is longer than this
+local TURN = '-inf' -- the score, in a lane, of the timer that has the turn, whatever its due time
 local MAX_ARGUMENTS = 4000 -- even, and below what Lua can unpack
-local MAX_ANSWER_BYTES = 4000000 -- a longer answer would block the server for too long
-local PROBE_MS = 10000 -- how often a lane or line that nobody serves is tried
-local SILENCE_MS = 5000 -- nobody has called the store for so long: the store was away
-local UP_GRACE_MS = 15000 -- for so long after that, no running timer is taken over
+local MAX_ANSWER_BYTES = 4000000 -- a longer answer would block the server too long
+local PROBE_MS = 10000 -- how long nobody serves a lane or line until heal wakes its first timer
+local SILENCE_MS = 5000 -- when nobody has called the store for this long, it was away
+local UP_GRACE_MS = 15000 -- after that, no running timer is taken over for this long
 
--- A server at its maxmemory refuses commands that need memory, but not in a script that has written already. Scripts
--- that must go on, because they end timers or free memory, write nothing first.
+-- A server at its maxmemory refuses commands that need memory, except in a script that has already written.
+-- So a script that must go on (it ends timers or frees memory) first does a write that changes nothing.
 local function go_on_when_full(key)
   redis.call('ZREM', key, '')
 end
 
--- `given` is ms since the epoch, or '' for this server's TIME.
+-- The time in ms since the epoch: `given`, or this server's TIME when it is ''.
 local function now_ms(given)
   if given ~= '' then
     return tonumber(given)
@@ -35,12 +36,12 @@ local function now_ms(given)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The instant, in ms, of a due time as Python sends it: ms, and whether they count from now.
+-- A due time as Python sends it (ms; whether they count from now) -> ms since the epoch.
 local function instant_ms(ms, is_delay, now)
   return is_delay and now + ms or ms
 end
 
--- One command with many arguments, in as few calls as Lua can make. `key` is nil for commands that take many keys.
+-- Call a command with any number of arguments, 4,000 at a time. `key` is nil when the arguments are keys.
 local function call_for_all(command, key, arguments)
   for first = 1, #arguments, MAX_ARGUMENTS do
     local last = math.min(first + MAX_ARGUMENTS - 1, #arguments)
@@ -52,12 +53,12 @@ local function call_for_all(command, key, arguments)
   end
 end
 
--- -> {state, generation, attempts, lost, due, timeout, lane, host, nonce, holder, rest}; nil when the record cannot
--- be read. `rest` is spec and attempts, packed.
+-- record -> {state, generation, attempts, lost, due, timeout, lane, host, nonce, holder, rest}; nil when the
+-- record cannot be read. `lane` is the ordering key. `rest` is the packed spec and attempts.
 local function read_head(record)
   local ok, next, format, state, generation, attempts, lost, due, timeout, lane, host, nonce, holder =
     pcall(cmsgpack.unpack_limit, record, HEAD_VALUES)
-  -- Any bytes are MessagePack of something, so the values must make sense, too.
+  -- Almost any bytes are valid MessagePack, so the types of the values are checked, too.
   if not ok or format ~= FORMAT or not STATES[state] or type(generation) ~= 'number' or type(attempts) ~= 'number'
     or type(lost) ~= 'number' or type(due) ~= 'number' or type(timeout) ~= 'number' or type(lane) ~= 'string'
     or type(host) ~= 'string' or type(nonce) ~= 'string' or type(holder) ~= 'string' or next < 0 then
@@ -69,19 +70,19 @@ local function read_head(record)
   }
 end
 
--- The head of a stored timer; nil when there is no record, or none that can be read.
+-- The head of a timer's record; nil or false when there is no readable record.
 local function head_of(member)
   local record = redis.call('GET', keys.records .. member)
   return record and read_head(record)
 end
 
--- The same without reading a long spec and log: the head has no whole `rest`. And whether there is a record.
+-- The same without reading a long spec and attempts: `rest` is cut off. Also returns whether a record exists.
 local function short_head_of(member)
   local record = redis.call('GETRANGE', keys.records .. member, 0, HEAD_BYTES)
   return record ~= '' and read_head(record) or nil, record ~= ''
 end
 
--- -> the spec; nil when it cannot be read.
+-- head -> spec (JSON); nil when it cannot be read.
 local function read_spec(head)
   local ok, _, spec = pcall(cmsgpack.unpack_limit, head.rest, 1)
   return ok and type(spec) == 'string' and spec or nil
@@ -100,7 +101,7 @@ local function write_record(member, head, rest)
     head.nonce, head.holder) .. rest)
 end
 
--- What clients see of a timer's version: an ETag without its quotes.
+-- The version that clients see, an ETag without its quotes: nonce.generation.attempts.state
 local function version_of(head)
   return string.format('%s.%.0f.%.0f.%s', head.nonce, head.generation, head.attempts, head.state)
 end
@@ -117,11 +118,11 @@ local function is_finished(head)
   return head.state ~= SCHEDULED and head.state ~= RUNNING
 end
 
--- The indices of an application: every unfinished timer is in one of the first two.
---   due   waits for nothing but its due time; a relay sees to its wake-up
---   held  runs, or waits for a lane, a line or a reserved start; whatever ends that sees to its wake-up
---   ended, one for each final state
--- Changes are gathered, then written once by `write_changes`; the last one of a timer counts.
+-- The indices of an application. Every unfinished timer is in `due` or in `held`.
+--   due    it waits for nothing but time; the relay puts its wake-up into the queue
+--   held   it runs, or waits for a lane, a line or a reserved start; whatever ends that wakes it
+--   ended  one index for each final state
+-- `place_in` and `count_move` note changes; `write_changes` writes them. A timer's last `place_in` counts.
 local places, counts = {}, {}
 
 local function place_in(index, member, score)
@@ -200,7 +201,7 @@ local function ended_index(member, state)
   return keys.ended .. state .. ':' .. application_of(member)
 end
 
--- A timer has ended: it is found among the ended ones until its retention is over and `drop` takes it out.
+-- A timer has ended: it stays in an ended index until its retention is over and `forget` drops it.
 local function file_ended(member, head, now, retention_ms)
   place_in(nil, member)
   redis.call('ZADD', ended_index(member, head.state), head.due, id_of(member))
@@ -212,20 +213,21 @@ local function leave_ended(member, head)
   redis.call('ZREM', keys.retention, member)
 end
 
--- Whether a finished timer's retention is over: then it is gone for clients, though its record is still there.
+-- Whether a finished timer's retention is over. If so, clients no longer see it, but its record still exists.
 local function is_over(member, head, now)
   return is_finished(head) and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now
 end
 
--- Ask the relay to put a timer's wake-up into the queue.
+-- Write an outbox entry: the relay puts the timer's wake-up into the queue.
 local function tell_relay(member, head)
   redis.call('XADD', keys.outbox, '*', 'timer', member, 'generation', head.generation, 'due', head.due)
 end
 
--- Timers that `finish` hands to the worker that called it, instead of asking the relay: set by finish.lua.
+-- {member, generation, ...} that `finish` returns for its worker to start; nil: tell the relay instead.
+-- finish.lua sets it.
 local unblocked
 
--- A timer that was held may be tried again. One that is running stays held: its lease sees to it.
+-- Move a scheduled timer from `held` to `due`, and see to its wake-up. A running timer stays in `held`.
 local function wake(member, now)
   redis.call('ZREM', keys.waiting, member)
   local head = head_of(member)
@@ -241,7 +243,7 @@ local function wake(member, now)
   end
 end
 
--- A lane or line in which somebody waits is probed from time to time, in case nobody serves it.
+-- Note that a lane or line has waiting timers: heal wakes the first one if nobody serves it for PROBE_MS.
 local function probe_later(name, now)
   redis.call('ZADD', keys.probes, 'NX', now + PROBE_MS, name)
 end
@@ -250,7 +252,7 @@ local function lane_name(member, lane)
   return application_of(member) .. ':' .. lane
 end
 
--- A timer takes its place in its lane and in the indices. Behind another timer it is held.
+-- Put a timer into its lane and into an index: `held` when another timer of the lane comes first, else `due`.
 local function take_place(member, head, now)
   if head.lane == '' then
     place_in('due', member, head.due)
@@ -265,7 +267,7 @@ local function take_place(member, head, now)
   end
 end
 
--- A timer leaves its lane, and the one that is first now is woken.
+-- Take a timer out of its lane, and wake the timer that is now the first.
 local function leave_lane(member, lane, now)
   if lane == '' then
     return
@@ -278,7 +280,7 @@ local function leave_lane(member, lane, now)
   end
 end
 
--- Whether another timer of the lane comes first.
+-- Whether another timer of the lane comes before this one.
 local function is_blocked(member, lane)
   if lane == '' then
     return false
@@ -286,7 +288,7 @@ local function is_blocked(member, lane)
   local key = keys.lanes .. lane_name(member, lane)
   local first = redis.call('ZRANGE', key, 0, 0)[1]
   while first and first ~= member and not short_head_of(first) do
-    redis.call('ZREM', key, first) -- its record cannot be read: nobody else would take it out
+    redis.call('ZREM', key, first) -- without a readable record, nothing else would take it out
     first = redis.call('ZRANGE', key, 0, 0)[1]
   end
   return first and first ~= member
@@ -300,14 +302,14 @@ local function application_line(member)
   return 'application:' .. application_of(member)
 end
 
--- A due timer waits in a line, without an attempt being counted.
+-- Put a due timer into a line. No attempt is counted.
 local function join_line(line, member, head, now)
   redis.call('ZADD', keys.lines .. line, head.due, member)
   probe_later(line, now)
   place_in('held', member, head.due)
 end
 
--- A timer no longer waits for its host or application.
+-- Take a timer out of the lines of its host and application, and drop its reserved start.
 local function leave_lines(member, host)
   redis.call('ZREM', keys.lines .. host_line(host), member)
   redis.call('ZREM', keys.starts .. host, member)
@@ -315,7 +317,7 @@ local function leave_lines(member, host)
   redis.call('ZREM', keys.waiting, member)
 end
 
--- A timer gives up the place that it has: in its lane and lines, or among the ended.
+-- Take an unfinished timer out of its lane and lines, or a finished one out of its ended index.
 local function leave_place(member, head, now)
   if is_finished(head) then
     leave_ended(member, head)
@@ -325,7 +327,7 @@ local function leave_place(member, head, now)
   end
 end
 
--- Calls to a host have ended: their permits are free, and as many timers of its line are woken.
+-- Calls to a host have ended: free their permits, and wake one timer of the host's line for each call.
 local function free_host(host, members, now)
   if redis.call('EXISTS', keys.permits .. host) == 1 then
     call_for_all('ZREM', keys.permits .. host, members)
@@ -339,7 +341,8 @@ local function free_host(host, members, now)
   end
 end
 
--- A record nobody can read leaves the indices, or it would come back for ever; it stays for inspection.
+-- Take a timer whose record or spec is unreadable out of the indices, or it would be tried for ever. The
+-- record stays.
 local function set_aside(member, head, now)
   place_in(nil, member)
   redis.call('ZREM', keys.running, member)
@@ -352,13 +355,13 @@ local function set_aside(member, head, now)
   end
 end
 
--- Whether the attempt that a worker speaks of is still its own.
+-- Whether an attempt still belongs to its worker.
 local function is_held_by(head, nonce, holder)
   return head and head.state == RUNNING and head.nonce == nonce and head.holder == holder
 end
 
--- Since when the store has been up without a break, ms. The first to call after a silence moves it to now, so that
--- workers whose leases ended during an outage can keep their attempts.
+-- Since when (ms) the store has been up without a break. The first call after a silence sets it to now. For
+-- UP_GRACE_MS after that, workers keep attempts whose leases ended during the outage.
 local function up_since(now)
   local up = redis.call('HMGET', keys.up, 'seen', 'since')
   local seen, since = tonumber(up[1] or 0), tonumber(up[2] or 0)
@@ -377,7 +380,7 @@ local function is_lost(member, now, since)
   return now > math.max(lease_end, since + UP_GRACE_MS)
 end
 
--- As Redis orders members of one score: byte by byte. Lua's own < follows the locale.
+-- Compare strings byte by byte, as Redis orders members of the same score. Lua's < depends on the locale.
 local function is_before(one, other)
   for i = 1, math.min(#one, #other) do
     local a, b = string.byte(one, i), string.byte(other, i)
@@ -388,7 +391,7 @@ local function is_before(one, other)
   return #one < #other
 end
 
--- How many entries of an index are at (score, id) or before it; id '': before every entry of that score.
+-- How many entries of an index are at (score, id) or before it. With id '': how many have a lower score.
 local function count_until(index, score, id)
   local text = string.format('%.0f', score)
   local low = redis.call('ZCOUNT', index, '-inf', '(' .. text)
@@ -407,7 +410,7 @@ local function count_until(index, score, id)
   return low
 end
 
--- How far an application's due index was put into the queue: (due ms, id), all up to there; nil: nothing yet.
+-- How far an application's due index is in the queue: all entries up to (due ms, id). nil: nothing is yet.
 local function filled_until(application)
   local text = redis.call('HGET', keys.filled, application)
   if not text then
@@ -421,8 +424,8 @@ local function write_filled(application, due, id)
   redis.call('HSET', keys.filled, application, string.format('%.0f:%s', due, id))
 end
 
--- Wake-ups of entries of a due index, added to `found` as member, generation, due ms. An entry without a record is
--- taken out of the index: nobody else would, and it would be handed out for ever.
+-- For entries {id, due ms, ...} of a due index, add member, generation, due ms to `found`. An entry without a
+-- record is taken out of the index; otherwise it would be handed out for ever.
 local function add_wake_ups(found, application, entries)
   local dead = {}
   for i = 1, #entries, 2 do

@@ -1,10 +1,13 @@
--- create: store timers, each with its place in an index and its outbox entry.
+-- create: store timers, each with its place in an index and lane, and its outbox entry.
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting, probes
 -- ARGV    1 now
---         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce, if exists], ...]
--- RETURNS a timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms of who has the id}
--- An id that is taken: 'exists' when the specs are the same, otherwise what `if exists` says. A running timer and
--- an unreadable record are never replaced.
+--         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce,
+--           if exists], ...]
+-- RETURNS for each timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms}
+--         due ms: of the timer that now has the id; 0 for an unreadable record
+-- `if exists` says what happens when the id is taken: 'conflict', 'keep', 'replace', 'earliest' or 'latest'.
+-- The last two keep the timer with that due time, but replace a finished one. 'conflict' answers 'exists'
+-- when the specs are equal. A running timer and an unreadable record are never replaced.
 
 local now = now_ms(ARGV[1])
 

@@ -1,4 +1,4 @@
--- expired: timers whose retention is over; `forget` takes them out.
+-- expired: timers whose retention is over, for `forget`.
 -- KEYS    retention
 -- ARGV    1 now   2 limit
 -- RETURNS {member, ...}

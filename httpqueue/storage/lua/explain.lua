@@ -1,9 +1,10 @@
--- explain: what holds a timer up, read without changing anything.
+-- explain: read what holds a timer up. Changes nothing.
 -- KEYS    records, running, applications, destinations, lanes, lines, starts
 -- ARGV    1 now   2 member
--- RETURNS {now ms, record or '', its application's policy or '', its host, the host's policy or '', the member whose
---          turn it is in the lane or '', its reserved start in ms or '', lease end or '', not '' when it is in line}
---         or {now ms, record or ''} when there is no record that can be read
+-- RETURNS {now ms, record, its application's policy or '', its host, the host's policy or '',
+--          the first member of its lane or '', its reserved start (ms) or '', its lease end (ms) or '',
+--          its score in the host's line or ''}
+--         or {now ms, record or ''} when there is no readable record
 
 local now, member = now_ms(ARGV[1]), ARGV[2]
 local record = redis.call('GET', keys.records .. member)

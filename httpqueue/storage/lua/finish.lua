@@ -1,29 +1,29 @@
--- finish: say how attempts ended, and what becomes of their timers.
+-- finish: write down how attempts ended, and what becomes of their timers.
 -- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, permits, starts, health,
 --         waiting, probes
--- ARGV    1 now   2 attempts a record keeps
---         3 1: answer with the timers that may start now; otherwise the relay is told of them
+-- ARGV    1 now   2 how many attempts a record keeps
+--         3 1: return the timers that are unblocked and due; 0: tell the relay of them
 --         4 msgpack [[member, nonce, holder, what then, ms, log entry, delivered?, result, callback], ...]
---           what then, ms: 'retry', delay   'recur', next due ms   'done' or 'failed', retention of the record
---           result: status or error; '' when no call was made
---           callback: [member, spec, timeout ms, host, nonce] of the timer that tells of the end, or []
--- RETURNS {{1 | 0 an attempt}, {member, generation, ...} that may start now}
--- An attempt that no longer belongs to its worker is refused (0), so a late worker changes nothing. So is that of
--- a record that can no longer be read, which the next begin sets aside.
+--           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
+--           result: status or error of the call; '' when there was no call
+--           callback: [member, spec, timeout ms, host, nonce] of the timer that is the callback, or []
+-- RETURNS {{1 or 0 for each attempt}, {member, generation, ...} of unblocked timers}
+-- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
+-- (the next `begin` sets it aside).
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local kept_attempts, items = tonumber(ARGV[2]), cmsgpack.unpack(ARGV[4])
 unblocked = ARGV[3] == '1' and {} or nil
 local ended = {}
-local notes = {} -- host -> what its calls gave
+local notes = {} -- host -> {failures, members, result, delivered}
 
--- `rest` of the record with one attempt more in its log, of which the youngest are kept.
+-- `rest` of a record with one more attempt; the latest `kept_attempts` attempts are kept.
 local function with_attempt(rest, spec, entry)
-  if #rest <= #spec + 5 then -- the log is empty
+  if #rest <= #spec + 5 then -- there are no attempts yet
     return rest .. cmsgpack.pack(entry)
   end
-  local parts = {pcall(cmsgpack.unpack, rest)} -- true, spec, attempts
+  local parts = {pcall(cmsgpack.unpack, rest)} -- {true, spec, attempt, ...}
   if not parts[1] then
     return cmsgpack.pack(spec, entry)
   end
@@ -34,7 +34,7 @@ end
 local function retry(member, head, rest, delay)
   head.state, head.due = SCHEDULED, now + delay
   write_record(member, head, rest)
-  place_in('due', member, head.due) -- in its lane it keeps its turn
+  place_in('due', member, head.due) -- it keeps the turn in its lane
   count_move(member, RUNNING, SCHEDULED)
   tell_relay(member, head)
 end
@@ -116,7 +116,7 @@ for i, item in ipairs(items) do
   if spec and is_held_by(head, nonce, holder) then
     ended[#ended + 1] = member
     note_call(head.host, member, is_delivered, result)
-    if may_wait then -- its lease ran out, it was woken again and held up, and then its worker came back
+    if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
       leave_lines(member, head.host)
     end
     settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)

@@ -1,15 +1,15 @@
--- forget: put the ids of ended timers into the archive, and drop their records.
+-- forget: put the ids of timers whose retention is over into the archive, and drop their records.
 -- KEYS    records, ended, retention, counts, archive_layers, archive_counts
--- ARGV    1 now   2 archive layer number   3 msgpack [[member, [bit positions]], ...] of those that `expired` found
--- RETURNS {how many were dropped, ids in the archive layer}
--- Bits depend on the name alone, so it does no harm that a timer was created anew meanwhile: it stays.
+-- ARGV    1 now   2 archive layer number   3 msgpack [[member, [bit positions]], ...], from `expired`
+-- RETURNS {how many records were dropped, how many ids the archive layer now has}
+-- A timer that was created anew since `expired` is skipped: its retention is not over.
 
 go_on_when_full(keys.retention)
 local now = now_ms(ARGV[1])
 local layer, items = ARGV[2], cmsgpack.unpack(ARGV[3])
 local bits = keys.archive_layers .. layer
 local archived = 0
-local operations = {} -- SET u1 <position> 1, again and again
+local operations = {} -- SET u1 <position> 1, for up to 64 positions
 for i = 1, 4 * 64, 4 do
   operations[i], operations[i + 1], operations[i + 3] = 'SET', 'u1', '1'
 end
@@ -27,7 +27,7 @@ local function archive(positions)
   end
 end
 
--- A record that cannot be read does not say in which index it is.
+-- An unreadable record does not tell its state, so all ended indices are tried.
 local function leave_any_index(member)
   for _, state in ipairs({DONE, FAILED, CANCELLED}) do
     if redis.call('ZREM', ended_index(member, state), id_of(member)) == 1 then

@@ -1,8 +1,8 @@
--- hand_back: a worker gives up attempts that it has begun; another worker makes them.
+-- hand_back: give up attempts that a worker has begun, so that another worker makes them.
 -- KEYS    records, due, held, next, running, outbox, counts, lines, permits, waiting
--- ARGV    1 now   2 msgpack [[member, nonce, holder, may have been sent?], ...]
--- RETURNS 1 an attempt that was the worker's own, 0 one that was not
--- What was not sent costs no attempt. What may have been sent counts as a lost worker: the webhook may come twice.
+-- ARGV    1 now   2 msgpack [[member, nonce, holder, may have been called?], ...]
+-- RETURNS for each attempt 1: it is handed back, or 0: it no longer belongs to the worker
+-- No attempt is counted. A webhook that may have been called counts as a lost worker: it may come twice.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])

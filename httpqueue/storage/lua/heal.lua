@@ -1,8 +1,8 @@
--- heal: wake what nobody else will: timers that lost their worker, lanes and lines that nobody serves, and reserved
--- starts that passed without their timer.
+-- heal: wake timers that nothing else wakes: those that lost their worker, the first timer of each lane and
+-- line that nobody serves, and those whose reserved start passed without them.
 -- KEYS    records, due, held, next, running, up, outbox, counts, lanes, lines, waiting, probes
--- ARGV    1 now   2 how long a reserved start is past, ms   3 limit of each
--- RETURNS {member, generation, due ms, ...} of the timers that lost their worker; the relay is told of the others
+-- ARGV    1 now   2 how long ago a reserved start passed, ms   3 limit of each kind
+-- RETURNS {member, generation, due ms, ...} of timers that lost their worker. The others get outbox entries.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])

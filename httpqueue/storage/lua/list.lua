@@ -1,16 +1,17 @@
--- list: one page of an application's timers that have a record, in the order of their due times, then of their ids.
+-- list: one page of an application's timers that have a record, ordered by due time, then by id.
 -- KEYS    records, due, held, ended, retention
 -- ARGV    1 now   2 application   3 letters of the wanted states   4 from ms (inclusive)   5 until ms (inclusive) or ''
---         6 the id to go on after, due at `from`, or ''   7 how many index entries to look at
--- RETURNS {now ms, last id looked at or '' when there are no more, its due ms, {id, record, ...}}
--- The indices are merged: a timer keeps its place in the order when it finishes between two pages.
+--         6 '', or an id: of the timers due at `from`, skip those up to this id
+--         7 how many index entries to read at most
+-- RETURNS {now ms, id of the last entry read or '' when there are no more, its due ms, {id, record, ...}}
+-- The indices are merged, so a timer that finishes between two pages keeps its place in the list.
 
 local now = now_ms(ARGV[1])
 local application, states, from, after, budget =
   ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
 local latest = ARGV[5] == '' and math.huge or tonumber(ARGV[5])
 
--- {entries, where to go on in them}
+-- {{id, due ms, ...}, position of the next entry in it}
 local function read(index)
   local first = count_until(index, from, after)
   return {redis.call('ZRANGE', index, first, first + budget - 1, 'WITHSCORES'), 1}
@@ -24,7 +25,7 @@ for letter in string.gmatch(states, '[dfc]') do
   sources[#sources + 1] = read(keys.ended .. letter .. ':' .. application)
 end
 
--- Take the next entry of all sources; nil when there is none.
+-- The next entry of all sources (id, due ms), which is then taken; nil when there is none.
 local function take()
   local best, id, due
   for _, source in ipairs(sources) do

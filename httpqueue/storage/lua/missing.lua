@@ -1,7 +1,7 @@
 -- missing: which wake-ups are not in the queue.
 -- KEYS    queue
 -- ARGV    1 msgpack [wake-up id, ...]
--- RETURNS 1 a wake-up that is not there, 0 one that is
+-- RETURNS for each wake-up 1: it is missing, or 0: it is in the queue
 
 local answers = {}
 for i, id in ipairs(cmsgpack.unpack(ARGV[1])) do

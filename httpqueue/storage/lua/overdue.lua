@@ -1,8 +1,8 @@
--- overdue: wake-ups that went into the queue and did not start their timers for long: some may be lost.
+-- overdue: wake-ups that went into the queue long ago and did not start their timers. Some may be lost.
 -- KEYS    records, due, next, filled, applications
--- ARGV    1 now   2 overdue by ms   3 limit   4 how many applications to pass over
---         5 due ms and   6 id of the last one of the first application, or 0 and ''
--- RETURNS {how many applications to pass over next, -1: that was the last one, due ms, id of the last one,
+-- ARGV    1 now   2 how long they are overdue, ms   3 limit   4 how many applications to skip
+--         5 due ms and 6 id: in the first application, skip entries up to this one; 0 and '' skip none
+-- RETURNS {ARGV 4 of the next call or -1 at the end, its ARGV 5, its ARGV 6,
 --          {member, generation, due ms, ...}}
 
 local latest = now_ms(ARGV[1]) - ARGV[2]

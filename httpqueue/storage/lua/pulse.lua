@@ -1,8 +1,8 @@
--- pulse: whether anything is still to be done now, and when there will be something; for the virtual clock.
+-- pulse: whether all that is due is settled, and when the next thing happens; for the virtual clock.
 -- KEYS    next, running, outbox, waiting, applications, queue
--- ARGV    1 now   2 limit of applications
--- RETURNS {1 when all is settled, ms of the next thing to happen, -1: nothing ever}
--- What is in a due index waits for nothing but time, or for its application's pause to end.
+-- ARGV    1 now   2 how many applications to read at most
+-- RETURNS {1: all is settled, 0: not yet; when the next thing happens, ms since the epoch, -1: never}
+-- A timer in a due index waits for nothing but time, unless its application is paused.
 
 local now, limit = now_ms(ARGV[1]), ARGV[2]
 local next_ms = -1

@@ -1,10 +1,10 @@
--- put: place wake-ups in the queue; tells workers when one of them became the earliest.
+-- put: put wake-ups into the queue, and wake the workers when one of them is now the earliest.
 -- KEYS    queue, jobs, wake
--- ARGV    1 now   2 ms that this server is ahead of the store   3 arq job definition
+-- ARGV    1 now   2 ms that this server's clock is ahead of the store's   3 arq job definition
 --         4 msgpack [[wake-up id, due ms], ...]
--- RETURNS how many were not in the queue before
--- What is past due is put behind what is in the queue already, so that it goes before nobody. A wake-up that is in
--- the queue moves only to an earlier time: then what it waited for has come.
+-- RETURNS how many of them were not in the queue before
+-- A wake-up that is past due gets the score `now`, so it joins the end of those that are due. A wake-up that
+-- is already in the queue moves only to an earlier time.
 
 local now, definition, wake_ups = now_ms(ARGV[1]) - ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
 

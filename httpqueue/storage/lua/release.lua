@@ -1,8 +1,9 @@
--- release: take timers out of a line, the earliest first, and wake them: its limit or pause has changed.
+-- release: take timers out of a line, the earliest first, and wake them: a limit or pause has changed.
 -- KEYS    records, due, held, next, outbox, counts, filled, lines, next_start, starts, waiting
 -- ARGV    1 'host' or 'application'   2 its name   3 limit
--- RETURNS how many were taken out
--- The due index of an application that was paused is put into the queue from its beginning again.
+-- RETURNS how many timers were taken out
+-- An application's due index is put into the queue again from its beginning. A host's reserved starts are
+-- dropped.
 
 go_on_when_full(keys.waiting)
 local kind, name, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])

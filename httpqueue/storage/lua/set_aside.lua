@@ -1,4 +1,4 @@
--- set_aside: take timers whose spec nobody can read out of the indices; their records stay for inspection.
+-- set_aside: take timers whose spec nobody can read out of the indices. Their records stay for inspection.
 -- KEYS    records, due, held, next, running, set_aside, outbox, counts, lanes, waiting
 -- ARGV    1 now   2 msgpack [member, ...]
 

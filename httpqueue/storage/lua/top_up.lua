@@ -1,17 +1,20 @@
--- top_up: the wake-ups that the queue should have next, for some applications. Each is handed out once.
+-- top_up: the wake-ups that the queue should have next, of up to 50 applications. Each is handed out once.
 -- KEYS    records, due, next, filled, applications
--- ARGV    1 now   2 horizon, ms   3 window: wake-ups of one application in the queue   4 limit of all
---         5 how many of the applications that have something due within the horizon to pass over
--- RETURNS {now ms, how many to pass over next, -1: that was the last one,
---          ms until which all of every application is in the queue or '', {member, generation, due ms, ...}}
+-- ARGV    1 now   2 horizon, ms   3 window: how many wake-ups of an application the queue may hold
+--         4 limit of the answer
+--         5 how many applications to skip, of those with timers due within the horizon
+-- RETURNS {now ms, ARGV 5 of the next call or -1 at the end, complete until,
+--          {member, generation, due ms, ...}}
+--         complete until: ms since the epoch; the queue has everything due before it, of each application
+--         that this call read; '': everything within the horizon
 
 go_on_when_full(keys.next)
 local now = now_ms(ARGV[1])
 local end_ms, window, limit, passed = now + ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local APPLICATIONS = 50 -- looked at in one call
+local APPLICATIONS = 50 -- how many one call reads
 local found, complete_until = {}, ''
 
--- Hand out the application's next wake-ups; false when the limit of all stopped it.
+-- Add the application's next wake-ups to `found`; false when the limit of the answer is reached.
 local function fill(application)
   local index = keys.due .. application
   local due, id = filled_until(application)
@@ -28,7 +31,7 @@ local function fill(application)
       near[i], near[i + 1] = entries[i], entries[i + 1]
     end
     if #near / 2 < wanted then
-      due, id = end_ms, '\255' -- behind every id
+      due, id = end_ms, '\255' -- after every id
     else
       due, id = tonumber(near[#near]), near[#near - 1]
     end

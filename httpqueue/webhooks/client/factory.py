@@ -1,4 +1,4 @@
-"""Which Sender the settings ask for."""
+"""Creates the Sender that the settings ask for."""
 
 from enum import StrEnum
 
@@ -15,5 +15,5 @@ class SenderKind(StrEnum):
 
 
 def create_sender(kind: SenderKind) -> Sender:
-    """A new Sender; the caller closes it."""
+    """Create a Sender. The caller must close it."""
     return HttpxSender() if kind is SenderKind.HTTPX else Http1Sender()

@@ -1,7 +1,7 @@
-"""Calls webhooks with httpx: pure Python, many times the CPU time of our own client.
+"""Calls webhooks with httpx. It is pure Python and takes many times the CPU time of our own client.
 
-It uses AsyncClient's transport alone, which knows no redirects, cookies, decompression or proxies from the
-environment. A crash loses the attempts in flight and nothing else: nothing is kept here.
+Only httpx's transport is used: it has no redirects, cookies, decompression or proxies. Nothing is stored
+here, so a crash loses the calls in flight and nothing else.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Call, OnDone
 from httpqueue.webhooks.client.task_call import TaskCall
 from httpqueue.webhooks.message import Fault, Request, Response, SendError
 
-_IDLE_S = 4.0  # common servers drop an idle connection after 5 s: be first
+_IDLE_S = 4.0  # shorter than the 5 s after which common servers close an idle connection
 _UNSENDABLE = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, ValueError)
 
 
 class HttpxSender:
-    """A Sender without a limit of calls in flight."""
+    """A Sender. The number of calls in flight is not limited."""
 
     def __init__(self) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_S)
-        # trust_env: SSL_CERT_FILE adds certificates, as for our own client; a transport has no proxies
+        # trust_env: respect SSL_CERT_FILE, as our own client does; a transport ignores proxy variables
         self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=True)
 
     def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
@@ -37,8 +37,8 @@ class HttpxSender:
         """See Sender."""
         try:
             headers = [(name.encode(), value.encode()) for name, value in request.headers]
-            # cancelling a TLS handshake leaks its socket in httpcore: its own timeout has to come first;
-            # it counts anew for TCP and TLS, therefore half
+            # httpcore leaks the socket of a cancelled TLS handshake, so its own timeout must come first.
+            # httpcore applies it twice, to TCP and to TLS, so it is half.
             extensions = {"timeout": {"connect": timeout_s / 2}}
             call = httpx.Request(
                 request.method, request.url, headers=headers, content=request.body, extensions=extensions
@@ -66,7 +66,7 @@ class HttpxSender:
 
 async def _beginning(answer: httpx.Response) -> bytes:
     excerpt = b""
-    raw = cast("AsyncGenerator[bytes]", answer.aiter_raw())  # declared as an iterator, it has to be closed
+    raw = cast("AsyncGenerator[bytes]", answer.aiter_raw())  # declared as an iterator, but must be closed
     async with aclosing(raw) as parts:
         async for part in parts:
             excerpt += part
@@ -85,7 +85,7 @@ def _translate(error: httpx.TransportError) -> SendError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it; httpx keeps the types that tell its ConnectErrors apart only there."""
+    """The error and its causes. Only the causes tell DNS, TLS and other connection errors apart."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

@@ -1,4 +1,4 @@
-"""What a webhook client has to do; every client passes the same contract tests."""
+"""The interface of an HTTP client that calls webhooks. All clients pass the same contract tests."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -6,10 +6,10 @@ from typing import Final, Protocol
 from httpqueue.webhooks.message import Request, Response, SendError
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024
-"""No more than this is read of a response's body."""
+"""How much of a response's body is read at most."""
 
 OnDone = Callable[[Response | SendError], None]
-"""Takes the outcome of a call; called once, unless the call was cancelled."""
+"""Gets the response or the error of a call. Called once, or never if the call is cancelled."""
 
 
 class Call(Protocol):
@@ -21,7 +21,7 @@ class Call(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Give it up: nobody is told how it ends."""
+        """Give the call up: on_done is not called any more."""
         ...
 
 
@@ -29,17 +29,17 @@ class Sender(Protocol):
     """Calls webhooks, many at a time."""
 
     def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
-        """Send and read the answer, all within timeout_s: connect, headers and body together.
+        """Begin a call. timeout_s covers all of it: connecting, sending, headers and body.
 
-        Follows no redirect, uses no proxy, keeps no cookie, decompresses nothing. on_done is never called
-        before start has returned.
+        It follows no redirect, uses no proxy, keeps no cookie and decompresses nothing. on_done is called in
+        the event loop, never before start has returned.
         """
         ...
 
     async def send(self, request: Request, *, timeout_s: float) -> Response:
-        """The same for whoever waits for one call; raises SendError."""
+        """Make one call and return its response. Raises SendError."""
         ...
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...

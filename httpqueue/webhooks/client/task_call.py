@@ -1,4 +1,4 @@
-"""A call as a task, for clients that know coroutines only."""
+"""A Call for HTTP clients that only have coroutines: it runs one in a task."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,10 +8,10 @@ from httpqueue.webhooks.message import Response, SendError
 
 
 class TaskCall:
-    """Runs one call and tells how it ended."""
+    """Runs one call in a task, then calls on_done."""
 
     def __init__(self, call: Coroutine[None, None, Response], on_done: OnDone) -> None:
-        self.written = True  # nobody knows
+        self.written = True  # not known, so the safe answer
         self._task = asyncio.create_task(self._run(call, on_done))
 
     def cancel(self) -> None:

@@ -1,1 +1,1 @@
-"""An HTTP/1.1 client of our own, for many small calls: sender is its door, every other module has one job."""
+"""Our own HTTP/1.1 client, for many small calls. Use it through sender.Http1Sender."""

@@ -1,8 +1,8 @@
-"""Reads one answer after the other from a connection's bytes. Pure but for httptools, which parses them.
+"""Reads the answers on a connection, one after the other, with the parser httptools. Does no I/O.
 
-An answer counts as soon as it is whole, or as 64 KiB of its body are there. The parser is as strict as llhttp
-is by default, except where receivers are known to be careless and the meaning is clear: a receiver whose
-answer cannot be read gets the webhook again.
+An answer is done when it is whole, or when 64 KiB of its body have come. The parser is as strict as llhttp is
+by default. It accepts a few common mistakes whose meaning is clear, because a receiver whose answer cannot be
+read gets the webhook again.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES
 from httpqueue.webhooks.message import Response
 
 MAX_OVERHEAD_BYTES: Final = 64 * 1024
-"""No more than this may come before the headers are whole, and then between two pieces of the body."""
+"""The most bytes before the headers are whole, and then between two pieces of the body."""
 
 _OK: Final = 200
 _MIN_STATUS: Final = 100
@@ -25,11 +25,11 @@ _LENGTHS: Final = frozenset(map(len, (_RETRY_AFTER, _CONTENT_LENGTH, _TRANSFER_E
 
 
 class BrokenAnswerError(Exception):
-    """The bytes are no HTTP answer; the text is for people."""
+    """The bytes are no HTTP answer. The message is for people."""
 
 
 class AnswerReader:
-    """Begin, then feed what comes until it is whole; response() then has it. Then begin anew."""
+    """Reads one answer at a time: call begin, then feed until it returns True, then response."""
 
     __slots__ = (
         "_body",
@@ -55,8 +55,8 @@ class AnswerReader:
         self.begin(is_head=False)
 
     def begin(self, *, is_head: bool) -> None:
-        """Await the answer to a request that is, or is not, a HEAD."""
-        if self._is_head:  # the parser still waits for the body that a HEAD does not get
+        """Expect a new answer. is_head: the request was a HEAD, so the answer has no body."""
+        if self._is_head:  # the parser still waits for the body, which an answer to HEAD does not have
             self._parser = self._new_parser()
         self._is_head = is_head
         self._status = 0
@@ -66,14 +66,14 @@ class AnswerReader:
         self._body: list[bytes] = []
         self._size = self._overhead = 0
         self.started = False
-        """Whether any byte of it came."""
+        """Whether any byte of the answer has come."""
         self.whole = False
-        """Whether there is an answer."""
+        """Whether the answer is done."""
         self.keep_alive = False
-        """Whether the connection can be used again."""
+        """Whether the connection can be used for another call."""
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes; whether there is an answer now. Raises BrokenAnswerError."""
+        """Read bytes. Returns whether the answer is done. Raises BrokenAnswerError."""
         self.started = True
         self._overhead += len(data)
         if self._overhead > MAX_OVERHEAD_BYTES:
@@ -81,17 +81,17 @@ class AnswerReader:
         else:
             self._parse(data)
         if self._size >= MAX_RESPONSE_BYTES:
-            self.whole = True  # and if it was not yet, then keep_alive is not set
+            self.whole = True  # if it was not whole before, keep_alive stays False
         return self.whole
 
     def end(self) -> bool:
-        """The receiver has hung up: whether that ends the answer (RFC 9112 section 6.3, rule 8)."""
+        """The receiver hung up. Returns whether that completes the answer (RFC 9112 section 6.3, rule 8)."""
         self.keep_alive = False
         self.whole = self._in_body and not (self._is_chunked if self._transfer_encoding else self._has_length)
         return self.whole
 
     def response(self) -> Response:
-        """The answer, when it is whole."""
+        """The answer. Call this when it is done."""
         retry_after = self._retry_after
         return Response(
             self._status,
@@ -102,14 +102,14 @@ class AnswerReader:
     def _new_parser(self) -> httptools.HttpResponseParser:
         parser = httptools.HttpResponseParser(self)
         parser.set_dangerous_leniencies(
-            lenient_chunked_length=True,  # Transfer-Encoding outdoes Content-Length: RFC 9112 section 6.3
+            lenient_chunked_length=True,  # Transfer-Encoding overrides Content-Length: RFC 9112 section 6.3
             lenient_optional_cr_before_lf=True,  # section 2.2
             lenient_spaces_after_chunk_size=True,  # common padding
         )
         return parser
 
     def _feed_in_parts(self, data: bytes) -> None:
-        """Feed no more at once than may come without a byte of the body."""
+        """Feed small parts, so that no more than MAX_OVERHEAD_BYTES come without a byte of the body."""
         self._overhead -= len(data)
         rest = memoryview(data)
         while rest and not self.whole and self._size < MAX_RESPONSE_BYTES:
@@ -135,12 +135,12 @@ class AnswerReader:
     # --- httptools ---
 
     def on_message_begin(self) -> None:
-        """Another answer begins: the first, the one after a 1xx, or one that nobody asked for."""
+        """An answer begins: the first one, the one after a 1xx, or one that nobody asked for."""
         if self.whole:
             self.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole header, or a trailer."""
+        """A header or a trailer."""
         if len(name) in _LENGTHS and not self._in_body:
             self._note(name.lower(), value)
 
@@ -157,7 +157,7 @@ class AnswerReader:
                 self._complete()
 
     def on_body(self, body: bytes) -> None:
-        """Part of the body, without the framing of chunks."""
+        """A piece of the body, without chunk sizes."""
         if self.whole:
             self.keep_alive = False
             return
@@ -167,7 +167,7 @@ class AnswerReader:
             self._size += len(body)
 
     def on_message_complete(self) -> None:
-        """An answer is whole; a 1xx only announces one (RFC 9110 section 15.2)."""
+        """An answer is whole. A 1xx is not the final answer (RFC 9110 section 15.2)."""
         if self.whole:
             return
         if self._interim:
@@ -180,7 +180,7 @@ class AnswerReader:
         if self._status < _MIN_STATUS:
             raise BrokenAnswerError  # httptools turns it into an error of its own
         self.whole = True
-        # both framings at once: perhaps an attack on whoever believes the other one
+        # with both, it may be an attack on software that believes the other one
         self.keep_alive = self._parser.should_keep_alive() and not (
             self._transfer_encoding and self._has_length
         )

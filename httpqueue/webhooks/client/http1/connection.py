@@ -1,4 +1,4 @@
-"""One connection: a request goes out in one write, its answer comes in, and so on."""
+"""One connection. It writes a request in one piece, reads the answer, then takes the next call."""
 
 import asyncio
 from typing import Protocol, cast
@@ -13,25 +13,25 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})  #
 
 
 class Owner(Protocol):
-    """The pool that keeps connections, as they see it; pool.py imports this module, not the other way round.
+    """What a connection calls on its pool. It is here because pool.py imports this module.
 
-    A connection has a place in the pool until it calls dropped or repeat, once.
+    A connection takes up a place in the pool until it calls dropped or repeat. It calls one of them, once.
     """
 
     def opened(self, connection: "Connection") -> None:
-        """Its transport is open."""
+        """The connection is open."""
 
     def free(self, connection: "Connection") -> None:
-        """It can take the next call."""
+        """The connection can take the next call."""
 
     def dropped(self, connection: "Connection") -> None:
-        """It takes no more calls."""
+        """The connection takes no more calls."""
 
     def repeat(self, connection: "Connection", call: Call) -> None:
-        """It takes no more calls, and this one has to be sent again, on a new connection."""
+        """The connection takes no more calls. Send this call again, on a new one."""
 
     def lost(self, connection: "Connection") -> None:
-        """Its transport is closed."""
+        """The connection is closed."""
 
 
 class Connection(asyncio.Protocol):
@@ -46,11 +46,11 @@ class Connection(asyncio.Protocol):
         self._is_dropped = False
 
     def is_usable(self) -> bool:
-        """Whether a call may be sent: it is not known that the receiver has hung up."""
+        """Whether it can take a call, as far as is known: the receiver may just have hung up."""
         return not self._is_dropped and not self._transport.is_closing()
 
     def send(self, call: Call) -> None:
-        """Send a call on a free connection; this one now sees to its end."""
+        """Send a call. The connection must be free; it will end the call."""
         self._call = call
         call.give_up = self.abort
         if not self.is_usable():
@@ -62,18 +62,18 @@ class Connection(asyncio.Protocol):
         self._transport.write(call.data)
 
     def close(self) -> None:
-        """Hang up; nothing is in flight."""
+        """Close the connection. No call may be in flight."""
         self.give_back()
         self._transport.close()
 
     def abort(self) -> None:
-        """Hang up at once, whatever is in flight; its call gets no word of it."""
+        """Close the connection at once. A call in flight is not ended: that is up to the caller."""
         self._call = None
         self.give_back()
         self._transport.abort()
 
     def give_back(self) -> None:
-        """Give its place back, once: whoever makes a connection that fails does this, too."""
+        """Give the place in the pool back. Does so once; also for a connection that could not be made."""
         if not self._is_dropped:
             self._is_dropped = True
             self._owner.dropped(self)
@@ -81,14 +81,14 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """TCP, and TLS, are ready."""
+        """TCP is connected, and the TLS handshake is done."""
         self._transport = cast("asyncio.Transport", transport)
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Part of an answer."""
+        """Bytes of an answer have come."""
         if self._call is None:
-            self.abort()  # nobody asked
+            self.abort()  # nobody asked for an answer
             return
         try:
             is_whole = self._reader.feed(data)
@@ -99,13 +99,13 @@ class Connection(asyncio.Protocol):
                 self._answer(self._call)
 
     def eof_received(self) -> None:
-        """The receiver hung up; the transport closes by itself."""
+        """The receiver hung up. The transport then closes by itself."""
         if self._call is not None:
             self._hung_up(self._call, None)
         self.give_back()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone, whoever closed it."""
+        """The connection is closed, by whichever side."""
         if self._call is not None:
             self._hung_up(self._call, exc)
         self.give_back()
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
 
     def _hung_up(self, call: Call, error: Exception | None) -> None:
         if self._uses > 1 and not self._reader.started and call.method in _IDEMPOTENT:
-            # it had been idle: most likely the receiver hung up before it saw the request
+            # a reused connection: most likely the receiver hung up before it saw the request
             self._call = None
             self._is_dropped = True
             self._owner.repeat(self, call)

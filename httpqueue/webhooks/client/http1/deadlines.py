@@ -1,4 +1,4 @@
-"""The deadlines of many calls, without a timer for each: a call's deadline costs one set entry."""
+"""The deadlines of many calls. All share one event-loop timer, so each costs only a set entry."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from httpqueue import clock
 from httpqueue.webhooks.client.http1.call import Call
 
 TICKS_PER_S: Final = 40
-"""Deadlines are rounded up to the next of these: none comes early, none more than 25 ms late."""
+"""Deadlines are rounded up to the next tick: none comes early, none more than 25 ms late."""
 
 
 class Deadlines:
-    """Buckets of calls by tick; one timer waits for the earliest bucket."""
+    """A set of calls for each tick, and one event-loop timer for the earliest."""
 
     def __init__(
         self, expire: Callable[[Call], None], now_s: Callable[[], float] = clock.monotonic_s
@@ -24,7 +24,7 @@ class Deadlines:
         self._next_tick = 0
 
     def add(self, call: Call) -> None:
-        """The call is to expire when its timeout is over; it leaves its bucket when it ends earlier."""
+        """Let the call expire after call.timeout_s. A call that ends earlier takes itself out."""
         tick = int((self._now_s() + call.timeout_s) * TICKS_PER_S) + 1
         bucket = self._buckets.get(tick)
         if bucket is None:
@@ -39,13 +39,13 @@ class Deadlines:
         return [call for bucket in self._buckets.values() for call in bucket]
 
     def close(self) -> None:
-        """Expire nothing any more."""
+        """Drop all deadlines: no call expires any more."""
         self._buckets.clear()
         if self._timer is not None:
             self._timer.cancel()
 
     def expire(self) -> None:
-        """Expire what is due, and wait for what is due next."""
+        """Expire calls whose deadline has passed, and set the timer for the next."""
         self._timer = None
         this_tick = self._now_s() * TICKS_PER_S
         for tick in sorted(tick for tick in self._buckets if tick <= this_tick):

@@ -1,7 +1,7 @@
-"""Makes connections: resolve, judge every address, connect to exactly a judged one, TLS.
+"""Makes connections: resolve the host, let a judge refuse addresses, connect to one of the others, do TLS.
 
-Nothing between the judge and the connection asks for the name again: what was judged is what is called. So a
-guard can refuse addresses, and no second answer of the name server gets around it.
+The name is resolved once. So a judge can refuse addresses, and a name server cannot get around it with
+another answer later.
 """
 
 import asyncio
@@ -20,32 +20,32 @@ from httpqueue.webhooks.message import Fault, SendError
 
 IPAddress = IPv4Address | IPv6Address
 Resolver = Callable[[str], Awaitable[Sequence[IPAddress]]]
-"""A host name -> its addresses, the best first. Raises socket.gaierror."""
+"""Takes a host name, gives its addresses, the best first. Raises socket.gaierror."""
 Judge = Callable[[Sequence[IPAddress]], Sequence[IPAddress]]
-"""A host's addresses -> those that may be called. May raise SendError."""
+"""Takes a host's addresses, gives those that may be called. May raise SendError."""
 Connect = Callable[[IPAddress, int], Awaitable[socket.socket]]
-"""An address and a port -> a connected socket that does not block. Raises OSError."""
+"""Takes an address and a port, gives a connected non-blocking socket. Raises OSError."""
 
 STAGGER_S: Final = 0.25
-"""How long one address may take before the next one is tried beside it (RFC 8305 section 5)."""
-_HANDSHAKE_TIMEOUT_S: Final = 86_400.0  # never: the call's own deadline ends it
+"""How long to try one address before trying the next one as well (RFC 8305 section 5)."""
+_HANDSHAKE_TIMEOUT_S: Final = 86_400.0  # in effect never: the call's deadline comes first
 _SHUTDOWN_TIMEOUT_S: Final = 1.0
 _MAX_MESSAGE: Final = 199
 
 
 async def resolve(host: str) -> Sequence[IPAddress]:
-    """Ask the system, in a thread; its order is that of RFC 6724."""
+    """Ask the system, in a thread. It sorts the addresses as RFC 6724 says. Raises socket.gaierror."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
 
 
 def allow_all(addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
-    """The judge that refuses nothing."""
+    """A judge that refuses no address."""
     return addresses
 
 
 async def connect_tcp(address: IPAddress, port: int) -> socket.socket:
-    """Connect to exactly this address."""
+    """Connect to this address. Raises OSError."""
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -60,7 +60,7 @@ async def connect_tcp(address: IPAddress, port: int) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Dialer:
-    """How connections are made; the parts can be replaced one by one."""
+    """Makes connections. Each of its parts can be replaced."""
 
     resolve: Resolver = resolve
     judge: Judge = allow_all
@@ -69,7 +69,7 @@ class Dialer:
     tls: ssl.SSLContext = field(default_factory=client_context)
 
     async def dial(self, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Connect the protocol, ready for a request. Takes any time; raises SendError."""
+        """Connect the protocol to the origin, ready for a request. Has no timeout. Raises SendError."""
         try:
             literal = _literal(origin.host)
             addresses = self.judge(await self.resolve(origin.host) if literal is None else [literal])
@@ -81,7 +81,7 @@ class Dialer:
             raise _translate(error) from None
 
     async def _attach(self, connection: socket.socket, origin: Origin, protocol: asyncio.Protocol) -> None:
-        """Hand the socket to the event loop, which closes it in any case."""
+        """Hand the socket to the event loop, which closes it even if this fails."""
         loop = asyncio.get_running_loop()
         if origin.scheme == "http":
             await loop.create_connection(lambda: protocol, sock=connection)
@@ -96,7 +96,7 @@ class Dialer:
         )
 
     async def _first_to_connect(self, addresses: Sequence[IPAddress], port: int) -> socket.socket:
-        """Happy eyeballs (RFC 8305): a new attempt every stagger_s, or at once when one fails."""
+        """Happy eyeballs (RFC 8305): try another address every stagger_s, or at once when one fails."""
         if len(addresses) == 1:
             return await self.connect(addresses[0], port)
         attempts: set[asyncio.Future[socket.socket]] = set()
@@ -121,7 +121,7 @@ class Dialer:
 async def _first(
     attempts: set[asyncio.Future[socket.socket]], errors: list[BaseException], timeout_s: float | None
 ) -> socket.socket | None:
-    """The socket of an attempt that ends in time; the errors of those that fail are added to errors."""
+    """Wait for the first attempt to end. Returns its socket; on failure or timeout None, and errors grows."""
     done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     for attempt in done:
         attempts.discard(attempt)
@@ -133,13 +133,13 @@ async def _first(
 
 
 def _discard(attempt: asyncio.Future[socket.socket]) -> None:
-    """Close what came too late."""
+    """Close a connection that came too late."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().close()
 
 
 def in_turn(addresses: Sequence[IPAddress]) -> list[IPAddress]:
-    """The families by turns, beginning with that of the best address (RFC 8305 section 4)."""
+    """Alternate IPv6 and IPv4 addresses, beginning with the best address (RFC 8305 section 4)."""
     best = [address for address in addresses if address.version == addresses[0].version]
     others = [address for address in addresses if address.version != addresses[0].version]
     return [address for address in chain.from_iterable(zip_longest(best, others)) if address is not None]
@@ -153,7 +153,7 @@ def _literal(host: str) -> IPAddress | None:
 
 
 def _translate(error: OSError | UnicodeError) -> SendError:
-    if isinstance(error, UnicodeError):  # a label of more than 63 characters
+    if isinstance(error, UnicodeError):  # such as a label of more than 63 characters
         return SendError(Fault.INVALID_REQUEST, "the URL's host is no valid name")
     if isinstance(error, socket.gaierror):
         return SendError(Fault.DNS, f"dns error: {error.strerror}"[:_MAX_MESSAGE])
@@ -165,9 +165,9 @@ def _translate(error: OSError | UnicodeError) -> SendError:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the system calls it, without the addresses that Python adds."""
+    """The error as the system names it, without the addresses that Python adds to the text."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    if isinstance(error, ConnectionError):  # of an event loop
+    if isinstance(error, ConnectionError):  # raised by an event loop, without errno
         return "the receiver closed the connection"
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""A request as the bytes of HTTP/1.1 (RFC 9112 sections 3 and 5): what was given, and no byte more. Pure."""
+"""Encodes a request as HTTP/1.1 (RFC 9112 sections 3 and 5). It adds only Host and Content-Length. Pure."""
 
 import re
 from functools import lru_cache
@@ -14,15 +14,15 @@ _EXPECT_A_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 def encode(request: Request) -> tuple[Origin, bytes]:
-    """Where to send the request, and all its bytes. Raises SendError(INVALID_REQUEST).
+    """Return the origin and all bytes of the request. Raises SendError(INVALID_REQUEST).
 
-    Host comes from the URL. Content-Length is there when there is a body, and always where the method expects
-    one (RFC 9110 section 8.6). The request must not have headers that say where its body ends.
+    Host comes from the URL. Content-Length is added when there is a body, and always when the method expects
+    one (RFC 9110 section 8.6). The request itself must not set Host, Content-Length or Transfer-Encoding.
     """
     try:
         origin, target = split(request.url)
         head = _head(request, origin.authority, target).encode()
-    except ValueError:  # its text may repeat what was given
+    except ValueError:  # the error's text may contain secrets of the request
         raise SendError(Fault.INVALID_REQUEST, "the URL, method or headers cannot be sent") from None
     return origin, head + request.body
 

@@ -1,4 +1,4 @@
-"""Where a URL leads: its origin (RFC 6454) and its request target. Pure."""
+"""Splits a URL into its origin (RFC 6454) and its request target. Pure."""
 
 import re
 from functools import lru_cache
@@ -18,20 +18,20 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
-    """Calls of one origin share connections."""
+    """Scheme, host and port. Calls to the same origin share connections."""
 
     scheme: str
     host: str
     """A DNS name as IDNA A-labels, or an IP address without brackets."""
     port: int
     authority: str
-    """For the Host header: an IPv6 address in brackets, the port where it is not the scheme's own."""
+    """For the Host header: an IPv6 address in brackets; the port unless it is the scheme's default."""
 
 
 def split(url: str) -> tuple[Origin, str]:
-    """The origin and the target, such as /path?query. Raises ValueError.
+    """Return the origin and the target, such as /path?query. Raises ValueError.
 
-    The target stays as written; only what cannot be in a request line is percent-encoded.
+    The target stays as written, except that characters not allowed in a request line are percent-encoded.
     """
     match = _URL.match(url)
     if match is None:
@@ -44,7 +44,7 @@ def split(url: str) -> tuple[Origin, str]:
     return _origin(base), target
 
 
-@lru_cache(maxsize=4_096)  # parsing the few bases again and again would cost more than all else here
+@lru_cache(maxsize=4_096)  # there are few origins, and parsing them is the most expensive step here
 def _origin(base: str) -> Origin:
     """'https://example.com:8443' -> its origin. Raises ValueError."""
     scheme, _, authority = base.partition("://")

@@ -1,8 +1,9 @@
-"""Connections by origin: reused while fresh, bounded in number, and who waits for one.
+"""Keeps the connections of each origin for reuse, and limits how many there are.
 
-A call takes, in this order: the origin's connection that was free last; a new one; a place in a line. There
-are two kinds of lines, both first come, first served: for a place with the origin, then for a place in all.
-Nothing is idle while a call waits for a place in all.
+A call takes the origin's idle connection that was used last. If there is none, it takes a new connection. If
+the limit per origin is reached, it waits for one of that origin. If the total limit is reached, the oldest
+idle connection is closed to make room; if none is idle, the call waits. Both waits are first come, first
+served. No connection is idle while a call waits at the total limit.
 """
 
 import asyncio
@@ -19,14 +20,14 @@ from httpqueue.webhooks.client.http1.origin import Origin
 from httpqueue.webhooks.message import Fault, SendError
 
 IDLE_S: Final = 4.0
-"""No connection is used that was idle for longer: common servers drop it after 5 s."""
+"""A connection that was idle for longer is not used: common servers close it after 5 s."""
 SWEEP_S: Final = 0.5
-"""How often idle connections are looked through; one is closed before it gets too old."""
+"""Seconds between two searches for idle connections that are about to become too old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many connections there may be, those being made included."""
+    """The most connections, including those being made."""
 
     total: int = 10_000
     per_origin: int = 2_000
@@ -34,18 +35,18 @@ class Limits:
 
 @dataclass(slots=True)
 class _Line:
-    """What there is of one origin."""
+    """The connections of one origin, and the calls that wait for one."""
 
     places: int = 0
-    """Connections, those being made included."""
+    """The number of connections, including those being made."""
     idle: deque[Connection] = field(default_factory=deque)
-    """The one that was free last stands last."""
+    """Idle connections; the one that was used last is last."""
     waiting: deque[Call] = field(default_factory=deque)
-    """Calls for which the origin has no place; there may be some only while there is none."""
+    """Calls that wait because the limit per origin is reached."""
 
 
 class Pool:
-    """All connections of a client; the Owner of each of them."""
+    """All connections of a client. It is the Owner of each."""
 
     def __init__(
         self, dialer: Dialer, limits: Limits, now_s: Callable[[], float] = clock.monotonic_s
@@ -77,7 +78,7 @@ class Pool:
             self._waiting.append(call)
 
     def sweep(self) -> None:
-        """Close connections before they have been idle for too long."""
+        """Close connections that will soon have been idle for too long."""
         self._sweep = None
         before_s = self._now_s() - IDLE_S + SWEEP_S
         while self._idle_since_s and next(iter(self._idle_since_s.values())) <= before_s:
@@ -86,7 +87,7 @@ class Pool:
             self._sweep_later()
 
     async def close(self) -> None:
-        """Close all connections; whoever has calls in flight ended them before."""
+        """Close all connections. The caller must have ended all calls before."""
         if self._sweep is not None:
             self._sweep.cancel()
         dials = tuple(self._dials)
@@ -152,7 +153,7 @@ class Pool:
         return line
 
     def _serve_next(self) -> None:
-        """Give a place to the call that waits for one in all."""
+        """Give a place to the first call that waits at the total limit."""
         call = _next(self._waiting)
         if call is None:
             return
@@ -163,7 +164,11 @@ class Pool:
             line.waiting.append(call)
 
     def _hand_on(self, connection: Connection, line: _Line) -> bool:
-        """Who waits for a place in all comes first, at the cost of a connection; whether anybody took it."""
+        """Pass a free connection to a waiting call. Returns whether there was one.
+
+        A call that waits at the total limit comes first. If it is for another origin, this connection is
+        closed to make room.
+        """
         call = _next(self._waiting)
         if call is None:
             call = _next(line.waiting)
@@ -177,7 +182,7 @@ class Pool:
         return True
 
     def _has_room(self) -> bool:
-        """Whether there is a place for one more; an idle connection of another origin gives way."""
+        """Whether one more connection may be made. At the total limit, closes the oldest idle one."""
         if self._places >= self._limits.total and self._idle_since_s:
             self._close_oldest()
         return self._places < self._limits.total
@@ -185,7 +190,7 @@ class Pool:
     # --- idle connections ---
 
     def _fresh(self, origin: Origin) -> Connection | None:
-        """The origin's connection that was free last, if it can be used; those that cannot are closed."""
+        """The origin's idle connection that was used last, or None. Closes those that cannot be used."""
         line = self._lines.get(origin)
         while line is not None and line.idle:
             connection = line.idle[-1]
@@ -219,13 +224,13 @@ class Pool:
             await self._dialer.dial(call.origin, connection)
         except SendError as expected:
             error = expected
-        except Exception as unexpected:  # noqa: BLE001 - a broken resolver fails this call alone
+        except Exception as unexpected:  # noqa: BLE001 - a bug in a resolver must fail this call alone
             error = SendError(Fault.CONNECTION, f"no connection: {type(unexpected).__name__}")
         except asyncio.CancelledError:
             connection.give_back()
             raise
         else:
-            if call.is_over:  # a resolver that cannot be cancelled
+            if call.is_over:  # the resolver could not be cancelled
                 self.free(connection)
             else:
                 connection.send(call)
@@ -235,7 +240,7 @@ class Pool:
 
 
 def _next(line: deque[Call]) -> Call | None:
-    """The first call that still waits."""
+    """Take the first call that has not ended; None when there is none."""
     while line:
         call = line.popleft()
         if not call.is_over:

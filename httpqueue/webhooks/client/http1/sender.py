@@ -1,7 +1,7 @@
-"""Calls webhooks with our own HTTP/1.1 client: asyncio protocols, parsed by httptools (llhttp).
+"""Calls webhooks with our own HTTP/1.1 client: asyncio protocols and the parser httptools (llhttp).
 
-A call costs a write, a read and a few callbacks: it gets a task only where it really waits, and no timer.
-A crash loses the attempts in flight and nothing else: nothing is kept here.
+A call on an open connection costs a write, a read and a few callbacks; only a new connection needs a task.
+Nothing is stored here, so a crash loses the calls in flight and nothing else.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from httpqueue.webhooks.message import Fault, Request, Response, SendError
 
 
 class Http1Sender:
-    """A Sender without a limit of calls in flight; beyond the limits of connections, calls wait for one."""
+    """A Sender. Calls in flight are not limited, but connections are: further calls wait for one."""
 
     def __init__(
         self,
@@ -32,9 +32,9 @@ class Http1Sender:
         self._is_closed = False
 
     def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
-        """Begin a call; on_done gets what send would return or raise, from the event loop.
+        """Begin a call. on_done gets its Response or SendError, in the event loop.
 
-        It is called once, never before start returns, and not at all after call.cancel(). call.written tells
+        on_done is called once, never before start returns, and not after call.cancel(). call.written tells
         whether the receiver may have seen the request.
         """
         call = Call(request.method, timeout_s, on_done)
@@ -63,7 +63,7 @@ class Http1Sender:
         return result
 
     async def close(self) -> None:
-        """See Sender; calls in flight fail."""
+        """See Sender. Calls in flight end with an error."""
         self._is_closed = True
         calls = self._deadlines.pending()
         self._deadlines.close()

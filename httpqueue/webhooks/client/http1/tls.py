@@ -1,4 +1,4 @@
-"""What the client demands of a TLS connection."""
+"""The TLS settings of the client."""
 
 import ssl
 from pathlib import Path
@@ -7,10 +7,10 @@ import certifi
 
 
 def client_context() -> ssl.SSLContext:
-    """Certificate and name are checked; HTTP/1.1 is asked for.
+    """Create a context that checks certificate and host name, and asks for HTTP/1.1.
 
-    The system's certificates count, or those that SSL_CERT_FILE and SSL_CERT_DIR name (OpenSSL reads both).
-    Where there are none at all, as in a minimal Debian, certifi's list counts. Reading them takes some 20 ms:
+    It trusts the system's certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name (OpenSSL reads
+    both). If there are none, as in a minimal Debian, it trusts certifi's. Creating it takes some 20 ms, so
     share it.
     """
     context = ssl.create_default_context()
@@ -21,7 +21,7 @@ def client_context() -> ssl.SSLContext:
 
 
 def _has_certificates(context: ssl.SSLContext) -> bool:
-    """Whether OpenSSL has any, or a directory where it looks for them when it needs one."""
+    """Whether OpenSSL has loaded certificates, or has a directory of them to look in."""
     directory = ssl.get_default_verify_paths().capath
     return context.cert_store_stats()["x509_ca"] > 0 or (
         directory is not None and any(Path(directory).iterdir())

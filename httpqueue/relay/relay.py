@@ -134,8 +134,12 @@ class Relay:
             overdue, place = await self._wake_ups.overdue(place, by_ms=GRACE_MS, limit=self._batch_size)
             healed += await self._put_missing(overdue)
         # This comes second: the timers it wakes have no wake-up yet, and would look like lost ones.
-        lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size)
-        healed += await self._put_missing(lost)
+        seen, is_all = 0, False
+        while not is_all:  # all of them: the first ones may be of an application that is paused
+            lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size, skip=seen)
+            healed += await self._put_missing(lost)
+            seen += len(lost)
+            is_all = len(lost) < self._batch_size
         if healed:
             log.warning("relay.heal", count=healed)
         return healed

@@ -89,19 +89,16 @@ class Policies:
         If that ends a pause, the timers that waited for it are woken.
         """
 
-        async def write(pipeline: Pipeline) -> tuple[ApplicationPolicy, ApplicationPolicy]:
+        async def write(pipeline: Pipeline) -> ApplicationPolicy:
             raw = await pipeline.hget(self._keys.applications, name)  # type: ignore[misc] # sync or async
-            before = decode_policy(ApplicationPolicy, raw)
-            policy = change(before)
+            policy = change(decode_policy(ApplicationPolicy, raw))
             pipeline.multi()  # type: ignore[no-untyped-call] # redis-py
             _write(pipeline, self._keys.applications, name, policy)
-            return before, policy
+            return policy
 
         with redis_errors():
-            before, policy = await self._redis.transaction(
-                write, self._keys.applications, value_from_callable=True
-            )
-        if before.paused and not policy.paused:
+            policy = await self._redis.transaction(write, self._keys.applications, value_from_callable=True)
+        if not policy.paused:  # not only when it was: the resume before may have died in between
             await self._release_line("application", name)
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
 

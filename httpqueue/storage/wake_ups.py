@@ -90,13 +90,14 @@ class WakeUps:
         following = None if passed < 0 else Place(passed, due_ms, timer_id.decode())
         return _wake_ups(found), following
 
-    async def heal(self, *, late_ms: int, limit: int) -> list[WakeUp]:
+    async def heal(self, *, late_ms: int, limit: int, skip: int = 0) -> list[WakeUp]:
         """Wake timers that nobody else would wake, at most `limit` of each kind.
 
         These are the first timers of lanes and lines that nobody serves, and timers whose reserved start
-        passed late_ms ago: the relay is told of them. Returns the wake-ups of timers that lost their worker.
+        passed late_ms ago: the relay is told of them. Returns the wake-ups of timers that lost their worker,
+        the longest lost first and without the first `skip`; with a skip, it looks for nothing else.
         """
-        return _wake_ups(await self._heal(self._script_now(), late_ms, limit))
+        return _wake_ups(await self._heal(self._script_now(), late_ms, limit, skip))
 
     async def start_over_for(self, epoch: str) -> bool:
         """Whether this is the epoch of a new queue. If so, top_up hands everything out again."""

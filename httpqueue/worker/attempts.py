@@ -160,15 +160,18 @@ class Attempts:
                 result,
                 self._policy,
                 duration_ms=round((clock.monotonic_s() - running.started_s) * 1000),
-                jitter=random.random(),  # noqa: S311 - spreads retries, is no secret
+                jitter=random.random(),  # noqa: S311 - spreads a herd, guards nothing
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the other attempts must go on
             self._fail(running, error)
-        else:
-            running.is_answered = True
-            IN_FLIGHT.dec()
+            on_answer(running)
+            return
+        running.is_answered = True
+        IN_FLIGHT.dec()
+        try:
             self.finishes.add(finish)
-        on_answer(running)
+        finally:  # a log that cannot be written must not keep a slot
+            on_answer(running)
 
     def _fail(self, running: Running, error: Exception) -> None:
         """A bug of ours ends this attempt alone: its lease ends, and it is made again."""

@@ -48,9 +48,9 @@ class Finishes:
 
     def add(self, finish: Finish) -> None:
         """Note that an attempt has ended. `run` tells the store."""
-        _log(finish)
         self._waiting.append(finish)
         self._added.set()
+        _log(finish)
 
     def hand_unblocked_to(self, take: Callable[[WakeUp], None] | None) -> None:
         """Set who starts the timers that `finish` unblocks. None: they go through relay and queue."""

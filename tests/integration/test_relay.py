@@ -238,6 +238,19 @@ async def test_heal_wakes_a_timer_that_runs_past_its_lease(
     assert (begun.attempt, begun.lost) == (1, 1)
 
 
+async def test_heal_wakes_timers_behind_those_that_cannot_begin(
+    frozen_store: Store, far_queue: Queue, time: FrozenTime
+) -> None:
+    """A paused application's lost timers stay lost until it goes on; they may be a batch or more."""
+    names = ["a", "b", "c"]
+    await frozen_store.create([new_timer(name) for name in names])
+    for name in names:
+        await begin_one(frozen_store, name)
+        time.advance(1)
+    await pass_time(frozen_store, time, LEASE_MS)
+    assert await make_relay(frozen_store, far_queue, batch_size=1).heal() == 3
+
+
 async def test_after_an_outage_workers_have_time_to_tell_that_they_live(
     frozen_store: Store, far_queue: Queue, time: FrozenTime
 ) -> None:

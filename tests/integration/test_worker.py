@@ -287,6 +287,23 @@ async def test_a_bug_in_an_attempt_is_told(
     assert "worker.bug" in [log["event"] for log in logs]
 
 
+async def test_a_log_that_cannot_be_written_keeps_no_slot(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, say. The store still hears how the attempt ended."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        receiver.answer(Reply(400))
+        monkeypatch.setattr("httpqueue.worker.finishes.log.warning", full)
+        await pipeline.schedule("a", receiver.url)
+        timer = await pipeline.until("a", State.FAILED)
+        assert timer.attempts == 1
+        assert pipeline.worker._calls.free() == 100
+
+
 async def test_a_worker_does_not_go_on_without_its_finishes(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,12 @@
 -- line that nobody serves, and those whose reserved start passed without them.
 -- KEYS    records, due, held, next, running, up, outbox, counts, lanes, lines, waiting, probes
 -- ARGV    1 now   2 how long ago a reserved start passed, ms   3 limit of each kind
+--         4 how many timers that lost their worker to skip; the other kinds are only looked for at 0
 -- RETURNS {member, generation, due ms, ...} of timers that lost their worker. The others get outbox entries.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
-local late, limit = now - ARGV[2], ARGV[3]
+local late, limit, skip = now - ARGV[2], ARGV[3], tonumber(ARGV[4])
 local since = up_since(now)
 
 local function lost_workers()
@@ -14,7 +15,7 @@ local function lost_workers()
   if now <= since + UP_GRACE_MS then
     return found
   end
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.running, '-inf', now, 'LIMIT', 0, limit)) do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.running, '-inf', now, 'LIMIT', skip, limit)) do
     local head, is_there = short_head_of(member)
     if is_there then
       local n = #found
@@ -43,6 +44,9 @@ local function probe(name)
 end
 
 local lost = lost_workers()
+if skip > 0 then
+  return lost
+end
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', keys.probes, '-inf', now, 'LIMIT', 0, limit)) do
   probe(name)
 end

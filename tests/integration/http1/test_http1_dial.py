@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -9,10 +10,11 @@ from typing import cast
 
 import pytest
 
-from httpqueue.webhooks.client.http1.dial import Dialer, IPAddress, connect_tcp, in_turn
+from httpqueue.webhooks.client.http1.dial import Dialer, connect_tcp, in_turn
+from httpqueue.webhooks.client.http1.resolve import IPAddress, SystemResolver
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.message import Fault, Response, SendError
-from tests.support.http1 import LOOPBACK, PLAIN, Network, fault, outcome, resolver, sender_for
+from tests.support.http1 import LOOPBACK, PLAIN, TIMEOUT_S, Network, fault, outcome, resolver, sender_for
 from tests.support.receiver import Receiver
 
 OK = Response(200)
@@ -218,3 +220,29 @@ async def test_a_resolver_that_cannot_be_cancelled(receiver: Receiver) -> None:
     assert await outcome(sender, f"http://h:{receiver.port}/second") == OK
     assert [request.path for request in receiver.requests] == ["/second"]
     await sender.close()
+
+
+async def test_dead_names_delay_no_other_and_take_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked once for all calls to a host, also when one of them gives up."""
+    asked: list[str] = []
+    dead_end, started = threading.Event(), threading.Semaphore(0)
+
+    def addresses_of(host: str) -> list[IPAddress]:
+        asked.append(host)
+        started.release()
+        if host != "alive":
+            dead_end.wait(TIMEOUT_S)
+        return [LOOPBACK]
+
+    monkeypatch.setattr("httpqueue.webhooks.client.http1.resolve.addresses_of", addresses_of)
+    system = SystemResolver()
+    dead = [asyncio.ensure_future(system(f"dead{n % 30}")) for n in range(90)]
+    for _ in range(30):
+        assert await asyncio.to_thread(started.acquire, timeout=TIMEOUT_S)
+    assert await system("alive") == [LOOPBACK]
+    dead.pop().cancel()
+    dead_end.set()
+    assert await asyncio.gather(*dead) == [[LOOPBACK]] * 89
+    assert len(asked) == 31
+    assert await system("dead0") == [LOOPBACK]  # asked again: nothing is kept
+    assert len(asked) == 32

@@ -197,3 +197,17 @@ async def test_never_more_connections_than_the_bounds(receiver: Receiver) -> Non
         assert await asyncio.gather(*(outcome(sender, url) for url in urls)) == [OK] * 40
     assert 0 < most <= 3
     await sender.close()
+
+
+async def test_a_call_given_up_before_it_dials_gives_its_place_back(receiver: Receiver) -> None:
+    """The task that would have dialled for it is cancelled before its first step."""
+    receiver.answer(hang, Reply(200))
+    sender = Http1Sender(PLAIN, Limits(per_origin=1))
+    results = Results()
+    first = sender.start(call(receiver.url), timeout_s=TIMEOUT_S, on_done=results.add)
+    second = sender.start(call(receiver.url), timeout_s=TIMEOUT_S, on_done=results.add)
+    await receiver.wait_for(1)
+    first.cancel()  # its connection is closed, and the second one's task created
+    second.cancel()
+    assert await outcome(sender, receiver.url) == OK
+    await sender.close()

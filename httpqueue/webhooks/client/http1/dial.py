@@ -10,17 +10,15 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 from itertools import chain, zip_longest
 from typing import Final
 
 from httpqueue.webhooks.client.http1.origin import Origin
+from httpqueue.webhooks.client.http1.resolve import IPAddress, Resolver, SystemResolver
 from httpqueue.webhooks.client.http1.tls import client_context
 from httpqueue.webhooks.message import Fault, SendError
 
-IPAddress = IPv4Address | IPv6Address
-Resolver = Callable[[str], Awaitable[Sequence[IPAddress]]]
-"""Takes a host name, gives its addresses, the best first. Raises socket.gaierror."""
 Judge = Callable[[Sequence[IPAddress]], Sequence[IPAddress]]
 """Takes a host's addresses, gives those that may be called. May raise SendError."""
 Connect = Callable[[IPAddress, int], Awaitable[socket.socket]]
@@ -31,12 +29,6 @@ STAGGER_S: Final = 0.25
 _HANDSHAKE_TIMEOUT_S: Final = 86_400.0  # in effect never: the call's deadline comes first
 _SHUTDOWN_TIMEOUT_S: Final = 1.0
 _MAX_MESSAGE: Final = 199
-
-
-async def resolve(host: str) -> Sequence[IPAddress]:
-    """Ask the system, in a thread. It sorts the addresses as RFC 6724 says. Raises socket.gaierror."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
 
 
 def allow_all(addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
@@ -62,7 +54,7 @@ async def connect_tcp(address: IPAddress, port: int) -> socket.socket:
 class Dialer:
     """Makes connections. Each of its parts can be replaced."""
 
-    resolve: Resolver = resolve
+    resolve: Resolver = field(default_factory=SystemResolver)
     judge: Judge = allow_all
     connect: Connect = connect_tcp
     stagger_s: float = STAGGER_S

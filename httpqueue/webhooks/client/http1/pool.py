@@ -212,13 +212,19 @@ class Pool:
     def _dial(self, line: _Line, call: Call) -> None:
         line.places += 1
         self._places += 1
-        task = asyncio.get_running_loop().create_task(self._connect(call))
+        connection = Connection(call.origin, self)
+        task = asyncio.get_running_loop().create_task(self._connect(call, connection))
         call.give_up = task.cancel
         self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
 
-    async def _connect(self, call: Call) -> None:
-        connection = Connection(call.origin, self)
+        def done(_: asyncio.Task[None]) -> None:
+            self._dials.discard(task)
+            if task.cancelled():  # not in the task: one that is cancelled early never begins
+                connection.give_back()
+
+        task.add_done_callback(done)
+
+    async def _connect(self, call: Call, connection: Connection) -> None:
         error: SendError
         try:
             await self._dialer.dial(call.origin, connection)
@@ -226,9 +232,6 @@ class Pool:
             error = expected
         except Exception as unexpected:  # noqa: BLE001 - a bug in a resolver must fail this call alone
             error = SendError(Fault.CONNECTION, f"no connection: {type(unexpected).__name__}")
-        except asyncio.CancelledError:
-            connection.give_back()
-            raise
         else:
             if call.is_over:  # the resolver could not be cancelled
                 self.free(connection)

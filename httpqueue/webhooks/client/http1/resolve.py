@@ -1,0 +1,69 @@
+"""Resolves host names, so that a name server that does not answer delays its own hosts alone."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from threading import Thread
+from typing import Final
+
+IPAddress = IPv4Address | IPv6Address
+Resolver = Callable[[str], Awaitable[Sequence[IPAddress]]]
+"""Takes a host name, gives its addresses, the best first. Raises socket.gaierror."""
+
+MAX_LOOKUPS: Final = 64
+"""Hosts looked up at the same time; each takes a thread until the system answers."""
+
+
+class SystemResolver:
+    """Asks the system, which cannot be interrupted and may take many seconds.
+
+    So each lookup has a thread of its own, and calls to one host share it. The thread pools of the event
+    loops are too small: a few dead names fill them. The threads are daemons, which a process need not wait
+    for when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._lookups: dict[str, asyncio.Task[Sequence[IPAddress]]] = {}
+        self._places = asyncio.Semaphore(MAX_LOOKUPS)
+
+    async def __call__(self, host: str) -> Sequence[IPAddress]:
+        """The host's addresses, in the order of RFC 6724. Raises socket.gaierror and UnicodeError."""
+        lookup = self._lookups.get(host)
+        if lookup is None:
+            lookup = self._lookups[host] = asyncio.create_task(self._look_up(host))
+            lookup.add_done_callback(lambda _: self._lookups.pop(host))
+        return await asyncio.shield(lookup)  # one call that gives up must not end the lookup of the others
+
+    async def _look_up(self, host: str) -> Sequence[IPAddress]:
+        async with self._places:
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[Sequence[IPAddress]] = loop.create_future()
+
+            def set_answer(addresses: Sequence[IPAddress], error: Exception | None) -> None:
+                if answer.done():
+                    return
+                if error is None:
+                    answer.set_result(addresses)
+                else:
+                    answer.set_exception(error)
+
+            def ask() -> None:
+                addresses: Sequence[IPAddress] = ()
+                failure: Exception | None = None
+                try:
+                    addresses = addresses_of(host)
+                except Exception as error:  # noqa: BLE001 - it is raised in the event loop
+                    failure = error
+                with suppress(RuntimeError):  # the event loop has ended meanwhile
+                    loop.call_soon_threadsafe(set_answer, addresses, failure)
+
+            Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+            return await answer
+
+
+def addresses_of(host: str) -> Sequence[IPAddress]:
+    """Ask the system and wait for its answer."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))

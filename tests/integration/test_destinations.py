@@ -3,12 +3,10 @@
 import asyncio
 from dataclasses import replace
 
-import pytest
 from msgspec import structs
 from prometheus_client import REGISTRY
 
 from httpqueue.clock import now_ms, sleep
-from httpqueue.errors import UnavailableError
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import NewTimer
@@ -186,30 +184,6 @@ async def test_a_paused_application_loses_nothing(store: Store, queue: Queue) ->
         assert await no_line_is_left(store._redis)
     assert len(receiver.requests) == 2_001
     assert len({request.header("webhook-id") for request in receiver.requests}) == 2_001
-
-
-async def test_a_resume_that_failed_can_be_repeated(
-    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store knew that the application goes on, but not yet its timers."""
-    policies = storage_of(store).policies
-
-    async def away(*_: object) -> None:
-        raise UnavailableError("the store is away")
-
-    async with Receiver() as receiver, running(store, queue) as pipeline:
-        await pipeline.schedule("a", f"{receiver.url}/a", Delay(0))
-        await receiver.wait_for(1)
-        await policies.update_application(DEFAULT_APPLICATION, paused)
-        await create(store, f"{receiver.url}/h", 20)
-        await until_relayed(store)
-        with monkeypatch.context() as broken:
-            broken.setattr(policies, "_release", away)
-            with pytest.raises(UnavailableError):
-                await policies.update_application(DEFAULT_APPLICATION, going)
-        await policies.update_application(DEFAULT_APPLICATION, going)
-        await pipeline.until_all_finished()
-    assert len(receiver.requests) == 21
 
 
 async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Store, queue: Queue) -> None:

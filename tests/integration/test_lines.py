@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from httpqueue.api.schema.field_checks import check_host, check_url
+from httpqueue.errors import UnavailableError
 from httpqueue.relay.relay import GRACE_MS, Relay
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
@@ -63,6 +64,27 @@ async def test_a_paused_application_waits(redis: Redis, frozen_store: Store, pol
     assert await woken(frozen_store) == ["a", "b", "c"]
     assert [each.attempt for each in begun(await begin(frozen_store, "abc"))] == [1, 1, 1]
     assert await no_line_is_left(redis)
+
+
+async def test_a_resume_that_failed_can_be_repeated(
+    frozen_store: Store, policies: Policies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knew that the application goes on, but its timers were not woken yet."""
+
+    async def away(*_: object) -> None:
+        raise UnavailableError("the store is away")
+
+    await create(frozen_store, "ab")
+    await woken(frozen_store)
+    await pause(policies, "default")
+    await begin(frozen_store, "ab")
+    with monkeypatch.context() as broken:
+        broken.setattr(policies, "_release", away)
+        with pytest.raises(UnavailableError):
+            await pause(policies, "default", paused=False)
+    assert await woken(frozen_store) == []
+    await pause(policies, "default", paused=False)
+    assert await woken(frozen_store) == ["a", "b"]
 
 
 async def test_a_paused_destination_waits(redis: Redis, frozen_store: Store, policies: Policies) -> None:

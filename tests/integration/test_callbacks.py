@@ -1,6 +1,7 @@
 """Callbacks: who is told when a timer has finished, with what, how often, and across failures."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -166,13 +167,14 @@ async def test_no_callback_is_lost_when_the_worker_dies_after_finish(store: Stor
 
     async with Receiver() as receiver:
         store.finish = finish_and_die  # type: ignore[assignment, method-assign] # as if it was killed there
-        async with running(store, queue) as pipeline:
-            pipeline.relay.drain = _nothing  # type: ignore[method-assign, assignment] # nor is the relay alive
-            await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
-            found = await store.get(TimerName(DEFAULT_APPLICATION, "a"))
-            assert found
-            await died.wait()
-            await pipeline.until("a", State.DONE)
+        with suppress(ZeroDivisionError):  # of the worker's end, unless it is stopped before it notices
+            async with running(store, queue) as pipeline:
+                pipeline.relay.drain = _nothing  # type: ignore[method-assign, assignment] # nor is the relay alive
+                await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
+                found = await store.get(TimerName(DEFAULT_APPLICATION, "a"))
+                assert found
+                await died.wait()
+                await pipeline.until("a", State.DONE)
         assert ended == [True]
         store.finish = finish  # type: ignore[method-assign]
         async with running(store, queue) as pipeline:

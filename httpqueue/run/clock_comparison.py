@@ -5,13 +5,13 @@ Wake-ups are put and claimed by the time of the queue's server, but the store de
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
+from httpqueue.run.lifecycle import run_until
 from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
 
@@ -34,15 +34,7 @@ class ClockComparison:
 
     async def run(self) -> None:
         """Compare until stop(). When a server is away, wait for it."""
-        stopping = asyncio.create_task(self._stopping.wait())
-        comparing = asyncio.create_task(self._compare_for_ever())
-        try:
-            await asyncio.wait({stopping, comparing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            comparing.cancel()
-        with suppress(asyncio.CancelledError):
-            await comparing
+        await run_until(self._stopping, self._compare_for_ever())
 
     async def stop(self) -> None:
         """End run()."""

@@ -46,7 +46,7 @@ async def run_parts(parts: Parts, stop: asyncio.Event, *, on_ready: Callable[[],
         running = list(parts.servers)
         for part in parts.servers:
             tasks.create_task(part.run())
-        await _run_until(stop, parts.check())
+        await run_until(stop, parts.check())
         if not stop.is_set():
             running += parts.workers
             for part in parts.workers:
@@ -57,7 +57,7 @@ async def run_parts(parts: Parts, stop: asyncio.Event, *, on_ready: Callable[[],
             tasks.create_task(part.stop())
 
 
-async def _run_until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+async def run_until(stop: asyncio.Event, work: Awaitable[None]) -> None:
     """Wait for the work, or cancel it as soon as stop is set. Raises the work's error."""
     task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from threading import Thread
 from typing import Final
@@ -38,29 +38,17 @@ class SystemResolver:
 
     async def _look_up(self, host: str) -> Sequence[IPAddress]:
         async with self._places:
-            loop = asyncio.get_running_loop()
-            answer: asyncio.Future[Sequence[IPAddress]] = loop.create_future()
+            answer: Future[Sequence[IPAddress]] = Future()
+            answer.set_running_or_notify_cancel()  # from now on it cannot be cancelled: the thread sets it
+            Thread(target=_ask, args=(host, answer), name=f"resolve {host}", daemon=True).start()
+            return await asyncio.wrap_future(answer)
 
-            def set_answer(addresses: Sequence[IPAddress], error: Exception | None) -> None:
-                if answer.done():
-                    return
-                if error is None:
-                    answer.set_result(addresses)
-                else:
-                    answer.set_exception(error)
 
-            def ask() -> None:
-                addresses: Sequence[IPAddress] = ()
-                failure: Exception | None = None
-                try:
-                    addresses = addresses_of(host)
-                except Exception as error:  # noqa: BLE001 - it is raised in the event loop
-                    failure = error
-                with suppress(RuntimeError):  # the event loop has ended meanwhile
-                    loop.call_soon_threadsafe(set_answer, addresses, failure)
-
-            Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-            return await answer
+def _ask(host: str, answer: Future[Sequence[IPAddress]]) -> None:
+    try:
+        answer.set_result(addresses_of(host))
+    except Exception as error:  # noqa: BLE001 - it is raised in the event loop
+        answer.set_exception(error)
 
 
 def addresses_of(host: str) -> Sequence[IPAddress]:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from httpqueue.errors import SettingsError
 from httpqueue.runtime.logs import LogFormat
 from httpqueue.storage.connection import check_url
+from httpqueue.storage.partitions import MAX_PARTITIONS
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
 from httpqueue.webhooks.client.factory import SenderKind
@@ -117,11 +118,30 @@ class Settings(BaseSettings):
         validation_alias=_names("ALLOW_UNSAFE_REDIS"),
         description="start even if the server may evict keys",
     )
+    partitions: int = Field(
+        1,
+        ge=1,
+        le=MAX_PARTITIONS,
+        validation_alias=_names("PARTITIONS"),
+        description="slices of all keys, for a Redis Cluster; fixed when the store is first used",
+    )
+    arq_partition: int = Field(
+        0,
+        ge=0,
+        validation_alias=_names("ARQ_PARTITION"),
+        description="the partition that a stock arq worker drains",
+    )
     concurrency: int = Field(
-        100,
+        10_000,
         ge=1,
         validation_alias=_names("CONCURRENCY", "CONSUMER_CONCURRENCY"),
-        description="webhooks that one worker calls at once; slow hosts do not block fast ones",
+        description="webhooks that one worker calls at once; applications and hosts share them",
+    )
+    host_concurrency: int = Field(
+        200,
+        ge=1,
+        validation_alias=_names("HOST_CONCURRENCY"),
+        description="webhooks that one worker calls at once at one host, unless its policy says how many",
     )
     relay_batch_size: int = Field(
         500,

@@ -1,6 +1,7 @@
 """What all tests share: a real Valkey a test process, empty for each test that asks for it."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,33 @@ from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
+from tests.support.cluster import cluster_node
 from tests.support.frozen import FrozenTime
+from tests.support.keys import PARTITIONS
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    url: str
 
 
 @pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    """One server for all tests of this process."""
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in cluster mode for all tests of this process that ask for it."""
+    with cluster_node(tmp_path_factory.mktemp("cluster")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedValkey | Server]:
+    """One server for all tests of this process. With several partitions it is in cluster mode."""
+    if PARTITIONS.count > 1:
+        yield Server(request.getfixturevalue("cluster_url"))
+        return
     data_dir: Path = tmp_path_factory.mktemp("valkey")
     with EmbeddedValkey(data_dir, persistent=False) as server:
         yield server
@@ -33,7 +55,7 @@ async def redis(valkey_server: EmbeddedValkey) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def storage(redis: Redis) -> Storage:
     """All that is kept on the empty server."""
-    return Storage(redis, archive_error_rate=1e-6)
+    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS)
 
 
 @pytest.fixture
@@ -46,7 +68,7 @@ async def store(storage: Storage) -> Store:
 async def queue(valkey_server: EmbeddedValkey, redis: Redis) -> AsyncIterator[Queue]:
     """A queue on the same server."""
     del redis  # asked for because it empties the server
-    async with open_queue(valkey_server.url) as queue:
+    async with open_queue(valkey_server.url, partitions=PARTITIONS) as queue:
         yield queue
 
 
@@ -59,7 +81,7 @@ def time() -> FrozenTime:
 @pytest.fixture
 async def frozen_storage(redis: Redis, time: FrozenTime) -> Storage:
     """All that is kept on the empty server, in the test's own time."""
-    return Storage(redis, archive_error_rate=1e-6, now=time)
+    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, now=time)
 
 
 @pytest.fixture
@@ -71,4 +93,4 @@ async def frozen_store(frozen_storage: Storage) -> Store:
 @pytest.fixture
 async def frozen_queue(queue: Queue, time: FrozenTime) -> Queue:
     """A queue on the same server, in the test's own time."""
-    return Queue(queue.redis, now=time)
+    return Queue(queue.redis, partitions=PARTITIONS, now=time)

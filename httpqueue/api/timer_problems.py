@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Final
 
-from httpqueue.api.problems import ProblemError
+from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.timers.commands import Changed, ChangeResult
 from httpqueue.timers.timer import State
 
@@ -33,6 +33,12 @@ def precondition_failed() -> ProblemError:
     return ProblemError(HTTPStatus.PRECONDITION_FAILED, detail)
 
 
+def other_lane() -> ProblemError:
+    """409: the timer has another ordering key, which it keeps for as long as it has a record."""
+    message = "cannot be changed or replaced: delete the timer, or choose another id"
+    return faulty_fields(HTTPStatus.CONFLICT, [FieldError("ordering_key", message)])
+
+
 def check_changed(changed: Changed) -> None:
     """Raise ProblemError (409, 412) if the store refused a change.
 
@@ -41,5 +47,7 @@ def check_changed(changed: Changed) -> None:
     match changed.result:
         case ChangeResult.OTHER_VERSION:
             raise precondition_failed()
+        case ChangeResult.OTHER_LANE:
+            raise other_lane()
         case ChangeResult.OTHER_STATE if changed.state is not None:
             raise state_conflict(changed.state)

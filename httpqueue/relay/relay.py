@@ -6,11 +6,12 @@ adopt   does the same for entries that a dead relay had read
 promote puts wake-ups that have come near into the queue, application by application
 heal    puts lost wake-ups again, and wakes timers that nothing else wakes
 
-The passes run independently: one that fails does not stop the others.
+The passes run independently: one that fails does not stop the others. Each visits all partitions, and one that
+is away does not stop the others either.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 from uuid import uuid4
@@ -27,14 +28,13 @@ from httpqueue.storage.wake_ups import Place
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 SWEEP_S: Final = 2.0
-"""The pause between two runs of a pass, in s."""
+"""The pause between two runs of a pass, in s. Drain does not wait for it: a new outbox entry wakes it."""
 TOP_UP_S: Final = 0.05
 """The shortest pause of promote, in s: an application has more due than the queue may hold of it."""
 GRACE_MS: Final = 10_000
 """When a timer is overdue by this much, its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
 """When an outbox entry was read this long ago and not acknowledged, its relay is taken for dead."""
-BLOCK_MS: Final = 2_000
 
 log = structlog.get_logger()
 
@@ -43,16 +43,22 @@ class Relay:
     """One relay. Each pass can also be called by itself; all passes raise UnavailableError."""
 
     def __init__(self, *, storage: Storage, queue: Queue, horizon_ms: int, batch_size: int) -> None:
+        self._store = storage.store
+        self._hosts = storage.hosts
         self._wake_ups = storage.wake_ups
         self._outbox = storage.outbox
         self._retention = storage.retention
         self._queue = queue
+        self._partitions = storage.partitions.all
         self._horizon_ms = horizon_ms
         self._batch_size = batch_size
         self._consumer = uuid4().hex
-        self._unfinished: list[OutboxEntry] = []
-        self._handed_out: list[WakeUp] = []
+        self._unfinished: dict[int, list[OutboxEntry]] = {}
+        self._handed_out: dict[int, list[WakeUp]] = {}
         self._promote_pause_s = SWEEP_S
+        self._rung = set(self._partitions)
+        """Partitions whose outboxes may have new entries."""
+        self._bell = asyncio.Event()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -63,7 +69,8 @@ class Relay:
             async with asyncio.TaskGroup() as tasks:
                 passes = [
                     tasks.create_task(_for_ever(self.forget, "relay.forget", lambda: SWEEP_S)),
-                    tasks.create_task(_for_ever(self.drain, "relay.drain", lambda: 0)),
+                    tasks.create_task(_for_ever(self._listen, "relay.listen", lambda: 0)),
+                    tasks.create_task(_for_ever(self._drain_rung, "relay.drain", lambda: 0)),
                     tasks.create_task(_for_ever(self.adopt, "relay.adopt", lambda: SWEEP_S)),
                     tasks.create_task(
                         _for_ever(self.promote, "relay.promote", lambda: self._promote_pause_s)
@@ -83,91 +90,166 @@ class Relay:
 
     async def _leave(self) -> None:
         with suppress(UnavailableError):
-            await self._outbox.leave(self._consumer)
+            for partition in self._partitions:
+                await self._outbox.leave(partition, self._consumer)
 
-    async def drain(self, *, block_ms: int = BLOCK_MS) -> int:
+    async def _listen(self) -> None:
+        await self._outbox.listen(lambda partition: self._ring({partition}))
+
+    def _ring(self, partitions: Collection[int]) -> None:
+        self._rung |= {*partitions} & {*self._partitions}
+        self._bell.set()
+
+    async def _drain_rung(self) -> None:
+        """Drain the outboxes that have new entries. Without any, wait for some; look at all every SWEEP_S."""
+        if not self._rung:
+            self._bell.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_S):
+                    await self._bell.wait()
+        partitions, self._rung = self._rung or {*self._partitions}, set()
+        try:
+            for partition in partitions:
+                if await self._drain_one(partition):
+                    self._rung.add(partition)  # until a read finds nothing: more may have come meanwhile
+        except UnavailableError:
+            self._rung |= partitions
+            raise
+
+    async def drain(self) -> int:
         """Act on new outbox entries. Returns how many. After an error, the next call acts on them again."""
-        if not self._unfinished:
-            self._unfinished = await self._outbox.read(
-                self._consumer, limit=self._batch_size, block_ms=block_ms
-            )
-        count = await self._act_on(self._unfinished)
-        self._unfinished = []
+        return await self._in_each(self._drain_one)
+
+    async def _drain_one(self, partition: int) -> int:
+        entries = self._unfinished.get(partition)
+        if not entries:
+            entries = await self._outbox.read(partition, self._consumer, limit=self._batch_size)
+        self._unfinished[partition] = entries
+        count = await self._act_on(partition, entries)
+        self._unfinished[partition] = []
         return count
 
     async def adopt(self) -> int:
         """Act on outbox entries that a dead relay left. Returns how many."""
-        return await self._act_on(
-            await self._outbox.adopt(self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size)
-        )
+
+        async def adopt_in(partition: int) -> int:
+            entries = await self._outbox.adopt(
+                partition, self._consumer, idle_ms=ADOPT_AFTER_MS, limit=self._batch_size
+            )
+            return await self._act_on(partition, entries)
+
+        return await self._in_each(adopt_in)
 
     async def promote(self) -> int:
         """Put the wake-ups that the queue should have next. Returns how many it did not have yet.
 
         When the queue has lost its data, it is filled again from the beginning.
         """
-        epoch = await self._queue.epoch()
-        if await self._wake_ups.start_over_for(epoch):
-            log.info("relay.refill", epoch=epoch)
-        count = await self._put_handed_out()
+        self._promote_pause_s = SWEEP_S
+        return await self._in_each(self._promote_in)
+
+    async def _promote_in(self, partition: int) -> int:
+        epoch = await self._queue.epoch(partition)
+        if await self._wake_ups.start_over_for(partition, epoch):
+            log.info("relay.refill", partition=partition, epoch=epoch)
+        count = await self._put_handed_out(partition)
         start, complete_for_ms = 0, None
         while True:
-            top_up = await self._wake_ups.top_up(start, horizon_ms=self._horizon_ms, limit=self._batch_size)
-            self._handed_out = top_up.wake_ups
-            count += await self._put_handed_out()
+            top_up = await self._wake_ups.top_up(
+                partition, start, horizon_ms=self._horizon_ms, limit=self._batch_size
+            )
+            self._handed_out[partition] = top_up.wake_ups
+            count += await self._put_handed_out(partition)
             if top_up.complete_for_ms is not None:
                 known_ms = top_up.complete_for_ms if complete_for_ms is None else complete_for_ms
                 complete_for_ms = min(top_up.complete_for_ms, known_ms)
             if top_up.next is None:
                 break
             start = top_up.next
-        self._promote_pause_s = (
-            SWEEP_S if complete_for_ms is None else min(SWEEP_S, max(TOP_UP_S, complete_for_ms / 2_000))
-        )
+        if complete_for_ms is not None:
+            self._promote_pause_s = min(self._promote_pause_s, max(TOP_UP_S, complete_for_ms / 2_000))
         return count
 
     async def heal(self) -> int:
         """Put lost wake-ups again. Returns how many."""
-        healed = 0
-        place: Place | None = Place()
-        while place is not None:
-            overdue, place = await self._wake_ups.overdue(place, by_ms=GRACE_MS, limit=self._batch_size)
-            healed += await self._put_missing(overdue)
-        # This comes second: the timers it wakes have no wake-up yet, and would look like lost ones.
-        seen, is_all = 0, False
-        while not is_all:  # all of them: the first ones may be of an application that is paused
-            lost = await self._wake_ups.heal(late_ms=GRACE_MS, limit=self._batch_size, skip=seen)
-            healed += await self._put_missing(lost)
-            seen += len(lost)
-            is_all = len(lost) < self._batch_size
+        healed = await self._in_each(self._heal_in)
+        for host in await self._hosts.due_probes(limit=self._batch_size):
+            healed += await self._put(await self._hosts.probe(host), by="heal")
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
 
+    async def _heal_in(self, partition: int) -> int:
+        healed = 0
+        place: Place | None = Place()
+        while place is not None:
+            overdue, place = await self._wake_ups.overdue(
+                partition, place, by_ms=GRACE_MS, limit=self._batch_size
+            )
+            healed += await self._put_missing(overdue)
+        # This comes second: the timers it wakes have no wake-up yet, and would look like lost ones.
+        seen, is_all = 0, False
+        while not is_all:  # all of them: the first ones may be of an application that is paused
+            lost = await self._wake_ups.heal(partition, limit=self._batch_size, skip=seen)
+            healed += await self._put_missing(lost.workers)
+            await self._ask_hosts(lost.waiting)
+            seen += len(lost.workers)
+            is_all = len(lost.workers) < self._batch_size
+        await self._retention.check_pointers(partition)
+        return healed
+
+    async def _ask_hosts(self, waiting: Sequence[tuple[str, WakeUp]]) -> None:
+        """Wake timers of which their hosts do not know that they wait; the others wait on."""
+        by_host: dict[str, list[WakeUp]] = {}
+        for host, wake_up in waiting:
+            by_host.setdefault(host, []).append(wake_up)
+        for host, wake_ups in by_host.items():
+            known = await self._hosts.are_waiting(host, wake_ups)
+            await self._store.wait([each for each, is_known in zip(wake_ups, known, strict=True) if is_known])
+            unknown = [each for each, is_known in zip(wake_ups, known, strict=True) if not is_known]
+            await self._store.wake(unknown, are_unknown=True)
+
     async def forget(self) -> int:
         """Forget timers whose retention is over. Returns how many."""
-        count = 0
-        while forgotten := await self._retention.forget(limit=self._batch_size):
-            count += forgotten
+
+        async def forget_in(partition: int) -> int:
+            count = 0
+            while forgotten := await self._retention.forget(partition, limit=self._batch_size):
+                count += forgotten
+            return count
+
+        return await self._in_each(forget_in)
+
+    async def _in_each(self, one: Callable[[int], Awaitable[int]]) -> int:
+        """Do this in all partitions. One that is away stops no other."""
+        count, problem = 0, None
+        for partition in self._partitions:
+            try:
+                count += await one(partition)
+            except UnavailableError as error:
+                problem = error
+        if problem is not None:
+            raise problem
         return count
 
-    async def _act_on(self, entries: Sequence[OutboxEntry]) -> int:
+    async def _act_on(self, partition: int, entries: Sequence[OutboxEntry]) -> int:
         if not entries:
             return 0
         wake_ups = [entry.wake_up for entry in entries if entry.wake_up]
         if wake_ups:
-            await self._put(await self._wake_ups.admit(wake_ups, horizon_ms=self._horizon_ms), by="drain")
+            admitted = await self._wake_ups.admit(partition, wake_ups, horizon_ms=self._horizon_ms)
+            await self._put(admitted, by="drain")
         unreadable = len(entries) - len(wake_ups)
         if unreadable:
             OUTBOX_UNREADABLE.inc(unreadable)
             log.error("relay.unreadable", count=unreadable)
-        await self._outbox.acknowledge(entries)
+        await self._outbox.acknowledge(partition, entries)
         return len(entries)
 
-    async def _put_handed_out(self) -> int:
+    async def _put_handed_out(self, partition: int) -> int:
         """Put what top_up handed out. It does that once, so it is kept until the queue has taken it."""
-        added = await self._put(self._handed_out, by="promote")
-        self._handed_out = []
+        added = await self._put(self._handed_out.get(partition, []), by="promote")
+        self._handed_out[partition] = []
         return added
 
     async def _put_missing(self, wake_ups: Sequence[WakeUp]) -> int:

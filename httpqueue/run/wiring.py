@@ -19,9 +19,12 @@ from httpqueue.run.start_check import check_start
 from httpqueue.run.virtual_clock import VirtualClock
 from httpqueue.runtime.part import Part
 from httpqueue.settings import Mode, Settings, variable
+from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.worker.engine import Worker
+from httpqueue.worker.permits import Permits
+from httpqueue.worker.slots import Slots
 from httpqueue.worker.wiring import open_attempts
 
 
@@ -69,10 +72,13 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
 async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack) -> _Shared:
     now = VirtualClock() if settings.virtual_clock else server_time
     queue_url = settings.broker_redis_url or store_url
+    partitions = Partitions(settings.partitions)
     storage = await stack.enter_async_context(
-        open_storage(store_url, archive_error_rate=settings.archive_error_rate, now=now)
+        open_storage(
+            store_url, archive_error_rate=settings.archive_error_rate, partitions=partitions, now=now
+        )
     )
-    queue = await stack.enter_async_context(open_queue(queue_url, now=now))
+    queue = await stack.enter_async_context(open_queue(queue_url, partitions=partitions, now=now))
     fixed_key = None if settings.api_key is None else settings.api_key.get_secret_value()
     return _Shared(
         settings=settings,
@@ -122,6 +128,7 @@ async def _open_worker(shared: _Shared, stack: AsyncExitStack) -> Part:
     return Worker(
         attempts=attempts,
         queue=shared.queue,
-        concurrency=settings.concurrency,
+        permits=Permits(shared.storage, shared.queue),
+        slots=Slots(settings.concurrency, settings.host_concurrency),
         grace_s=settings.shutdown_grace_ms / 1000,
     )

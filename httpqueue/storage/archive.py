@@ -2,7 +2,8 @@
 
 pybloom-live sizes a layer and computes an id's bit positions. forget.lua sets the bits in the transaction
 that drops the timer's record, so a crash loses no id. Each layer is four times as large as the one before,
-and has a lower error rate, so that all layers together stay below the error rate of the settings.
+and has a lower error rate, so that all layers together stay below the error rate of the settings. Each
+partition has its own layers; an id is in the archive of its home.
 The archive never decides whether a timer is accepted or delivered.
 """
 
@@ -18,7 +19,8 @@ from redis.asyncio import Redis
 
 from httpqueue.errors import StartError
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import ARCHIVE_MANIFEST, store_keys
+from httpqueue.storage.keys import ARCHIVE_MANIFEST
+from httpqueue.storage.partitions import Partitions
 
 FIRST_CAPACITY: Final = 100_000
 GROWTH: Final = 4
@@ -68,12 +70,12 @@ def layer(number: int, error_rate: float) -> Layer:
 class Archive:
     """The archive in Redis. Methods raise UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis, *, error_rate: float) -> None:
+    def __init__(self, redis: Redis, *, error_rate: float, partitions: Partitions) -> None:
         self._redis = redis
-        self._keys = store_keys()
+        self._keys = partitions.store_keys
         self._error_rate = error_rate
-        self._current = 0
-        self._allocated = 0
+        self._current = [0] * partitions.count
+        self._allocated = [0] * partitions.count
 
     async def open(self) -> None:
         """Raises StartError when the archive in Redis has other parameters than this process."""
@@ -94,54 +96,55 @@ class Archive:
                 "setting `archive_error_rate`: the archive in this Redis has other parameters"
                 f" ({_describe(stored)}); use the same value, or another Redis"
             )
-        await self._learn_layers()
+        for partition in range(len(self._keys)):
+            await self._learn_layers(partition)
 
-    def current(self) -> Layer:
-        """The layer to which forget adds ids now."""
-        return layer(self._current, self._error_rate)
+    def current(self, partition: int) -> Layer:
+        """The layer of a partition to which forget adds ids now."""
+        return layer(self._current[partition], self._error_rate)
 
-    async def note_count(self, number: int, count: int) -> None:
+    async def note_count(self, partition: int, number: int, count: int) -> None:
         """Note that layer `number` holds `count` ids: allocate the next layer in time, and switch to it."""
         if count >= layer(number, self._error_rate).capacity * ALLOCATE_AT:
-            await self._allocate(layer(number + 1, self._error_rate))
-        self._note_count(number, count)
+            await self._allocate(partition, layer(number + 1, self._error_rate))
+        self._note_count(partition, number, count)
 
-    async def _allocate(self, following: Layer) -> None:
+    async def _allocate(self, partition: int, following: Layer) -> None:
         """Have Redis allocate all bits of a layer at once. It is slow, so no transition does it."""
-        if self._allocated < following.number:
-            key = f"{self._keys.archive_layers}{following.number}"
+        if self._allocated[partition] < following.number:
+            key = f"{self._keys[partition].archive_layers}{following.number}"
             with redis_errors():
                 await self._redis.setbit(key, following.bits - 1, 0)
-            self._allocated = following.number
+            self._allocated[partition] = following.number
 
-    def _note_count(self, number: int, count: int) -> None:
-        if number == self._current and count >= self.current().capacity:
-            self._current += 1
+    def _note_count(self, partition: int, number: int, count: int) -> None:
+        if number == self._current[partition] and count >= self.current(partition).capacity:
+            self._current[partition] += 1
 
-    async def contains(self, member: str) -> bool:
-        """Whether the archive has this member (application:id). For an unknown id it may wrongly say yes.
+    async def contains(self, partition: int, member: str) -> bool:
+        """Whether the archive has this member (application:id), whose home is this partition.
 
-        The probability of that is at most error_rate.
+        For an unknown id it may wrongly say yes. The probability of that is at most error_rate.
         """
-        await self._learn_layers()
-        layers = [layer(number, self._error_rate) for number in range(self._current + 1)]
+        await self._learn_layers(partition)
+        layers = [layer(number, self._error_rate) for number in range(self._current[partition] + 1)]
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             for each in layers:
                 pipeline.execute_command(
                     "BITFIELD_RO",
-                    f"{self._keys.archive_layers}{each.number}",
+                    f"{self._keys[partition].archive_layers}{each.number}",
                     *_get_bits(each.positions(member)),
                 )
             answers = await pipeline.execute()
         return any(all(bits) for bits in answers)
 
-    async def _learn_layers(self) -> None:
+    async def _learn_layers(self, partition: int) -> None:
         with redis_errors():
-            counts = await self._redis.hgetall(self._keys.archive_counts)  # type: ignore[misc] # redis-py: sync or async
+            counts = await self._redis.hgetall(self._keys[partition].archive_counts)  # type: ignore[misc] # redis-py: sync or async
         for number, count in sorted((int(number), int(count)) for number, count in counts.items()):
-            self._current = max(self._current, number)
-            self._note_count(number, count)
+            self._current[partition] = max(self._current[partition], number)
+            self._note_count(partition, number, count)
 
 
 def _get_bits(positions: Sequence[int]) -> list[Any]:

@@ -13,11 +13,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from httpqueue.clock import StoreNow
 from httpqueue.errors import UnavailableError
 
 SOCKET_TIMEOUT_S: Final = 5
 """A server that does not answer for this long counts as away. Blocking reads must block for less."""
-
+LISTEN_S: Final = 10
+"""How long one wait for a message of a pub/sub channel takes, in s. The next one follows at once."""
 
 _URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
@@ -133,3 +135,10 @@ def redis_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
+
+
+def time_ms(time: tuple[int, int], now: StoreNow) -> int:
+    """The time in ms since the epoch: now() if it gives one, else what the command TIME answered."""
+    seconds, microseconds = time
+    now_ms = now()
+    return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms

@@ -1,7 +1,7 @@
 """Every Redis key, on one page.
 
 Every key of a timer has the hash tag of its partition, so that a transition touches one slot of a Redis
-Cluster. There is one partition so far. A script's header names the keys that it touches (see scripts.py).
+Cluster. A script's header names the keys that it touches (see scripts.py).
 A comment `+ member` means: one key per member, which stands behind the prefix.
 """
 
@@ -17,7 +17,8 @@ from httpqueue.timers.names import TimerName
 class StoreKeys:
     """A partition's keys on the store's server. `member` is application:id, the name of a timer."""
 
-    records: str  # + member  string: the record, see lua/common.lua
+    records: str  # + member  string: the record, or a pointer to the partition that has it; see lua/common.lua
+    pointers: str  # zset: member -> ms at which its pointer is checked: is there a record where it points to?
     due: str  # + application  zset: id -> due ms of its timers that wait for nothing but time
     held: str  # + application  zset: id -> due ms of its timers that run or wait for a lane, line or start
     ended: str  # + state letter:application  zset: id -> due ms of its ended timers that still have a record
@@ -32,35 +33,55 @@ class StoreKeys:
     archive_layers: str  # + n  string: the bits of layer n of the Bloom filter
     archive_counts: str  # hash: layer n -> number of ids in it
     counts: str  # hash: application:state letter -> number of timers
-    applications: str  # hash: application -> its ApplicationPolicy as JSON
-    destinations: str  # hash: host -> its DestinationPolicy as JSON
+    applications: str  # hash: application -> its ApplicationPolicy as JSON; all partitions have the same
+    limited: str  # set: hosts that have a DestinationPolicy; all partitions have the same
     lanes: str  # + application:ordering key  zset: member -> due ms, or -inf when it has the turn
-    lines: str  # + host:<host> or application:<application>  zset: member -> due ms
-    waiting: str  # zset: member -> its reserved start, ms
-    probes: (
-        str  # zset: lane:<lane>, host:<host> or application:<application> -> ms at which it is tried again
-    )
-    permits: str  # + host  zset: member -> lease end; for hosts with a concurrency limit
-    starts: str  # + host  zset: member -> its reserved start, ms; for hosts with a rate
-    next_start: str  # + host  string: ms at which the next call may start; for hosts with a rate
-    health: str  # hash: host -> MessagePack: failures in a row, last call ms, its result
+    lines: str  # + application  zset: member -> due ms of its timers that were due while it was paused
+    waiting: str  # zset: member -> ms at which it is asked for whether its host still knows that it waits
+    probes: str  # zset: lane:<lane> or application:<application> -> ms at which it is tried again
 
 
 @dataclass(frozen=True, slots=True)
 class QueueKeys:
-    """A partition's keys on the queue's server, in arq's format."""
+    """A partition's keys on the queue's server, in arq's format. A wake-up id begins with the hash tag."""
 
     queue: str  # zset: wake-up id -> due ms (not before it was put)
-    jobs: str  # + wake-up id  string: arq's job definition
-    wake: str  # pub/sub channel: tells that a wake-up became the earliest
-    workers: str  # zset: worker -> ms at which it last said that it is alive
+    jobs: str  # + the rest of the wake-up id  string: arq's job definition
+    epoch: str  # string: the queue's identity; when it changes, the queue lost its data
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeys:
+    """A destination host's own keys, on the store's server. All partitions share them.
+
+    A wake-up stands here as wake_up_id writes it.
+    """
+
+    rules: str  # string: the host's DestinationPolicy as JSON; absent when it has none
+    line: str  # zset: wake-up that waits for the host -> due ms; 0 when its worker was lost
+    permits: str  # zset: wake-up that may be called -> lease end ms
+    last_start: str  # string: ms at which the rate let the last call start; only with a rate
+    served: str  # string: ms at which somebody last served the line
+    health: str  # hash: failures in a row, last_ms and result of the last call
+
+
+@dataclass(frozen=True, slots=True)
+class HostIndexKeys:
+    """What lists destination hosts, on the store's server."""
+
+    lines: str  # zset: host that may have a line or permits -> ms at which it is looked at next
+    rules: str  # hash: host -> its DestinationPolicy as JSON; a copy is in the host's own slot
+    called: str  # zset: host -> ms at which it was last called
 
 
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
-EPOCH: Final = "hq:epoch"  # queue, string: the queue's identity; when it changes, the queue lost its data
 FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used
+ARQ_JOB_PREFIX: Final = "arq:job:"  # queue: + wake-up id, or another id of stock arq
 OUTBOX_GROUP: Final = "relay"  # the consumer group of every outbox
+OUTBOX_CHANNEL: Final = "hq:outbox"  # store, pub/sub: a partition whose outbox was empty has an entry now
+WAKE_CHANNEL: Final = "hq:wake"  # queue, pub/sub: a partition in which a wake-up became the earliest
+WORKERS: Final = "hq:workers"  # queue, zset: worker -> ms at which it last said that it is alive
 
 _PREFIXES: Final = {
     "records": "timer:",
@@ -73,30 +94,34 @@ _PREFIXES: Final = {
     "archive_counts": "archive",
     "lanes": "lane:",
     "lines": "line:",
-    "permits": "permits:",
-    "starts": "starts:",
-    "next_start": "next-start:",
 }
 """Fields whose key differs from the name of the field."""
 
-_GENERATION: Final = re.compile(
-    r"0|[1-9][0-9]{0,15}"
-)  # as wake_up_id writes it; at most 16 digits, because Lua counts up to 2**53
+_WAKE_UP_ID: Final = re.compile(r"\{(0|[1-9][0-9]{0,4})\}([^:]*):([^:]*):(0|[1-9][0-9]{0,15})", re.ASCII)
+"""As wake_up_id writes it. A generation has at most 16 digits, because Lua counts up to 2**53."""
 
 
-def store_keys(partition: int = 0) -> StoreKeys:
+def store_keys(partition: int) -> StoreKeys:
     """The keys of a partition on the store's server."""
     return StoreKeys(
         **{name: f"hq:{{{partition}}}:{_PREFIXES.get(name, name)}" for name in StoreKeys.__dataclass_fields__}
     )
 
 
-def queue_keys(partition: int = 0) -> QueueKeys:
+def queue_keys(partition: int) -> QueueKeys:
     """The keys of a partition on the queue's server."""
     tag = f"{{{partition}}}"
-    return QueueKeys(
-        queue=f"arq:queue:{tag}", jobs="arq:job:", wake=f"hq:{tag}:wake", workers=f"hq:{tag}:workers"
-    )
+    return QueueKeys(queue=f"arq:queue:{tag}", jobs=ARQ_JOB_PREFIX + tag, epoch=f"hq:{tag}:epoch")
+
+
+def host_keys(host: str) -> HostKeys:
+    """The keys of a destination host. They are all in one slot of a cluster."""
+    return HostKeys(**{name: f"hq:{{host:{host}}}:{name}" for name in HostKeys.__dataclass_fields__})
+
+
+def host_index_keys() -> HostIndexKeys:
+    """The keys that list hosts. They are all in one slot of a cluster."""
+    return HostIndexKeys(**{name: f"hq:{{hosts}}:{name}" for name in HostIndexKeys.__dataclass_fields__})
 
 
 def member_of(name: TimerName) -> str:
@@ -111,14 +136,14 @@ def name_of(member: bytes) -> TimerName:
 
 
 def wake_up_id(wake_up: WakeUp) -> str:
-    """application:id:generation, the queue's entry for a wake-up."""
-    return f"{member_of(wake_up.name)}:{wake_up.generation}"
+    """{partition}application:id:generation, the queue's entry for a wake-up."""
+    return f"{{{wake_up.partition}}}{member_of(wake_up.name)}:{wake_up.generation}"
 
 
 def parse_wake_up_id(wake_up_id: str) -> WakeUp | None:
     """The inverse of wake_up_id. None when it is no wake-up of httpqueue."""
-    member, _, generation = wake_up_id.rpartition(":")
-    application, colon, timer_id = member.partition(":")
-    if not colon or ":" in timer_id or not _GENERATION.fullmatch(generation):
+    match = _WAKE_UP_ID.fullmatch(wake_up_id)
+    if match is None:
         return None
-    return WakeUp(TimerName(application, timer_id), int(generation))
+    partition, application, timer_id, generation = match.groups()
+    return WakeUp(TimerName(application, timer_id), int(generation), partition=int(partition))

@@ -8,19 +8,22 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import InvalidTimerError
-from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import StoreKeys, member_of, name_of, queue_keys, store_keys
+from httpqueue.storage.connection import redis_errors, time_ms
+from httpqueue.storage.keys import member_of, name_of
+from httpqueue.storage.partitions import Partitions, at_once
+from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.record import decode_policy, decode_record
 from httpqueue.storage.scripts import Script
-from httpqueue.storage.timers import time_ms
-from httpqueue.timers.commands import Position, TimerPage
+from httpqueue.timers.commands import Position, TimerPage, WakeUp
 from httpqueue.timers.explain import Facts
 from httpqueue.timers.names import TimerName
-from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
+from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.timer import State, Timer
 
 MAX_LOOK: Final = 1_000
 """The most index entries that one script call reads."""
+_UNREADABLE: Final = 3
+"""How many values explain.lua answers when there is no readable record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +50,48 @@ class Pulse:
 class Lookup:
     """Reads timers without changing them. Methods raise UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis, *, now: StoreNow = server_time, keys: StoreKeys | None = None) -> None:
+    def __init__(
+        self, redis: Redis, *, partitions: Partitions, hosts: Hosts, now: StoreNow = server_time
+    ) -> None:
         self._redis = redis
         self._now = now
-        self._keys = keys or store_keys()
+        self._partitions = partitions
+        self._hosts = hosts
         self._list, self._explain, self._pulse = (
-            Script(redis, name, self._keys, queue_keys()) for name in ("list", "explain", "pulse")
+            Script(redis, name, partitions.store_keys, partitions.queue_keys)
+            for name in ("list", "explain", "pulse")
         )
 
     async def list(self, window: Window, position: Position | None, *, look_at: int) -> TimerPage:
         """List timers of the window in the order of (due_ms, application, id), behind `position`.
 
-        The page comes from at most look_at index entries (1,000 at most), so it may have fewer timers. One
-        application costs one script call; all applications cost one call for each.
+        The page comes from at most look_at index entries (1,000 at most) of each application and partition,
+        so it may have fewer timers. Each application costs one script call in each partition that has some of
+        its timers.
         """
-        if window.application is not None:
-            return await self._list_of(window.application, window, position, look_at)
-        pages = [await self._list_of(name, window, position, look_at) for name in await self._applications()]
+        pages = await at_once(
+            [
+                self._list_of(partition, application, window, position, look_at)
+                for partition, application in await self._sources(window.application)
+            ]
+        )
         if not pages:
             return TimerPage([], None, await self._time_ms())
-        return _merged(pages, min(look_at, MAX_LOOK))
+        return pages[0] if len(pages) == 1 else _merged(pages, min(look_at, MAX_LOOK))
 
     async def _list_of(
-        self, application: str, window: Window, position: Position | None, look_at: int
+        self,
+        partition: int,
+        application: str,
+        window: Window,
+        position: Position | None,
+        look_at: int,
     ) -> TimerPage:
         from_ms, after = window.from_ms, ""
         if position is not None and position.due_ms >= from_ms:
             from_ms, after = position.due_ms, _after(application, position)
         now_ms, last_id, last_due_ms, found = await self._list(
+            partition,
             self._script_now(),
             application,
             "".join(state.letter for state in window.states),
@@ -91,35 +108,54 @@ class Lookup:
         following = Position(last_due_ms, TimerName(application, last_id.decode())) if last_id else None
         return TimerPage(timers, following, now_ms)
 
-    async def _applications(self) -> set[str]:
-        """The applications that have timers."""
+    async def _sources(self, application: str | None) -> Sequence[tuple[int, str]]:
+        """The (partition, application) pairs that have timers."""
+        if application is not None:
+            return [(partition, application) for partition in self._partitions.all]
         with redis_errors():
-            fields = await self._redis.hkeys(self._keys.counts)  # type: ignore[misc] # redis-py: sync or async
-        return {field.decode().partition(":")[0] for field in fields}
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys in self._partitions.store_keys:
+                pipeline.hkeys(keys.counts)
+            answers = await pipeline.execute()
+        return [
+            (partition, name)
+            for partition, fields in zip(self._partitions.all, answers, strict=True)
+            for name in sorted({field.decode().partition(":")[0] for field in fields})
+        ]
 
     async def facts(self, name: TimerName) -> Facts | None:
         """What explain.explain needs to know about a timer. None when there is no readable record."""
-        member = member_of(name)
-        answer: list[Any] = await self._explain(self._script_now(), member)
-        if len(answer) <= 2:  # noqa: PLR2004 - now and the record, which does not say more
+        member, partition = member_of(name), self._partitions.home_of(name)
+        answer = await self._explain(partition, self._script_now(), member)
+        if len(answer) == _UNREADABLE and answer[2] != b"":
+            partition = answer[2]
+            answer = await self._explain(partition, self._script_now(), member)
+        if len(answer) == _UNREADABLE:
             return None
-        now_ms, record, application, host, destination, first, start, lease_end, line = answer
+        now_ms, record, application, host, first, lease_end = answer
+        timer = decode_record(name, record)
+        at_host = await self._hosts.facts(
+            host.decode(), WakeUp(name, timer.generation, timer.due_ms, partition)
+        )
         return Facts(
-            timer=decode_record(name, record),
+            timer=timer,
             now_ms=now_ms,
             application=decode_policy(ApplicationPolicy, application),
             host=host.decode(),
-            destination=decode_policy(DestinationPolicy, destination),
+            destination=at_host.policy,
             blocked_by=name_of(first).id if first and first.decode() != member else None,
-            reserved_start_ms=round(float(start)) if start else None,
+            reserved_start_ms=at_host.start_ms,
             lease_end_ms=round(float(lease_end)) if lease_end else None,
-            is_in_line=bool(line),
+            is_in_line=at_host.is_in_line,
         )
 
     async def pulse(self) -> Pulse:
         """Whether all that is due is settled, for the virtual clock. Store and queue must be one server."""
-        is_settled, next_ms = await self._pulse(self._script_now(), MAX_LOOK)
-        return Pulse(bool(is_settled), None if next_ms < 0 else next_ms)
+        pulses = await at_once(
+            [self._pulse(partition, self._script_now(), MAX_LOOK) for partition in self._partitions.all]
+        )
+        is_settled = all(settled for settled, _ in pulses) and not await self._hosts.can_start_any()
+        return Pulse(is_settled, min((next_ms for _, next_ms in pulses if next_ms >= 0), default=None))
 
     async def _time_ms(self) -> int:
         with redis_errors():

@@ -1,16 +1,17 @@
-"""The outbox: a Redis stream of changes that the relays have still to act on.
+"""The outbox: a Redis stream of changes that the relays have still to act on, one in each partition.
 
 The relays are one consumer group. What a relay has read and not acknowledged when it dies, another adopts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import OUTBOX_GROUP, name_of, store_keys
+from httpqueue.storage.connection import LISTEN_S, redis_errors
+from httpqueue.storage.keys import OUTBOX_CHANNEL, OUTBOX_GROUP, name_of
+from httpqueue.storage.partitions import Partitions
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 MAX_INT: Final = 2**53
@@ -20,35 +21,38 @@ MAX_INT: Final = 2**53
 class Outbox:
     """Reads and acknowledges outbox entries. Methods raise UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, partitions: Partitions) -> None:
         self._redis = redis
-        self._keys = store_keys()
+        self._keys = [keys.outbox for keys in partitions.store_keys]
+        self._dead_keys = [keys.outbox_dead for keys in partitions.store_keys]
 
-    async def read(self, consumer: str, *, limit: int, block_ms: int) -> list[OutboxEntry]:
-        """Read at most `limit` new entries for this consumer. Waits up to block_ms for the first one."""
+    async def read(self, partition: int, consumer: str, *, limit: int) -> list[OutboxEntry]:
+        """Read at most `limit` new entries for this consumer."""
         with redis_errors():
             try:
                 streams = await self._redis.xreadgroup(
-                    OUTBOX_GROUP, consumer, {self._keys.outbox: ">"}, count=limit, block=block_ms
+                    OUTBOX_GROUP, consumer, {self._keys[partition]: ">"}, count=limit
                 )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
-                await self._create_group()
-                return await self.read(consumer, limit=limit, block_ms=block_ms)
-        return [_entry(*raw) for _, raws in streams for raw in raws]
+                await self._create_group(partition)
+                return await self.read(partition, consumer, limit=limit)
+        return [_entry(partition, *raw) for _, raws in streams for raw in raws]
 
-    async def adopt(self, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
+    async def adopt(
+        self, partition: int, consumer: str, *, idle_ms: int, limit: int
+    ) -> list[OutboxEntry]:
         """Take over at most `limit` entries that another consumer has left unacknowledged for idle_ms."""
         with redis_errors():
-            await self._create_group()
+            await self._create_group(partition)
             _, raws, *_ = await self._redis.xautoclaim(
-                self._keys.outbox, OUTBOX_GROUP, consumer, idle_ms, count=limit
+                self._keys[partition], OUTBOX_GROUP, consumer, idle_ms, count=limit
             )
         # Redis 6.2 returns (None, None) for a deleted entry; later versions leave it out
-        return [_entry(*raw) for raw in raws if raw[0] is not None]
+        return [_entry(partition, *raw) for raw in raws if raw[0] is not None]
 
-    async def acknowledge(self, entries: Iterable[OutboxEntry]) -> None:
+    async def acknowledge(self, partition: int, entries: Iterable[OutboxEntry]) -> None:
         """Take entries out of the outbox. Unreadable ones move to the stream outbox:dead."""
         entries = list(entries)
         entry_ids = [entry.entry_id for entry in entries]
@@ -56,31 +60,42 @@ class Outbox:
             pipeline = self._redis.pipeline(transaction=True)
             for entry in entries:
                 if entry.wake_up is None:
-                    pipeline.xadd(self._keys.outbox_dead, dict(entry.fields.items()))
-            pipeline.xack(self._keys.outbox, OUTBOX_GROUP, *entry_ids)
-            pipeline.xdel(self._keys.outbox, *entry_ids)
+                    pipeline.xadd(self._dead_keys[partition], dict(entry.fields.items()))
+            pipeline.xack(self._keys[partition], OUTBOX_GROUP, *entry_ids)
+            pipeline.xdel(self._keys[partition], *entry_ids)
             await pipeline.execute()
 
-    async def leave(self, consumer: str) -> None:
+    async def leave(self, partition: int, consumer: str) -> None:
         """Delete a consumer, unless it has unacknowledged entries: another relay adopts those."""
         with redis_errors():
             pending = await self._redis.xpending_range(
-                self._keys.outbox, OUTBOX_GROUP, "-", "+", 1, consumername=consumer
+                self._keys[partition], OUTBOX_GROUP, "-", "+", 1, consumername=consumer
             )
             if not pending:  # otherwise XGROUP DELCONSUMER would drop them
-                await self._redis.xgroup_delconsumer(self._keys.outbox, OUTBOX_GROUP, consumer)
+                await self._redis.xgroup_delconsumer(self._keys[partition], OUTBOX_GROUP, consumer)
 
-    async def _create_group(self) -> None:
+    async def listen(self, on_entry: Callable[[int], None]) -> None:
+        """Call on_entry(partition) when an empty outbox got an entry. Runs until cancelled or until an error."""
+        with redis_errors():
+            async with self._redis.pubsub() as channel:
+                await channel.subscribe(OUTBOX_CHANNEL)
+                while True:
+                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
+                    if message:
+                        on_entry(int(message["data"]))
+
+    async def _create_group(self, partition: int) -> None:
         try:
-            await self._redis.xgroup_create(self._keys.outbox, OUTBOX_GROUP, id="0", mkstream=True)
+            await self._redis.xgroup_create(self._keys[partition], OUTBOX_GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
 
 
-def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> OutboxEntry:
+def _entry(partition: int, entry_id: bytes, fields: dict[bytes, bytes]) -> OutboxEntry:
     try:
-        wake_up = WakeUp(name_of(fields[b"timer"]), int(fields[b"generation"]), int(fields[b"due"]))
+        generation, due_ms = int(fields[b"generation"]), int(fields[b"due"])
+        wake_up = WakeUp(name_of(fields[b"timer"]), generation, due_ms, partition)
     except (KeyError, ValueError):
         return OutboxEntry(entry_id, None, fields)
     if not (0 <= wake_up.generation <= MAX_INT and abs(wake_up.due_ms) <= MAX_INT):

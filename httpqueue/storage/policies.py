@@ -1,17 +1,21 @@
-"""The policies of applications and destinations, with their counts and health."""
+"""The policies of applications, with their counts, and those of destinations."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
-import msgpack
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import store_keys
+from httpqueue.storage.hosts import Destination, Hosts
+from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import STATE_OF_LETTER, decode_policy, encode_policy
 from httpqueue.storage.scripts import Script
+from httpqueue.storage.timers import Store
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State
 
@@ -28,57 +32,47 @@ class Application:
     counts: dict[State, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """The last calls to a host: failures in a row, when the last one ended (ms), its status or error."""
-
-    failures: int
-    last_ms: int
-    last_result: str
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """A destination: its policy, how many timers wait for it, how many calls are in flight, its health.
-
-    `calls` counts only while the policy limits concurrency.
-    """
-
-    host: str
-    policy: DestinationPolicy
-    waiting: int
-    calls: int
-    health: Health | None
-
-
 class Policies:
     """Reads and writes policies. Methods raise UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        partitions: Partitions,
+        hosts: Hosts,
+        store: Store,
+        now: StoreNow = server_time,
+    ) -> None:
         self._redis = redis
-        self._keys = store_keys()
-        self._release = Script(redis, "release", self._keys)
+        self._partitions = partitions
+        self._keys = partitions.store_keys
+        self._hosts = hosts
+        self._store = store
+        self._now = now
+        self._release = Script(redis, "release", partitions.store_keys)
 
     async def applications(self) -> list[Application]:
         """Every application that has timers or a policy, sorted by name."""
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hgetall(self._keys.counts)
-            pipeline.hgetall(self._keys.applications)
-            counts, policies = await pipeline.execute()
-        counted: dict[str, dict[State, int]] = {name.decode(): {} for name in policies}
-        for field_name, count in counts.items():
+            pipeline.hgetall(self._keys[0].applications)
+            for keys in self._keys:
+                pipeline.hgetall(keys.counts)
+            policies, *counts = await pipeline.execute()
+        counted: dict[str, Counter[State]] = {name.decode(): Counter() for name in policies}
+        for field_name, count in chain.from_iterable(part.items() for part in counts):
             name, _, letter = field_name.partition(b":")
-            counted.setdefault(name.decode(), {})[STATE_OF_LETTER[letter]] = int(count)
+            counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
         return [
-            Application(name, decode_policy(ApplicationPolicy, policies.get(name.encode())), counted[name])
+            Application(name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name]))
             for name in sorted(counted)
         ]
 
     async def application(self, name: str) -> ApplicationPolicy:
         """The policy of an application; the default one when none is stored."""
         with redis_errors():
-            raw = await self._redis.hget(self._keys.applications, name)  # type: ignore[misc] # redis-py: sync or async
+            raw = await self._redis.hget(self._keys[0].applications, name)  # type: ignore[misc] # redis-py: sync or async
         return decode_policy(ApplicationPolicy, raw)
 
     async def update_application(
@@ -86,95 +80,81 @@ class Policies:
     ) -> ApplicationPolicy:
         """Replace an application's policy by change(policy), atomically. Returns the new policy.
 
-        If that ends a pause, the timers that waited for it are woken.
+        The policy of partition 0 counts; the others get a copy. If that ends a pause, the timers that waited
+        for it are woken.
         """
+        key = self._keys[0].applications
 
         async def write(pipeline: Pipeline) -> ApplicationPolicy:
-            raw = await pipeline.hget(self._keys.applications, name)  # type: ignore[misc] # sync or async
+            raw = await pipeline.hget(key, name)  # type: ignore[misc] # sync or async
             policy = change(decode_policy(ApplicationPolicy, raw))
             pipeline.multi()  # type: ignore[no-untyped-call] # redis-py
-            _write(pipeline, self._keys.applications, name, policy)
+            _write(pipeline, key, name, policy)
             return policy
 
         with redis_errors():
-            policy = await self._redis.transaction(write, self._keys.applications, value_from_callable=True)
+            policy = await self._redis.transaction(write, key, value_from_callable=True)
+            await self._copy(name)
         if not policy.paused:  # not only when it was: the resume before may have died in between
-            await self._release_line("application", name)
+            await at_once([self._release_line(partition, name) for partition in self._partitions.all])
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
 
-    async def destinations(self) -> list[Destination]:
-        """Every destination that was called or has a policy, sorted by host."""
-        with redis_errors():
+    async def _copy(self, name: str) -> None:
+        """Copy an application's policy to all partitions, until it no longer changes meanwhile."""
+        copied: bytes | None = b"?"
+        while self._partitions.count > 1:
+            raw = await self._redis.hget(self._keys[0].applications, name)  # type: ignore[misc] # redis-py: sync or async
+            if raw == copied:
+                return
+            copied = raw
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hgetall(self._keys.destinations)
-            pipeline.hgetall(self._keys.health)
-            policies, health = await pipeline.execute()
-            return await self._destinations(sorted({*policies, *health}), policies, health)
-
-    async def destination(self, host: str) -> Destination:
-        """One destination. It has the default policy and no health if it was never called or limited."""
-        raw = host.encode()
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hget(self._keys.destinations, host)
-            pipeline.hget(self._keys.health, host)
-            policy, health = await pipeline.execute()
-            [found] = await self._destinations([raw], {raw: policy or b""}, {raw: health} if health else {})
-        return found
-
-    async def set_destination(self, host: str, policy: DestinationPolicy) -> None:
-        """Replace the policy of a destination. Unless it is paused, timers that waited for it try again."""
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            _write(pipeline, self._keys.destinations, host, policy)
+            for keys in self._keys[1:]:
+                _write(pipeline, keys.applications, name, decode_policy(ApplicationPolicy, raw))
             await pipeline.execute()
-        if not policy.paused:
-            await self._release_line("host", host)
 
-    async def _release_line(self, kind: str, name: str) -> None:
+    async def _release_line(self, partition: int, application: str) -> None:
         """Wake all timers that wait in a line now. Those that join it later follow the new policy anyway.
 
         The script runs at least once: an application with an empty line may still have wake-ups that the
         pause kept out of the queue.
         """
         with redis_errors():
-            waiting = await self._redis.zcard(f"{self._keys.lines}{kind}:{name}")
-            waiting += await self._redis.zcard(self._keys.starts + name) if kind == "host" else 0
+            waiting = await self._redis.zcard(self._keys[partition].lines + application)
         for _ in range(0, max(waiting, 1), RELEASE):
-            await self._release(kind, name, RELEASE)
+            await self._release(partition, self._script_now(), application, RELEASE)
 
-    async def _destinations(
-        self, hosts: Iterable[bytes], policies: dict[bytes, bytes], health: dict[bytes, bytes]
-    ) -> list[Destination]:
-        hosts = list(hosts)
-        pipeline = self._redis.pipeline(transaction=False)
-        for raw in hosts:
-            host = raw.decode()
-            pipeline.zcard(f"{self._keys.lines}host:{host}")
-            pipeline.zcard(self._keys.starts + host)
-            pipeline.zcard(self._keys.permits + host)
-        sizes = await pipeline.execute()
-        return [
-            Destination(
-                host=raw.decode(),
-                policy=decode_policy(DestinationPolicy, policies.get(raw)),
-                waiting=sizes[3 * n] + sizes[3 * n + 1],
-                calls=sizes[3 * n + 2],
-                health=_health(health.get(raw)),
-            )
-            for n, raw in enumerate(hosts)
-        ]
+    async def destinations(self) -> list[Destination]:
+        """Every destination that was called or has a policy, sorted by host."""
+        return await self._hosts.destinations()
+
+    async def destination(self, host: str) -> Destination:
+        """One destination. It has the default policy and no health if it was never called or limited."""
+        return await self._hosts.destination(host)
+
+    async def set_destination(self, host: str, policy: DestinationPolicy) -> None:
+        """Replace the policy of a destination. Timers that waited for it try again, as far as it lets them.
+
+        Its host has the policy; the partitions only know that there is one. A partition that says so without
+        need costs a round trip a timer, so the policy comes first and the note last, and it goes in this order.
+        """
+        await self._hosts.set_rules(host, policy)
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys in self._keys:
+                if policy == DestinationPolicy():
+                    pipeline.srem(keys.limited, host)
+                else:
+                    pipeline.sadd(keys.limited, host)
+            await pipeline.execute()
+        await self._store.wake(await self._hosts.release(host), are_unknown=False)
+
+    def _script_now(self) -> int | str:
+        now_ms = self._now()
+        return "" if now_ms is None else now_ms
 
 
-def _write(pipeline: Pipeline, key: str, name: str, policy: ApplicationPolicy | DestinationPolicy) -> None:
-    if policy == type(policy)():
+def _write(pipeline: Pipeline, key: str, name: str, policy: ApplicationPolicy) -> None:
+    if policy == ApplicationPolicy():
         pipeline.hdel(key, name)
     else:
         pipeline.hset(key, name, encode_policy(policy).decode())
-
-
-def _health(raw: bytes | None) -> Health | None:
-    if raw is None:
-        return None
-    failures, last_ms, last_result = msgpack.unpackb(raw, raw=True)
-    return Health(failures, last_ms, last_result.decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""The queue: a list of wake-ups in arq's format. It can be rebuilt from the store at any time.
+"""The queue: a list of wake-ups in arq's format in each partition. It can be rebuilt from the store at any time.
 
 A stock arq worker that knows the job function can drain it. Jobs that stock arq enqueues are claimed, too.
 """
@@ -14,10 +14,10 @@ from arq.connections import ArqRedis
 from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
 
 from httpqueue.clock import StoreNow, server_time
-from httpqueue.storage.connection import connect, redis_errors
-from httpqueue.storage.keys import EPOCH, parse_wake_up_id, queue_keys, wake_up_id
+from httpqueue.storage.connection import LISTEN_S, connect, redis_errors, time_ms
+from httpqueue.storage.keys import ARQ_JOB_PREFIX, WAKE_CHANNEL, WORKERS, parse_wake_up_id, wake_up_id
+from httpqueue.storage.partitions import Partitions, by_partition
 from httpqueue.storage.scripts import Script, pack
-from httpqueue.storage.timers import time_ms
 from httpqueue.timers.commands import WakeUp
 
 JOB_FUNCTION: Final = "deliver"
@@ -25,8 +25,6 @@ JOB_DEFINITION: Final = serialize_job(JOB_FUNCTION, (), {}, None, 0, serializer=
 """The arq job of every wake-up. They are all the same, because the job's id says everything."""
 
 FORGET_WORKER_MS: Final = 7 * 24 * 3_600_000
-
-_LISTEN_S: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +42,13 @@ class Claim:
 class Queue:
     """Puts and claims wake-ups. Methods raise UnavailableError when the server is away."""
 
-    def __init__(self, redis: ArqRedis, *, now: StoreNow = server_time) -> None:
+    def __init__(self, redis: ArqRedis, *, partitions: Partitions, now: StoreNow = server_time) -> None:
         self.redis = redis
         self._now = now
-        self._keys = queue_keys()
+        self._keys = partitions.queue_keys
+        self.partitions = partitions.all
         self._put, self._claim, self._missing = (
-            Script(redis, name, self._keys) for name in ("put", "claim", "missing")
+            Script(redis, name, partitions.queue_keys) for name in ("put", "claim", "missing")
         )
         self._ahead_ms = 0
 
@@ -59,29 +58,56 @@ class Queue:
         A wake-up that is there already moves only to an earlier time. One that is past due joins the end of
         those that are due.
         """
-        added: int = await self._put(
-            self._script_now(),
-            self._ahead_ms,
-            JOB_DEFINITION,
-            pack([(wake_up_id(wake_up), wake_up.due_ms) for wake_up in wake_ups]),
-        )
-        return added
 
-    async def claim(self, limit: int) -> Claim:
-        """Pop at most `limit` due wake-ups, the earliest first."""
-        wait_ms, claimed = await self._claim(self._script_now(), self._ahead_ms, limit, JOB_DEFINITION)
-        wake_ups, unreadable = [], []
-        for job_id, definition in zip(claimed[::2], claimed[1::2], strict=True):
-            wake_up = read_job(job_id, definition)
+
+        async def put_in(partition: int, part: Sequence[WakeUp]) -> list[bool]:
+            answers = await self._put(
+                partition,
+                self._script_now(),
+                self._ahead_ms,
+                JOB_DEFINITION,
+                pack([(wake_up_id(wake_up), wake_up.due_ms) for wake_up in part]),
+            )
+            return [True] * answers + [False] * (len(part) - answers)
+
+        return sum(await by_partition(wake_ups, lambda each: each.partition, put_in))
+
+    async def claim(self, partition: int, limit: int) -> Claim:
+        """Pop at most `limit` due wake-ups of a partition, the earliest first."""
+        wait_ms, ids = await self._claim(partition, self._script_now(), self._ahead_ms, limit)
+        wake_ups, unreadable, foreign = [], [], []
+        for job_id in ids:
+            wake_up = _read_id(job_id)
+            if wake_up is None:
+                foreign.append(job_id)
+            else:
+                wake_ups.append(wake_up)
+        for job_id, wake_up in zip(foreign, await self._read_foreign(foreign), strict=True):
             if wake_up is None:
                 unreadable.append(repr(job_id))
             else:
                 wake_ups.append(wake_up)
         return Claim(wake_ups, unreadable, None if wait_ms < 0 else wait_ms)
 
+    async def _read_foreign(self, job_ids: Sequence[bytes]) -> list[WakeUp | None]:
+        """The wake-ups that jobs of stock arq name as their argument."""
+        if not job_ids:
+            return []
+        with redis_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.getdel(ARQ_JOB_PREFIX.encode() + job_id)
+            definitions = await pipeline.execute()
+        return list(map(read_job, definitions))
+
     async def missing(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
         """Those of these wake-ups that are not in the queue, in the same order."""
-        answers = await self._missing(pack([wake_up_id(wake_up) for wake_up in wake_ups]))
+
+        async def missing_in(partition: int, part: Sequence[WakeUp]) -> list[int]:
+            answers: list[int] = await self._missing(partition, pack([wake_up_id(each) for each in part]))
+            return answers
+
+        answers = await by_partition(wake_ups, lambda each: each.partition, missing_in)
         return [wake_up for wake_up, is_missing in zip(wake_ups, answers, strict=True) if is_missing]
 
     async def compare_clocks(self, store_time_ms: Callable[[], Awaitable[int]]) -> int:
@@ -107,17 +133,19 @@ class Queue:
         now_ms = self._now()
         return "" if now_ms is None else now_ms
 
-    async def epoch(self) -> str:
-        """The queue's identity, a random text. When it differs from the last one, the queue lost its data."""
+    async def epoch(self, partition: int) -> str:
+        """The identity of a partition's queue, a random text. When it changes, the queue lost its data."""
+        key = self._keys[partition].epoch
         with redis_errors():
-            await self.redis.set(EPOCH, uuid4().hex, nx=True)
-            epoch = await self.redis.get(EPOCH)
+            await self.redis.set(key, uuid4().hex, nx=True)
+            epoch = await self.redis.get(key)
         return epoch.decode() if epoch else ""
 
     async def wake(self) -> None:
         """Tell all workers to look for due wake-ups now."""
         with redis_errors():
-            await self.redis.publish(self._keys.wake, b"")
+            for partition in self.partitions:
+                await self.redis.publish(WAKE_CHANNEL, str(partition))
 
     async def note_worker(self, name: str) -> None:
         """Note that the worker of this name is alive."""
@@ -125,27 +153,31 @@ class Queue:
             seconds, microseconds = await self.redis.time()
             now_ms = seconds * 1000 + microseconds // 1000
             pipeline = self.redis.pipeline(transaction=False)
-            pipeline.zadd(self._keys.workers, {name: now_ms})
-            pipeline.zremrangebyscore(self._keys.workers, "-inf", now_ms - FORGET_WORKER_MS)
+            pipeline.zadd(WORKERS, {name: now_ms})
+            pipeline.zremrangebyscore(WORKERS, "-inf", now_ms - FORGET_WORKER_MS)
             await pipeline.execute()
 
     async def worker_silence_ms(self) -> int | None:
         """How many ms ago any worker was alive. None: not in the last seven days."""
         with redis_errors():
             pipeline = self.redis.pipeline(transaction=False)
-            pipeline.zrange(self._keys.workers, -1, -1, withscores=True)
+            pipeline.zrange(WORKERS, -1, -1, withscores=True)
             pipeline.time()
             last, (seconds, microseconds) = await pipeline.execute()
         return max(0, seconds * 1000 + microseconds // 1000 - round(last[0][1])) if last else None
 
-    async def listen(self, on_wake: Callable[[], None]) -> None:
-        """Call on_wake whenever a wake-up became the earliest. Runs until cancelled or until an error."""
+    async def listen(self, on_wake: Callable[[int], None]) -> None:
+        """Call on_wake(partition) whenever a wake-up became the earliest of its partition.
+
+        Runs until cancelled or until an error.
+        """
         with redis_errors():
             async with self.redis.pubsub() as channel:
-                await channel.subscribe(self._keys.wake)
+                await channel.subscribe(WAKE_CHANNEL)
                 while True:
-                    if await channel.get_message(timeout=_LISTEN_S):
-                        on_wake()
+                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
+                    if message:
+                        on_wake(int(message["data"]))
 
     async def ping(self) -> None:
         """Raises UnavailableError when the server does not answer."""
@@ -153,18 +185,15 @@ class Queue:
             await self.redis.ping()
 
 
-def read_job(job_id: bytes, definition: bytes) -> WakeUp | None:
-    """The wake-up that an arq job names, by the job's id or its only argument. None: it names no wake-up."""
-    named = _read_id(job_id)
-    if named is not None or not definition:
-        return named
+def read_job(definition: bytes | None) -> WakeUp | None:
+    """The wake-up that an arq job names as its only argument. None: it names none."""
     try:
-        function, args, _, _, _ = deserialize_job_raw(definition, deserializer=orjson.loads)
+        function, args, _, _, _ = deserialize_job_raw(definition or b"", deserializer=orjson.loads)
     except DeserializationError:
         return None
     if function != JOB_FUNCTION or len(args) != 1 or not isinstance(args[0], str):
         return None
-    return _read_id(args[0].encode())
+    return parse_wake_up_id(args[0])
 
 
 def _read_id(raw: bytes) -> WakeUp | None:
@@ -175,13 +204,15 @@ def _read_id(raw: bytes) -> WakeUp | None:
 
 
 @asynccontextmanager
-async def open_queue(url: str, *, now: StoreNow = server_time) -> AsyncIterator[Queue]:
+async def open_queue(
+    url: str, *, partitions: Partitions, now: StoreNow = server_time
+) -> AsyncIterator[Queue]:
     """Open the queue at this URL. It connects when it is first used. Jobs are JSON, never pickle."""
     redis = connect(url, ArqRedis)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
-    redis.default_queue_name = queue_keys().queue
+    redis.default_queue_name = partitions.queue_keys[0].queue
     try:
-        yield Queue(redis, now=now)
+        yield Queue(redis, partitions=partitions, now=now)
     finally:
         await redis.aclose()

@@ -26,6 +26,7 @@ _ATTEMPT: Final = msgspec.json.Decoder(Attempt)
 _HEAD_FIELDS: Final = 11
 FORMAT: Final = 1
 """The format version of records. A record of another version cannot be read."""
+_POINTER: Final = b"\x01\xa1p"  # how a pointer begins: format version 1, then the letter p
 _PLAIN: Final = Spec("", Delay(0))
 _CALLBACK: Final = Callback("")
 
@@ -87,6 +88,16 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
         )
     except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
+
+
+def read_pointer(record: bytes) -> int | None:
+    """The partition that a pointer names (see lua/common.lua). None when this is no pointer."""
+    if not record.startswith(_POINTER):
+        return None
+    unpacker = msgpack.Unpacker(raw=True)
+    unpacker.feed(record)
+    _, _, partition, _ = unpacker
+    return int(partition)
 
 
 def _with_own_defaults(spec: Spec) -> Spec:

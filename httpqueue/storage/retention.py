@@ -1,44 +1,99 @@
 """Forgets timers whose retention is over: puts their ids into the archive and drops their records.
 
-Both happen in one transaction, so a crash loses nothing.
+Both happen in one transaction, so a crash loses nothing. A timer that is not at its home has its id in the
+archive there first, then its record goes, then the pointer to it.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.archive import Archive
-from httpqueue.storage.keys import StoreKeys, store_keys
+from httpqueue.storage.connection import redis_errors
+from httpqueue.storage.keys import member_of, name_of
+from httpqueue.storage.partitions import Partitions, at_once, by_partition
 from httpqueue.storage.scripts import Script, pack
+
+MAX_POINTERS: Final = 1_000
+"""The most pointers that one call checks."""
 
 
 class Retention:
     """Forgets timers. Methods raise UnavailableError when the server is away."""
 
     def __init__(
-        self, redis: Redis, *, archive: Archive, now: StoreNow = server_time, keys: StoreKeys | None = None
+        self, redis: Redis, *, archive: Archive, partitions: Partitions, now: StoreNow = server_time
     ) -> None:
+        self._redis = redis
         self._archive = archive
+        self._partitions = partitions
         self._now = now
-        self._expired, self._forget = (
-            Script(redis, name, keys or store_keys()) for name in ("expired", "forget")
+        self._expired, self._bury, self._forget, self._pointers, self._settle_pointers = (
+            Script(redis, name, partitions.store_keys)
+            for name in ("expired", "bury", "forget", "pointers", "settle_pointers")
         )
 
-    async def forget(self, *, limit: int) -> int:
+    async def forget(self, partition: int, *, limit: int) -> int:
         """Forget at most `limit` timers whose retention is over. Returns how many were found."""
-        members = await self._expired(self._script_now(), limit)
+        members = await self._expired(partition, self._script_now(), limit)
         if members:
-            await self.forget_these(members)
+            await self.forget_these(partition, members)
         return len(members)
 
-    async def forget_these(self, members: Sequence[bytes]) -> int:
+    async def forget_these(self, partition: int, members: Sequence[bytes]) -> int:
         """Forget these members, except timers created anew meanwhile. Returns how many were forgotten."""
-        layer = self._archive.current()
-        batch = [(member, layer.positions(member.decode())) for member in members]
-        forgotten, count = await self._forget(self._script_now(), layer.number, pack(batch))
-        await self._archive.note_count(layer.number, count)
+        away = [member for member in members if self._home_of(member) != partition]
+        nonces = await by_partition(away, self._home_of, self._bury_at)
+        is_away = frozenset(away)
+        layer = self._archive.current(partition)
+        batch = [
+            (member, [] if member in is_away else layer.positions(member.decode())) for member in members
+        ]
+        forgotten, count = await self._forget(partition, self._script_now(), layer.number, pack(batch))
+        await self._archive.note_count(partition, layer.number, count)
+        await self._settle([(member, partition, nonce) for member, nonce in zip(away, nonces, strict=True)])
         return int(forgotten)
+
+    async def _bury_at(self, home: int, members: Sequence[bytes]) -> list[bytes]:
+        """Put ids into the archive. Returns the nonces of the pointers."""
+        layer = self._archive.current(home)
+        batch = [(member, layer.positions(member.decode())) for member in members]
+        count, nonces = await self._bury(home, self._script_now(), layer.number, pack(batch))
+        await self._archive.note_count(home, layer.number, count)
+        return list(nonces)
+
+    async def check_pointers(self, home: int) -> int:
+        """Drop pointers that have pointed nowhere for some time. Returns how many were looked at."""
+        found = await self._pointers(home, self._script_now(), MAX_POINTERS)
+        pointers = list(zip(found[::3], found[1::3], found[2::3], strict=True))
+        await self._settle(pointers)
+        return len(pointers)
+
+    async def _settle(self, pointers: Sequence[tuple[bytes, int, bytes]]) -> None:
+        """Takes (member, partition that the pointer names or -1, its nonce). Drops those without a record."""
+        if not pointers:
+            return
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for member, partition, _ in pointers:
+                pipeline.exists(self._partitions.store_keys[max(partition, 0)].records + member.decode())
+            exist = await pipeline.execute()
+        items = [
+            (member, nonce, partition >= 0 and bool(is_there))
+            for (member, partition, nonce), is_there in zip(pointers, exist, strict=True)
+        ]
+        await by_partition(items, lambda item: self._home_of(item[0]), self._settle_at)
+
+    async def _settle_at(
+        self, home: int, items: Sequence[tuple[bytes, bytes, bool]]
+    ) -> Sequence[tuple[bytes, bytes, bool]]:
+        await self._settle_pointers(home, self._script_now(), pack(items))
+        return items
+
+    def _home_of(self, member: bytes) -> int:
+        return self._partitions.home_of(name_of(member))
 
     def _script_now(self) -> int | str:
         now_ms = self._now()

@@ -1,6 +1,6 @@
 """Loads and runs the Lua scripts.
 
-A script's header names its keys, with the field names of keys.StoreKeys or keys.QueueKeys:
+A script's header names its keys, with the field names of the classes in keys.py:
 
     -- KEYS    records, due, outbox
 
@@ -9,17 +9,21 @@ a script that touches a key without naming it fails.
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final
 
 import msgpack
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import QueueKeys, StoreKeys
+from httpqueue.storage.keys import HostIndexKeys, HostKeys, QueueKeys, StoreKeys
 
 _KEYS: Final = re.compile(r"^-- KEYS +((?:.*,\n-- +)*.*)$", re.MULTILINE)
+Known = StoreKeys | QueueKeys | HostKeys | HostIndexKeys
 _UNNAMED: Final = (
     "setmetatable(keys, {__index = function(_, name) error('the script does not name its key ' .. name) end})"
 )
@@ -28,19 +32,52 @@ _UNNAMED: Final = (
 class Script:
     """One script: common.lua, then a file of lua/. Run by its hash; sent when the server lacks it."""
 
-    def __init__(self, redis: Redis, name: str, *known: StoreKeys | QueueKeys) -> None:
-        text = _read(name)
-        names = key_names(text)
-        self._keys = [_key(key, known) for key in names]
-        table = ", ".join(f"{key} = KEYS[{number}]" for number, key in enumerate(names, start=1))
-        # On the same line as the beginning of common.lua, so that the line numbers of errors are right.
-        prologue = f"local keys = {{{table}}} {_UNNAMED} "
-        self._script = redis.register_script(prologue + _read("common") + text)
+    def __init__(self, redis: Redis, name: str, *known: Sequence[Known]) -> None:
+        """known: the keys of each partition; of the only one, where there are none."""
+        text, names = _with_keys(name)
+        self._keys = [[_key(key, of_partition) for key in names] for of_partition in zip(*known, strict=True)]
+        self._script = redis.register_script(text)
 
-    async def __call__(self, *args: Any) -> Any:
-        """Run the script. Its header says what it returns. Raises UnavailableError."""
+    async def __call__(self, partition: int, *args: Any) -> Any:
+        """Run the script in a partition. Its header says what it returns. Raises UnavailableError."""
         with redis_errors():
-            return await self._script(keys=self._keys, args=args)
+            return await self._script(keys=self._keys[partition], args=args)
+
+
+class HostScript:
+    """A script for a host: its keys differ by call. The header names fields of keys.HostKeys."""
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        self._redis = redis
+        self._text, self._names = _with_keys(name)
+        self._hash = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, calls: Sequence[tuple[HostKeys, Sequence[Any]]]) -> list[Any]:
+        """Run it with these keys and arguments, in one pipeline. The answers are in the same order.
+
+        Raises UnavailableError. Some of the calls may have succeeded then.
+        """
+        with redis_errors():
+            answers = await self._run(calls)
+            unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if unknown:
+                await self._redis.script_load(self._text)
+                again = await self._run([calls[number] for number in unknown])
+                for number, answer in zip(unknown, again, strict=True):
+                    answers[number] = answer
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return answers
+
+    async def _run(self, calls: Sequence[tuple[HostKeys, Sequence[Any]]]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for known, args in calls:
+            keys = [_key(name, (known,)) for name in self._names]
+            # Not pipeline.evalsha: the pipeline of redis-py's cluster client refuses that method.
+            pipeline.execute_command("EVALSHA", self._hash, len(keys), *keys, *args)
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        return answers
 
 
 def key_names(text: str) -> list[str]:
@@ -62,7 +99,16 @@ def _read(name: str) -> str:
     return files("httpqueue.storage").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _key(name: str, known: tuple[StoreKeys | QueueKeys, ...]) -> str:
+def _with_keys(name: str) -> tuple[str, list[str]]:
+    """The whole text of a script, and the names of its keys in the order of KEYS."""
+    text = _read(name)
+    names = key_names(text)
+    table = ", ".join(f"{key} = KEYS[{number}]" for number, key in enumerate(names, start=1))
+    # On the same line as the beginning of common.lua, so that the line numbers of errors are right.
+    return f"local keys = {{{table}}} {_UNNAMED} {_read('common')}{text}", names
+
+
+def _key(name: str, known: Sequence[Known]) -> str:
     for keys in known:
         if hasattr(keys, name):
             return str(getattr(keys, name))

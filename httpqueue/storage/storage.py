@@ -11,13 +11,15 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import StartError
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.archive import Archive
-from httpqueue.storage.connection import connect, redis_errors
+from httpqueue.storage.connection import connect, redis_errors, time_ms
 from httpqueue.storage.first_use import FirstUse
+from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
+from httpqueue.storage.partitions import ONE_PARTITION, Partitions
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.retention import Retention
-from httpqueue.storage.timers import Store, time_ms
+from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import WakeUps
 
 log = structlog.get_logger()
@@ -26,16 +28,32 @@ log = structlog.get_logger()
 class Storage:
     """The parts of the store. All their methods raise UnavailableError when the server is away."""
 
-    def __init__(self, redis: Redis, *, archive_error_rate: float, now: StoreNow = server_time) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        archive_error_rate: float,
+        partitions: Partitions = ONE_PARTITION,
+        now: StoreNow = server_time,
+    ) -> None:
         self._redis = redis
         self._now = now
-        self._archive = Archive(redis, error_rate=archive_error_rate)
-        self.store = Store(redis, archive=self._archive, now=now)
-        self.outbox = Outbox(redis)
-        self.wake_ups = WakeUps(redis, now=now)
-        self.retention = Retention(redis, archive=self._archive, now=now)
-        self.lookup = Lookup(redis, now=now)
-        self.policies = Policies(redis)
+        self._archive = Archive(redis, error_rate=archive_error_rate, partitions=partitions)
+        self.partitions = partitions
+        self.hosts = Hosts(redis, now=now)
+        self.retention = Retention(redis, archive=self._archive, partitions=partitions, now=now)
+        self.store = Store(
+            redis,
+            archive=self._archive,
+            retention=self.retention,
+            hosts=self.hosts,
+            partitions=partitions,
+            now=now,
+        )
+        self.outbox = Outbox(redis, partitions=partitions)
+        self.wake_ups = WakeUps(redis, partitions=partitions, now=now)
+        self.lookup = Lookup(redis, partitions=partitions, hosts=self.hosts, now=now)
+        self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
         self.api_keys = ApiKeys(redis)
         self.first_use = FirstUse(redis)
 
@@ -53,7 +71,7 @@ class Storage:
         """Check that this server may keep timers.
 
         Raises StartError when it may evict them, unless allow_unsafe is set, and when its archive was made
-        with another error rate. Logs a warning when it writes nothing to disk.
+        with another error rate or its keys with another number of partitions. Logs a warning when it writes nothing to disk.
         """
         with redis_errors():
             memory = await self._redis.info("memory")
@@ -68,6 +86,12 @@ class Storage:
         if not persistence.get("aof_enabled") and not snapshots:
             log.warning("store.not_persistent", remedy="set appendonly yes in Redis")
         await self._archive.open()
+        decided = await self.first_use.decide("partitions", str(self.partitions.count))
+        if decided != str(self.partitions.count):
+            raise StartError(
+                f"setting `partitions`: this Redis was first used with {decided}, which cannot be changed;"
+                " use the same value, or another Redis"
+            )
 
     async def _snapshots(self) -> bool:
         """Whether the server saves snapshots. True when it does not let us ask."""
@@ -79,12 +103,16 @@ class Storage:
 
 @asynccontextmanager
 async def open_storage(
-    url: str, *, archive_error_rate: float, now: StoreNow = server_time
+    url: str,
+    *,
+    archive_error_rate: float,
+    partitions: Partitions = ONE_PARTITION,
+    now: StoreNow = server_time,
 ) -> AsyncIterator[Storage]:
     """Open the store at this URL. It connects when it is first used."""
     redis = connect(url, Redis)
     try:
-        yield Storage(redis, archive_error_rate=archive_error_rate, now=now)
+        yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
     finally:
         await redis.aclose()
 

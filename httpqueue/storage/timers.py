@@ -4,17 +4,20 @@ A call is one Redis script, so a crash leaves either all of its changes or none.
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Final
 
-import structlog
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, now_ms, server_time
-from httpqueue.errors import InvalidTimerError
+from httpqueue.errors import InvalidTimerError, UnavailableError
 from httpqueue.storage.archive import Archive
-from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import StoreKeys, member_of, name_of, store_keys
+from httpqueue.storage.connection import redis_errors, time_ms
+from httpqueue.storage.hosts import Hosts
+from httpqueue.storage.keys import member_of, name_of
+from httpqueue.storage.partitions import Partitions, at_once, by_partition
 from httpqueue.storage.record import (
     STATE_OF_LETTER,
     decode_policy,
@@ -22,7 +25,9 @@ from httpqueue.storage.record import (
     decode_spec,
     encode_attempt,
     encode_spec,
+    read_pointer,
 )
+from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import (
     Begun,
@@ -35,6 +40,7 @@ from httpqueue.timers.commands import (
     Finish,
     Finished,
     Found,
+    IfExists,
     NewTimer,
     Recur,
     Refusal,
@@ -45,6 +51,7 @@ from httpqueue.timers.commands import (
 from httpqueue.timers.cron import first_due
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy
+from httpqueue.timers.room import Room
 from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
 
@@ -54,205 +61,252 @@ MAX_LEASE_MS: Final = 20_000
 """The longest lease. A living worker renews its leases (beat)."""
 KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
-log = structlog.get_logger()
+POINTER_BYTES: Final = 32
+"""No pointer is longer."""
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A new timer with the nonce that it gets, its home and the partition where it is to be."""
+
+    timer: NewTimer
+    nonce: str
+    home: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The timer, or another one of its name, is in this partition."""
+
+    partition: int
 
 
 class Store:
     """The transitions of timers. Methods raise UnavailableError when the server is away.
 
-    The call has then changed all or nothing, and nobody knows which.
+    The call has then changed all or nothing in each partition, and nobody knows which.
     """
 
     def __init__(
-        self, redis: Redis, *, archive: Archive, now: StoreNow = server_time, keys: StoreKeys | None = None
+        self,
+        redis: Redis,
+        *,
+        archive: Archive,
+        retention: Retention,
+        hosts: Hosts,
+        partitions: Partitions,
+        now: StoreNow = server_time,
     ) -> None:
         self._redis = redis
+        self._hosts = hosts
         self._archive = archive
+        self._retention = retention
+        self._partitions = partitions
         self._now = now
         self._nonces = Nonces()
-        self._keys = keys or store_keys()
         (
             self._create,
+            self._point,
             self._begin,
             self._beat,
             self._finish,
             self._hand_back,
             self._set_aside,
+            self._wait,
+            self._wake,
             self._change,
             self._cancel,
         ) = (
-            Script(redis, name, self._keys)
+            Script(redis, name, partitions.store_keys)
             for name in (
                 "create",
+                "point",
                 "begin",
                 "beat",
                 "finish",
                 "hand_back",
                 "set_aside",
+                "wait",
+                "wake",
                 "change",
                 "cancel",
             )
         )
 
+    # --- create, change, cancel: by name ---
+
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
         """Store new timers. The answers are in the same order."""
         now_ms = await self._now_for(timer.spec.schedule for timer in timers)
-        batch = [
-            (
-                member_of(timer.name),
-                encode_spec(timer.spec),
-                *_packed_due(first_due(timer.spec.schedule, now_ms)),
-                *_head_of(timer.spec),
+        placed = [
+            _Placed(
+                timer,
                 self._nonces.draw(),
-                timer.if_exists.value,
+                self._partitions.home_of(timer.name),
+                self._partitions.place_of(timer.name, timer.spec.ordering_key),
             )
             for timer in timers
         ]
-        answers = await self._create(self._script_now(), pack(batch))
-        return [Created(Creation(creation.decode()), due_ms) for creation, due_ms in answers]
-
-    async def begin(
-        self,
-        wake_ups: Sequence[WakeUp],
-        *,
-        holder: str,
-        timeout_ms: int,
-        room: dict[str, int] | None = None,
-    ) -> list[Begun | Refused]:
-        """Start an attempt for each wake-up whose timer may start. The answers are in the same order.
-
-        holder: names the worker and this call. When the answer is lost, repeat the call with the same holder:
-        the answer has the same attempts. timeout_ms: the timeout of timers without one of their own. room:
-        {host: calls that the worker may still make}, only for hosts that the worker limits.
-        """
-        answers, policies = await self._begin(
-            self._script_now(),
-            holder,
-            timeout_ms,
-            LEASE_MARGIN_MS,
-            MAX_LEASE_MS,
-            pack(room or {}),
-            pack([(member_of(wake_up.name), wake_up.generation) for wake_up in wake_ups]),
-        )
-        policy_of = {
-            application.decode(): decode_policy(ApplicationPolicy, policy)
-            for application, policy in zip(policies[::2], policies[1::2], strict=True)
-        }
-        decoded = [
-            _begun(wake_up, holder, answer, policy_of)
-            for wake_up, answer in zip(wake_ups, answers, strict=True)
+        return [
+            await self._create_again(each, answer.partition, now_ms)
+            if isinstance(answer, _Elsewhere)
+            else answer
+            for each, answer in zip(placed, await self._create_where(placed, now_ms), strict=True)
         ]
-        damaged = [
-            member_of(answer.wake_up.name)
-            for answer, raw in zip(decoded, answers, strict=True)
-            if isinstance(answer, Refused) and raw[0] == b"begun"
+
+    async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
+        """Store each timer in its place, and a pointer at its home before, if that is another partition."""
+        others = await self._note_at_homes(
+            [(each.timer.name, each.place, each.nonce) for each in placed if each.place != each.home]
+        )
+        ready = [each for each in placed if each.timer.name not in others]
+        answers = await by_partition(
+            ready,
+            lambda each: each.place,
+            lambda partition, part: self._create_in(partition, part, now_ms),
+        )
+        answer_of = iter(answers)
+        return [
+            _Elsewhere(others[each.timer.name]) if each.timer.name in others else next(answer_of)
+            for each in placed
         ]
-        if damaged:
-            await self._set_aside(self._script_now(), pack(damaged))
-        return decoded
 
-    async def beat(self, attempts: Sequence[Begun]) -> list[bool]:
-        """Renew the leases of these attempts. False: the attempt no longer belongs to this worker."""
-        answers = await self._beat(
-            self._script_now(),
-            pack(
-                [(member_of(each.wake_up.name), each.nonce, each.holder, each.lease_ms) for each in attempts]
-            ),
+    async def _create_in(
+        self, partition: int, placed: Sequence[_Placed], now_ms: int
+    ) -> list[Created | _Elsewhere]:
+        batch = [
+            (
+                member_of(each.timer.name),
+                encode_spec(each.timer.spec),
+                *_packed_due(first_due(each.timer.spec.schedule, now_ms)),
+                *_head_of(each.timer.spec),
+                each.nonce,
+                each.timer.if_exists.value,
+            )
+            for each in placed
+        ]
+        answers = await self._create(partition, self._script_now(), pack(batch))
+        return [
+            _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
+            for result, value in answers
+        ]
+
+    async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
+        """Create a timer whose name another one has in another partition: it has another ordering key."""
+        name = placed.timer.name
+        if await self._is_over(partition, member_of(name)) is True:
+            await self._retention.forget_these(partition, [member_of(name).encode()])
+            [answer] = await self._create_where([placed], now_ms)
+            if isinstance(answer, Created):
+                return answer
+        keeps = placed.timer.if_exists is IfExists.KEEP
+        return Created(
+            Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name)
         )
-        return [bool(answer) for answer in answers]
 
-    async def hand_back(self, attempts: Sequence[tuple[Begun, bool]]) -> list[bool]:
-        """Give up attempts, so that another worker makes them. Takes (attempt, was it perhaps called?).
+    async def _due_of(self, partition: int, name: TimerName) -> int:
+        """When a timer is due; 0 when it has no readable record (yet)."""
+        try:
+            found = await self._get_in(partition, name)
+        except InvalidTimerError:
+            return 0
+        return found.timer.due_ms if isinstance(found, Found) else 0
 
-        A timer that was perhaps called counts a lost worker. False: the attempt no longer belongs to this
-        worker, and nothing was changed.
-        """
-        answers = await self._hand_back(
-            self._script_now(),
-            pack(
-                [
-                    (member_of(begun.wake_up.name), begun.nonce, begun.holder, may_be_sent)
-                    for begun, may_be_sent in attempts
-                ]
-            ),
-        )
-        return [bool(answer) for answer in answers]
+    async def _note_at_homes(self, pointers: Sequence[tuple[TimerName, int, str]]) -> dict[TimerName, int]:
+        """Store (name, partition, nonce) at the homes. Returns the names that have a timer elsewhere, and where."""
 
-    async def finish(self, attempts: Sequence[Finish], *, take_unblocked: bool = False) -> Finished:
-        """Write down how attempts ended.
+        async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
+            items = [(member_of(name), partition, nonce) for name, partition, nonce in part]
+            answers: list[int] = await self._point(home, self._script_now(), pack(items))
+            return answers
 
-        Their ends may unblock other timers. With take_unblocked, the answer names those that are due, and the
-        caller starts them. Otherwise the relay puts their wake-ups into the queue.
-        """
-        answers, unblocked = await self._finish(
-            self._script_now(),
-            KEPT_ATTEMPTS,
-            int(take_unblocked),
-            pack(
-                [
-                    (
-                        member_of(finish.begun.wake_up.name),
-                        finish.begun.nonce,
-                        finish.begun.holder,
-                        *_packed_then(finish.then),
-                        encode_attempt(finish.attempt),
-                        finish.attempt.error is None,
-                        _result(finish),
-                        _packed_callback(finish.then, self._nonces),
-                    )
-                    for finish in attempts
-                ]
-            ),
-        )
-        return Finished(
-            counted=[bool(answer) for answer in answers],
-            unblocked=[
-                WakeUp(name_of(member), generation)
-                for member, generation in zip(unblocked[::2], unblocked[1::2], strict=True)
-            ],
-        )
+        answers = await by_partition(pointers, lambda each: self._partitions.home_of(each[0]), note)
+        return {name: other for (name, _, _), other in zip(pointers, answers, strict=True) if other >= 0}
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
         """Give timers other content or another due time. The answers are in the same order."""
         now_ms = await self._now_for(change.due for change in changes if change.due is not None)
-        batch = [
-            (
-                member_of(change.name),
-                "".join(state.letter for state in change.states),
-                change.version or "",
-                "" if change.spec is None else encode_spec(change.spec),
-                *((0, "", "") if change.spec is None else _head_of(change.spec)),
-                *((False, False) if change.due is None else _packed_due(first_due(change.due, now_ms))),
+
+        async def change_in(partition: int, part: Sequence[Change]) -> list[Changed | _Elsewhere]:
+            batch = [
+                (
+                    member_of(change.name),
+                    "".join(state.letter for state in change.states),
+                    change.version or "",
+                    "" if change.spec is None else encode_spec(change.spec),
+                    *((0, "", "") if change.spec is None else _head_of(change.spec)),
+                    *((False, False) if change.due is None else _packed_due(first_due(change.due, now_ms))),
+                )
+                for change in part
+            ]
+            answers = await self._change(partition, self._script_now(), pack(batch))
+            await at_once(
+                [
+                    self._leave_line(partition, change.name, answer)
+                    for change, answer in zip(part, answers, strict=True)
+                ]
             )
-            for change in changes
+            return [_changed(answer) for answer in answers]
+
+        answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
+        return [
+            _never_elsewhere((await change_in(answer.partition, [change]))[0])
+            if isinstance(answer, _Elsewhere)
+            else answer
+            for change, answer in zip(changes, answers, strict=True)
         ]
-        answers = await self._change(self._script_now(), pack(batch))
-        return [_changed(answer) for answer in answers]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
         """End a scheduled timer and keep its record for retention_ms; or delete a failed timer.
 
         version: refuse when the timer has another one; None: any.
         """
-        answer = await self._cancel(self._script_now(), member_of(name), version or "", retention_ms)
-        return _changed(answer)
+
+        async def cancel_in(partition: int) -> Changed | _Elsewhere:
+            answer = await self._cancel(
+                partition, self._script_now(), member_of(name), version or "", retention_ms
+            )
+            await self._leave_line(partition, name, answer)
+            return _changed(answer)
+
+        answer = await cancel_in(self._partitions.home_of(name))
+        if isinstance(answer, _Elsewhere):
+            return _never_elsewhere(await cancel_in(answer.partition))
+        return answer
+
+    async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
+        """Take a changed timer out of its host's line. If this fails, the host finds out in the timer's turn."""
+        match answer:
+            case [b"changed", _, _, _, host, generation] if host:
+                with suppress(UnavailableError):
+                    await self._hosts.leave(host.decode(), [WakeUp(name, generation, partition=partition)])
 
     async def get(self, name: TimerName) -> Found | None:
         """Read a timer. None when it has no record, or its retention is over: then ask is_archived.
 
         Raises InvalidTimerError when its record is damaged.
         """
-        member = member_of(name)
+        found = await self._get_in(self._partitions.home_of(name), name)
+        if isinstance(found, _Elsewhere):
+            found = await self._get_in(found.partition, name)
+        return found if isinstance(found, Found) else None
+
+    async def _get_in(self, partition: int, name: TimerName) -> Found | _Elsewhere | None:
+        member, keys = member_of(name), self._partitions.store_keys[partition]
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.get(self._keys.records + member)
-            pipeline.zscore(self._keys.retention, member)
+            pipeline.get(keys.records + member)
+            pipeline.zscore(keys.retention, member)
             pipeline.time()
             record, kept_until_ms, time = await pipeline.execute()
         now_ms = time_ms(time, self._now)
         if record is None or (kept_until_ms is not None and kept_until_ms <= now_ms):
             return None
-        return Found(decode_record(name, record), now_ms)
+        moved_to = read_pointer(record)
+        return Found(decode_record(name, record), now_ms) if moved_to is None else _Elsewhere(moved_to)
 
     async def is_archived(self, name: TimerName) -> bool:
         """Whether a timer of this name has ended and its retention is over.
@@ -260,14 +314,160 @@ class Store:
         A record whose retention is over counts, too: the archive gets its id a little later. In rare cases
         the archive wrongly says yes (see Archive.contains).
         """
+        home, member = self._partitions.home_of(name), member_of(name)
+        moved_to = await self._is_over(home, member)
+        if isinstance(moved_to, _Elsewhere):
+            moved_to = await self._is_over(moved_to.partition, member)
+        return moved_to is True or await self._archive.contains(home, member)
+
+    async def _is_over(self, partition: int, member: str) -> bool | _Elsewhere:
+        """Whether there is a record whose retention is over."""
+        keys = self._partitions.store_keys[partition]
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.zscore(self._keys.retention, member_of(name))
+            pipeline.zscore(keys.retention, member)
+            pipeline.getrange(keys.records + member, 0, POINTER_BYTES)
             pipeline.time()
-            kept_until_ms, time = await pipeline.execute()
-        if kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now):
-            return True
-        return await self._archive.contains(member_of(name))
+            kept_until_ms, record, time = await pipeline.execute()
+        moved_to = read_pointer(record)
+        if moved_to is not None:
+            return _Elsewhere(moved_to)
+        return kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now)
+
+    # --- begin, beat, finish, hand back: by wake-up, which knows its partition ---
+
+    async def begin(
+        self,
+        wake_ups: Sequence[WakeUp],
+        *,
+        holder: str,
+        timeout_ms: int,
+        room: Room | None = None,
+        permits: Collection[WakeUp] = (),
+    ) -> list[Begun | Refused]:
+        """Start an attempt for each wake-up whose timer may start. The answers are in the same order.
+
+        holder: names the worker and this call. When the answer is lost, repeat the call with the same holder:
+        the answer has the same attempts. timeout_ms: the timeout of timers without one of their own. room:
+        which calls the worker may start (None: any); it counts for each partition. permits: those of the wake-ups that have a permit of their host.
+        """
+
+        async def begin_in(partition: int, part: Sequence[WakeUp]) -> list[Begun | Refused]:
+            answers, policies = await self._begin(
+                partition,
+                self._script_now(),
+                holder,
+                timeout_ms,
+                LEASE_MARGIN_MS,
+                MAX_LEASE_MS,
+                pack(None if room is None else astuple(room)),
+                pack([(member_of(each.name), each.generation, each in permits) for each in part]),
+            )
+            policy_of = {
+                application.decode(): decode_policy(ApplicationPolicy, policy)
+                for application, policy in zip(policies[::2], policies[1::2], strict=True)
+            }
+            decoded = [
+                _begun(wake_up, holder, answer, policy_of)
+                for wake_up, answer in zip(part, answers, strict=True)
+            ]
+            damaged = [
+                member_of(answer.wake_up.name)
+                for answer, raw in zip(decoded, answers, strict=True)
+                if isinstance(answer, Refused) and raw[0] == b"begun"
+            ]
+            if damaged:
+                await self._set_aside(partition, self._script_now(), pack(damaged))
+            return decoded
+
+        return await by_partition(wake_ups, _partition_of, begin_in)
+
+    async def wait(self, wake_ups: Sequence[WakeUp]) -> None:
+        """Note that these timers wait in the lines of their hosts, which know already."""
+
+        async def wait_in(partition: int, part: Sequence[WakeUp]) -> Sequence[WakeUp]:
+            items = [(member_of(each.name), each.generation) for each in part]
+            await self._wait(partition, self._script_now(), pack(items))
+            return part
+
+        await by_partition(wake_ups, _partition_of, wait_in)
+
+    async def wake(self, wake_ups: Sequence[WakeUp], *, are_unknown: bool) -> None:
+        """See to the wake-ups of timers that wait for their hosts. are_unknown: their hosts lost them."""
+
+        async def wake_in(partition: int, part: Sequence[WakeUp]) -> Sequence[WakeUp]:
+            members = [member_of(each.name) for each in part]
+            await self._wake(partition, self._script_now(), int(are_unknown), pack(members))
+            return part
+
+        await by_partition(wake_ups, _partition_of, wake_in)
+
+    async def beat(self, attempts: Sequence[Begun]) -> list[bool]:
+        """Renew the leases of these attempts. False: the attempt no longer belongs to this worker."""
+
+        async def beat_in(partition: int, part: Sequence[Begun]) -> list[bool]:
+            items = [(member_of(each.wake_up.name), each.nonce, each.holder, each.lease_ms) for each in part]
+            answers = await self._beat(partition, self._script_now(), pack(items))
+            return [bool(answer) for answer in answers]
+
+        return await by_partition(attempts, lambda each: each.wake_up.partition, beat_in)
+
+    async def hand_back(self, attempts: Sequence[tuple[Begun, bool]]) -> list[bool]:
+        """Give up attempts, so that another worker makes them. Takes (attempt, was it perhaps called?).
+
+        A timer that was perhaps called counts a lost worker. False: the attempt no longer belongs to this
+        worker, and nothing was changed.
+        """
+
+        async def hand_back_in(partition: int, part: Sequence[tuple[Begun, bool]]) -> list[bool]:
+            items = [
+                (member_of(begun.wake_up.name), begun.nonce, begun.holder, may_be_sent)
+                for begun, may_be_sent in part
+            ]
+            answers = await self._hand_back(partition, self._script_now(), pack(items))
+            return [bool(answer) for answer in answers]
+
+        return await by_partition(attempts, lambda each: each[0].wake_up.partition, hand_back_in)
+
+    async def finish(self, attempts: Sequence[Finish], *, take_unblocked: bool = False) -> Finished:
+        """Write down how attempts ended.
+
+        Their ends may unblock other timers. With take_unblocked, the answer names those that are due, and the
+        caller starts them. Otherwise the relay puts their wake-ups into the queue.
+        """
+        unblocked: list[WakeUp] = []
+
+        async def finish_in(partition: int, part: Sequence[Finish]) -> list[bool]:
+            nonces = [self._nonces.draw() if _callback_of(finish) else "" for finish in part]
+            await self._note_at_homes(
+                [
+                    (callback.name, partition, nonce)
+                    for finish, nonce in zip(part, nonces, strict=True)
+                    if (callback := _callback_of(finish)) and self._partitions.home_of(callback.name) != partition
+                ]
+            )
+            items = [
+                (
+                    member_of(finish.begun.wake_up.name),
+                    finish.begun.nonce,
+                    finish.begun.holder,
+                    *_packed_then(finish.then),
+                    encode_attempt(finish.attempt),
+                    _packed_callback(_callback_of(finish), nonce),
+                )
+                for finish, nonce in zip(part, nonces, strict=True)
+            ]
+            answers, woken = await self._finish(
+                partition, self._script_now(), KEPT_ATTEMPTS, int(take_unblocked), pack(items)
+            )
+            unblocked.extend(
+                WakeUp(name_of(member), generation, partition=partition)
+                for member, generation in zip(woken[::2], woken[1::2], strict=True)
+            )
+            return [bool(answer) for answer in answers]
+
+        counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
+        return Finished(counted, unblocked)
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""
@@ -279,13 +479,6 @@ class Store:
     def _script_now(self) -> int | str:
         now_ms = self._now()
         return "" if now_ms is None else now_ms
-
-
-def time_ms(time: tuple[int, int], now: StoreNow) -> int:
-    """The time in ms since the epoch: now() if it gives one, else what the command TIME answered."""
-    seconds, microseconds = time
-    now_ms = now()
-    return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
 
 
 class Nonces:
@@ -323,18 +516,19 @@ def _packed_then(then: Retry | Recur | End) -> tuple[str, int]:
     return then.state.value, then.retention_ms
 
 
-def _result(finish: Finish) -> str:
-    """The status or error of the call; empty when there was no call."""
-    attempt = finish.attempt
-    return (attempt.error or str(attempt.status)) if finish.was_called else ""
+def _callback_of(finish: Finish) -> NewTimer | None:
+    return None if isinstance(finish.then, Retry) else finish.then.callback
 
 
-def _packed_callback(then: Retry | Recur | End, nonces: Nonces) -> tuple[Any, ...]:
-    callback = None if isinstance(then, Retry) else then.callback
+def _packed_callback(callback: NewTimer | None, nonce: str) -> tuple[Any, ...]:
     if callback is None:
         return ()
     timeout_ms, _, host = _head_of(callback.spec)
-    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonces.draw()
+    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonce
+
+
+def _partition_of(wake_up: WakeUp) -> int:
+    return wake_up.partition
 
 
 def _begun(
@@ -362,22 +556,29 @@ def _begun(
             )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
-        case [b"waiting", until_ms]:
-            return Refused(wake_up, Refusal.WAITING, until_ms=until_ms)
+        case [b"permit", host, due_ms]:
+            return Refused(replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode())
         case [refusal]:
             return Refused(wake_up, Refusal(refusal.decode()))
     raise TypeError(f"begin.lua answered {answer!r}")
 
 
-def _changed(answer: list[Any]) -> Changed:
+def _changed(answer: list[Any]) -> Changed | _Elsewhere:
     match answer:
-        case [b"changed", letter, due_ms, version]:
+        case [b"changed", letter, due_ms, version, _, _]:
             return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
         case [b"gone"]:
             return Changed(ChangeResult.GONE)
-        case [b"state" | b"version" as reason, letter]:
+        case [b"state" | b"version" | b"lane" as reason, letter]:
             return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
+        case [b"moved", partition]:
+            return _Elsewhere(partition)
     raise TypeError(f"the script answered {answer!r}")
+
+
+def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
+    """A pointer never points to another pointer. If one did, the timer could not be found."""
+    return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
 _NO_POLICY: Final = ApplicationPolicy()

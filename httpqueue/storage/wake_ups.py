@@ -1,4 +1,4 @@
-"""What relays ask the store: which wake-ups the queue should have, and which may be lost.
+"""What relays ask the store, one partition at a time: which wake-ups the queue should have, and which may be lost.
 
 When a relay dies before it puts an answer into the queue, its wake-ups are lost. `overdue` finds them again.
 """
@@ -11,13 +11,13 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import StoreKeys, member_of, name_of, store_keys
+from httpqueue.storage.keys import member_of, name_of
+from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import WakeUp
 
 WINDOW: Final = 5_000
-"""About how many wake-ups of one application the queue holds. The others wait in the due index."""
-
+"""About how many wake-ups of one application the queue of a partition holds. The others wait in the due index."""
 
 _EPOCH: Final = ":epoch"
 """A field of `filled` that is no application: the epoch of the queue that was filled."""
@@ -32,6 +32,18 @@ class TopUp:
     """The `start` of the next call. None: there is nothing more to put now."""
     complete_for_ms: int | None
     """The queue has all wake-ups that are due in the next so many ms. None: all up to the horizon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Timers that nothing else wakes.
+
+    workers: the wake-ups of those that lost their worker, the longest lost first. waiting: (host, wake-up) of
+    those that have waited for their host so long that it should be asked whether it still knows.
+    """
+
+    workers: list[WakeUp]
+    waiting: list[tuple[str, WakeUp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,61 +65,71 @@ class WakeUps:
         self,
         redis: Redis,
         *,
+        partitions: Partitions,
         now: StoreNow = server_time,
-        keys: StoreKeys | None = None,
         window: int = WINDOW,
     ) -> None:
         self._redis = redis
         self._now = now
-        self._keys = keys or store_keys()
+        self._filled = [keys.filled for keys in partitions.store_keys]
         self._window = window
         self._admit, self._top_up, self._overdue, self._heal = (
-            Script(redis, name, self._keys) for name in ("admit", "top_up", "overdue", "heal")
+            Script(redis, name, partitions.store_keys) for name in ("admit", "top_up", "overdue", "heal")
         )
 
-    async def admit(self, wake_ups: Sequence[WakeUp], *, horizon_ms: int) -> list[WakeUp]:
+    async def admit(self, partition: int, wake_ups: Sequence[WakeUp], *, horizon_ms: int) -> list[WakeUp]:
         """Those that go into the queue now. top_up finds the others later, in the due index."""
         items = [(member_of(wake_up.name), wake_up.due_ms) for wake_up in wake_ups]
-        answers = await self._admit(self._script_now(), horizon_ms, self._window, pack(items))
+        answers = await self._admit(partition, self._script_now(), horizon_ms, self._window, pack(items))
         return [wake_up for wake_up, admitted in zip(wake_ups, answers, strict=True) if admitted]
 
-    async def top_up(self, start: int, *, horizon_ms: int, limit: int) -> TopUp:
+    async def top_up(self, partition: int, start: int, *, horizon_ms: int, limit: int) -> TopUp:
         """At most `limit` wake-ups that the queue should have next. start: 0, or `next` of the last answer.
 
         Each wake-up is handed out once: put it into the queue before the next call.
         """
         now_ms, following, complete_until, found = await self._top_up(
-            self._script_now(), horizon_ms, self._window, limit, start
+            partition, self._script_now(), horizon_ms, self._window, limit, start
         )
         complete_ms = None if complete_until == b"" else max(0, complete_until - now_ms)
-        return TopUp(_wake_ups(found), None if following < 0 else following, complete_ms)
+        return TopUp(_wake_ups(partition, found), None if following < 0 else following, complete_ms)
 
-    async def overdue(self, place: Place, *, by_ms: int, limit: int) -> tuple[list[WakeUp], Place | None]:
+    async def overdue(
+        self, partition: int, place: Place, *, by_ms: int, limit: int
+    ) -> tuple[list[WakeUp], Place | None]:
         """Wake-ups that were put and are overdue by by_ms, and where to go on (None: at the end)."""
         passed, due_ms, timer_id, found = await self._overdue(
-            self._script_now(), by_ms, limit, place.passed, place.due_ms, place.id
+            partition, self._script_now(), by_ms, limit, place.passed, place.due_ms, place.id
         )
         following = None if passed < 0 else Place(passed, due_ms, timer_id.decode())
-        return _wake_ups(found), following
+        return _wake_ups(partition, found), following
 
-    async def heal(self, *, late_ms: int, limit: int, skip: int = 0) -> list[WakeUp]:
-        """Wake timers that nobody else would wake, at most `limit` of each kind.
+    async def heal(self, partition: int, *, limit: int, skip: int = 0) -> Lost:
+        """Find timers that nobody else would wake, at most `limit` of each kind.
 
-        These are the first timers of lanes and lines that nobody serves, and timers whose reserved start
-        passed late_ms ago: the relay is told of them. Returns the wake-ups of timers that lost their worker,
-        the longest lost first and without the first `skip`; with a skip, it looks for nothing else.
+        The relay is told of the first timers of lanes and lines that nobody serves. skip: how many of those
+        that lost their worker to leave out; with a skip, it looks for nothing else.
         """
-        return _wake_ups(await self._heal(self._script_now(), late_ms, limit, skip))
+        lost, waiting = await self._heal(partition, self._script_now(), limit, skip)
+        return Lost(
+            _wake_ups(partition, lost),
+            [
+                (host.decode(), WakeUp(name_of(member), generation, due_ms, partition))
+                for member, generation, due_ms, host in zip(
+                    waiting[::4], waiting[1::4], waiting[2::4], waiting[3::4], strict=True
+                )
+            ],
+        )
 
-    async def start_over_for(self, epoch: str) -> bool:
+    async def start_over_for(self, partition: int, epoch: str) -> bool:
         """Whether this is the epoch of a new queue. If so, top_up hands everything out again."""
         with redis_errors():
-            known = await self._redis.hget(self._keys.filled, _EPOCH)  # type: ignore[misc] # redis-py: sync or async
+            known = await self._redis.hget(self._filled[partition], _EPOCH)  # type: ignore[misc] # redis-py: sync or async
             if known is not None and known.decode() == epoch:
                 return False
             pipeline = self._redis.pipeline(transaction=True)
-            pipeline.delete(self._keys.filled)
-            pipeline.hset(self._keys.filled, _EPOCH, epoch)
+            pipeline.delete(self._filled[partition])
+            pipeline.hset(self._filled[partition], _EPOCH, epoch)
             await pipeline.execute()
         return True
 
@@ -116,8 +138,8 @@ class WakeUps:
         return "" if now_ms is None else now_ms
 
 
-def _wake_ups(found: list[Any]) -> list[WakeUp]:
+def _wake_ups(partition: int, found: list[Any]) -> list[WakeUp]:
     return [
-        WakeUp(name_of(member), generation, due_ms)
+        WakeUp(name_of(member), generation, due_ms, partition)
         for member, generation, due_ms in zip(found[::3], found[1::3], found[2::3], strict=True)
     ]

@@ -38,6 +38,8 @@ class Creation(StrEnum):
     REPLACED = "replaced"
     CONFLICT = "conflict"
     RUNNING = "running"
+    OTHER_LANE = "lane"
+    """Refused: the timer has another ordering key, which cannot be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class ChangeResult(StrEnum):
     GONE = "gone"
     OTHER_STATE = "state"
     OTHER_VERSION = "version"
+    OTHER_LANE = "lane"
+    """It has another ordering key, which cannot be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """A timer's name and generation, and when to wake it, in ms since the epoch."""
+    """A timer's name and generation, and when to wake it, in ms since the epoch.
+
+    partition: where the timer is in the store.
+    """
 
     name: TimerName
     generation: int
     due_ms: int = 0
+    partition: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ class Refusal(StrEnum):
     EARLY = "early"
     BLOCKED = "blocked"
     PAUSED = "paused"
-    WAITING = "waiting"
+    NEEDS_PERMIT = "permit"
     LATER = "later"
 
 
@@ -141,14 +149,13 @@ class Refusal(StrEnum):
 class Refused:
     """A wake-up that starts no attempt.
 
-    wait_ms: in how many ms an EARLY timer is due. until_ms: the reserved start of a WAITING timer, in ms
-    since the epoch; 0 when it waits in a line.
+    wait_ms: in how many ms an EARLY timer is due. host: whose permit a timer needs.
     """
 
     wake_up: WakeUp
     refusal: Refusal
     wait_ms: int = 0
-    until_ms: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

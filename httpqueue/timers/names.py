@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 import idna
 
 DEFAULT_APPLICATION: Final = "default"
+CALLBACK_MARK: Final = "~callback-"
+"""In a callback's id, between the timer's id and what makes it unique: an id may be used again."""
 
 _AUTHORITY: Final = re.compile(r"[A-Za-z]+://(?:[^/?#]*@)?(\[[^\]/?#]*\]|[^:/?#]*)")
 _DOTS: Final = re.compile("[\u3002\uff0e\uff61]")
@@ -22,6 +24,11 @@ class TimerName(NamedTuple):
     def __str__(self) -> str:
         """application:id, as in logs."""
         return f"{self.application}:{self.id}"
+
+
+def owner_of(timer_id: str) -> str:
+    """The id of the timer whose callback this is; the id itself when it is no callback's."""
+    return timer_id.partition(CALLBACK_MARK)[0]
 
 
 def host_of(url: str) -> str:

@@ -17,12 +17,14 @@ from arq.worker import func
 from httpqueue import clock
 from httpqueue.errors import SettingsError, UnavailableError
 from httpqueue.settings import Settings, load
-from httpqueue.storage.keys import queue_keys
-from httpqueue.storage.queue import JOB_FUNCTION, read_job
+from httpqueue.storage.keys import parse_wake_up_id
+from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.queue import JOB_FUNCTION, open_queue
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
-from httpqueue.timers.commands import Refused
+from httpqueue.timers.commands import Refusal, Refused
 from httpqueue.worker.attempts import BEAT_S, Attempts, Running
+from httpqueue.worker.permits import Permits, permits_of
 from httpqueue.worker.wiring import open_attempts
 
 POLL_S: Final = 0.05
@@ -32,27 +34,52 @@ log = structlog.get_logger()
 
 async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
     """The arq job function: make one attempt. The argument, or else the job's id, is the wake-up's id."""
-    wake_up = read_job((wake_up_id or ctx["job_id"]).encode(), b"")
+    wake_up = parse_wake_up_id(wake_up_id or ctx["job_id"])
     if wake_up is None:
         log.error("worker.unreadable", job=ctx["job_id"])
         return
     attempts: Attempts = ctx["attempts"]
+    permits: Permits = ctx["permits"]
     [answer] = await attempts.begin(attempts.begin_call([wake_up]))
+    if isinstance(answer, Refused) and answer.refusal is Refusal.NEEDS_PERMIT:
+        answer = await _begin_first_of_line(attempts, permits, answer) or answer
+    if not isinstance(answer, Refused):
+        await _make(attempts, permits, answer)
+    await permits.leave()
+
+
+async def _begin_first_of_line(
+    attempts: Attempts, permits: Permits, refused: Refused
+) -> Running | Refused | None:
+    """Let the wake-up join its host's line, and begin the first of the line. None: nobody may start now."""
+    [served] = await permits.ask({refused.host: ([refused.wake_up], 1)})
+    if not served.granted:
+        return None
+    [first] = served.granted
+    [answer] = await attempts.begin(attempts.begin_call([first], {first: refused.host}))
     if isinstance(answer, Refused):
-        return
-    beating = asyncio.create_task(_beat(attempts, answer))
+        permits.give_back(refused.host, first)
+    return answer
+
+
+async def _make(attempts: Attempts, permits: Permits, running: Running) -> None:
+    beating = asyncio.create_task(_beat(attempts, permits, running))
     try:
-        await attempts.make(answer)
+        await attempts.make(running)
     finally:
         beating.cancel()
+        if running.has_permit:
+            permits.give_back(running.begun.host, running.begun.wake_up)
+    await permits.tell_health()
 
 
-async def _beat(attempts: Attempts, running: Running) -> None:
+async def _beat(attempts: Attempts, permits: Permits, running: Running) -> None:
     """Renew the lease until cancelled. If it is lost all the same, the store refuses the finish."""
     while True:
         await clock.sleep(BEAT_S)
         with suppress(UnavailableError):
             await attempts.beat([running])
+            await permits.renew(permits_of([running]))
 
 
 JOB: Final = func(deliver, name=JOB_FUNCTION)
@@ -63,24 +90,29 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
     if settings.redis_url is None:
         raise SettingsError("setting HTTPQUEUE_REDIS_URL: arq needs the Redis that all parts share")
     store_url, queue_url = settings.redis_url, settings.broker_redis_url or settings.redis_url
+    partitions = Partitions(settings.partitions)
+    if settings.arq_partition >= partitions.count:
+        raise SettingsError(f"setting HTTPQUEUE_ARQ_PARTITION: must be below {partitions.count}, HTTPQUEUE_PARTITIONS")
     resources = AsyncExitStack()
 
     async def on_startup(ctx: dict[str, Any]) -> None:
         storage = await resources.enter_async_context(
-            open_storage(store_url, archive_error_rate=settings.archive_error_rate)
+            open_storage(store_url, archive_error_rate=settings.archive_error_rate, partitions=partitions)
         )
+        queue = await resources.enter_async_context(open_queue(queue_url, partitions=partitions))
         await storage.check(allow_unsafe=settings.allow_unsafe_redis)
         attempts = await resources.enter_async_context(open_attempts(settings, storage.store))
         finishing = asyncio.create_task(attempts.finishes.run())
         resources.callback(finishing.cancel)
-        ctx["attempts"] = attempts
+        ctx["attempts"], ctx["permits"] = attempts, Permits(storage, queue)
+        attempts.finishes.told.listen(lambda told: ctx["permits"].note_finished(told[0]))
 
     async def on_shutdown(_: dict[str, Any]) -> None:
         await resources.aclose()
 
     return {
         "functions": [JOB],
-        "queue_name": queue_keys().queue,
+        "queue_name": partitions.queue_keys[settings.arq_partition].queue,
         "redis_settings": RedisSettings.from_dsn(queue_url),
         "on_startup": on_startup,
         "on_shutdown": on_shutdown,

@@ -6,7 +6,7 @@ worker dies during an attempt, its lease ends, and the relay's heal pass wakes t
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,6 +18,7 @@ from httpqueue import clock
 from httpqueue.runtime.metrics import IN_FLIGHT, LATENESS, WAKE_UPS_REFUSED
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refusal, Refused, WakeUp
+from httpqueue.timers.room import Room
 from httpqueue.webhooks.client.sender import Call, Sender
 from httpqueue.webhooks.message import Response, SendError, render, sign, webhook_id
 from httpqueue.worker.finishes import Finishes
@@ -28,6 +29,8 @@ BEAT_S: Final = 5.0
 BEATS_LEFT: Final = 2
 """A call starts only if its lease lasts for at least this many beats more."""
 
+NO_PERMITS: Final[Mapping[WakeUp, str]] = {}
+
 log = structlog.get_logger()
 
 
@@ -36,7 +39,8 @@ class BeginCall:
     """A call of `begin` that can be repeated: the store knows it again by its holder."""
 
     wake_ups: tuple[WakeUp, ...]
-    room: dict[str, int] | None
+    permits: Mapping[WakeUp, str]
+    """The hosts of those of the wake-ups that have a permit."""
     holder: str
 
 
@@ -47,6 +51,8 @@ class Running:
     begun: Begun
     lease_end_s: float
     """On clock.boottime_s. Counted from before `begin` was called, so it is never too late."""
+    has_permit: bool = False
+    """Whether it has a permit of its host, which has to be given back."""
     started_s: float = 0.0
     call: Call | None = None
     is_answered: bool = False
@@ -75,31 +81,41 @@ class Attempts:
         self._calls = 0
         self.finishes = Finishes(store)
 
-    def begin_call(self, wake_ups: Sequence[WakeUp], room: dict[str, int] | None = None) -> BeginCall:
-        """A new call of `begin`, with a holder of its own. room: see Store.begin."""
+    def begin_call(
+        self, wake_ups: Sequence[WakeUp], permits: Mapping[WakeUp, str] = NO_PERMITS
+    ) -> BeginCall:
+        """A new call of `begin`, with a holder of its own."""
         self._calls += 1
-        return BeginCall(tuple(wake_ups), room, f"{self._name}.{self._calls}")
+        return BeginCall(tuple(wake_ups), permits, f"{self._name}.{self._calls}")
 
-    async def begin(self, call: BeginCall) -> list[Running | Refused]:
+    async def begin(self, call: BeginCall, room: Room | None = None) -> list[Running | Refused]:
         """Begin the attempts that the store lets start. The answers are in the order of the wake-ups.
+
+        room: see Store.begin.
 
         Raises UnavailableError. Nobody knows then whether the store began them: repeat the same call, which
         gives the same attempts.
         """
         before_s = clock.boottime_s()
         answers = await self._store.begin(
-            call.wake_ups, holder=call.holder, timeout_ms=self._policy.timeout_ms, room=call.room
+            call.wake_ups,
+            holder=call.holder,
+            timeout_ms=self._policy.timeout_ms,
+            room=room,
+            permits=call.permits,
         )
-        return [self._running(answer, before_s) for answer in answers]
+        return [self._running(answer, before_s, call.permits) for answer in answers]
 
-    def _running(self, answer: Begun | Refused, before_s: float) -> Running | Refused:
+    def _running(
+        self, answer: Begun | Refused, before_s: float, permits: Collection[WakeUp]
+    ) -> Running | Refused:
         if isinstance(answer, Refused):
             WAKE_UPS_REFUSED.labels(answer.refusal.value).inc()
             if answer.refusal is Refusal.UNREADABLE:
                 log.error("attempt.unreadable", timer=str(answer.wake_up.name))
             return answer
         LATENESS.observe((answer.started_ms - answer.due_ms) / 1000)
-        return Running(answer, before_s + answer.lease_ms / 1000)
+        return Running(answer, before_s + answer.lease_ms / 1000, answer.wake_up in permits)
 
     def has_time(self, running: Running) -> bool:
         """Whether a call may still start. If this process was frozen, another worker may have the timer."""

@@ -1,18 +1,14 @@
 """Makes the callback of a finished timer. It is a timer itself, without a callback. Pure."""
 
-from typing import Any, Final
+from typing import Any
 
 from httpqueue.timers.commands import NewTimer
-from httpqueue.timers.names import TimerName
+from httpqueue.timers.names import CALLBACK_MARK, TimerName
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Cron, Delay, Instant, Local, Schedule, format_instant, local_ms
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.message import ID_PLACEHOLDER
-
-MARK: Final = "~callback-"
-"""In a callback's id, between the timer's id and what makes it unique: an id may be used again."""
-
 
 def callback_of(
     name: TimerName,
@@ -28,7 +24,7 @@ def callback_of(
     if callback is None or state.value not in callback.on:
         return None
     return NewTimer(
-        TimerName(name.application, f"{name.id}{MARK}{attempt.generation}-{attempt.started_ms}"),
+        TimerName(name.application, f"{name.id}{CALLBACK_MARK}{attempt.generation}-{attempt.started_ms}"),
         Spec(
             url=callback.url.replace(ID_PLACEHOLDER, name.id),
             schedule=Delay(0),

@@ -4,6 +4,7 @@ When a worker dies between claim and begin, its wake-ups are lost; the relay's h
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,57 +18,66 @@ from httpqueue.errors import UnavailableError
 from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
 from httpqueue.timers.commands import Finish, Finished, Refusal, Refused, WakeUp
+from httpqueue.worker.agenda import Agenda, by_partition
 from httpqueue.worker.attempts import BEAT_S, Attempts, BeginCall, Running
-from httpqueue.worker.calls import SLOW_S, Calls
+from httpqueue.worker.permits import AT_ONCE_MS, Permits, Wanted, permits_of
+from httpqueue.worker.slots import HOLD_S, ClaimLimit, Lines, Slots
 
 IDLE_S: Final = 1.0
 """The longest sleep in s. A lost wake message delays a timer by no more than this."""
 ALIVE_S: Final = 5
 """Seconds between two notes that this worker is alive."""
+HOSTS_S: Final = 0.5
+"""Seconds between two talks about hosts: how calls to them ended, and which rules they have."""
 MAX_CLAIM: Final = 500
 GATHER_S: Final = 0.001
 """Under load, the worker waits this long, so that one claim fills several free slots."""
-AT_ONCE_MS: Final = 1
 MAX_UNFINISHED: Final = 4
 """Unfinished attempts per slot: when there are more, as when the store is away, no attempt begins."""
 FLUSH_S: Final = 2.0
 """After the grace time, how long a worker that stops waits for the store to take ended attempts."""
 MAX_BEAT: Final = 500
 """The most attempts in one call of `beat`."""
-AHEAD: Final = 2
-"""Wake-ups per slot claimed beyond the free slots, while the queue has more and all calls are quick."""
 
 log = structlog.get_logger()
 
 
 class Worker:
-    """Claims, begins and finishes many timers at a time. `concurrency` is its number of slots."""
+    """Claims, begins and finishes many timers at a time. `slots` says how many calls it may make at once."""
 
-    def __init__(self, *, attempts: Attempts, queue: Queue, concurrency: int, grace_s: float) -> None:
+    def __init__(
+        self, *, attempts: Attempts, queue: Queue, permits: Permits, slots: Slots, grace_s: float
+    ) -> None:
         self._attempts = attempts
         self._finishes = attempts.finishes
         self._queue = queue
-        self._concurrency = concurrency
+        self._permits = permits
+        self._slots = slots
+        self._lines = Lines(slots)
+        self._claim_limit = ClaimLimit(MAX_CLAIM)
+        self._agenda = Agenda(queue.partitions)
+        self._max_unfinished = slots.free * MAX_UNFINISHED
         self._grace_s = grace_s
         self._outage = Outage("worker.claim")
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._held: list[WakeUp] = []
-        self._is_full = False  # whether no slot was free in the last round
-        self._ahead = 0
+        self._begin_calls: deque[BeginCall] = deque()
+        self._is_full = False  # whether something waits for a call to end
         self._name = uuid4().hex
         self._noted_s = 0.0
-        self._calls = Calls(concurrency)
         self._running: dict[int, Running] = {}
         """Attempts whose end the store does not know yet. The key is id(running.begun)."""
-        self._repeat: BeginCall | None = None
 
     async def run(self) -> None:
         """Claim wake-ups and make attempts until stop(). When a server is away, wait for it."""
         self._finishes.hand_unblocked_to(self._hold)
         self._finishes.told.listen(self._told)
-        helpers = [asyncio.create_task(each) for each in (self._listen(), self._beat(), self._finishes.run())]
+        helpers = [
+            asyncio.create_task(each)
+            for each in (self._listen(), self._beat(), self._talk_about_hosts(), self._finishes.run())
+        ]
         try:
             while not self._stopping.is_set():
                 await self._round()
@@ -89,8 +99,10 @@ class Worker:
         """Give back wake-ups that were not begun. Wait for attempts in flight, at most the grace time."""
         self._finishes.hand_unblocked_to(None)
         left_over, self._held = self._held, []
-        if self._repeat is not None:  # perhaps they were begun: then their leases end, and heal wakes them
-            left_over += self._repeat.wake_ups
+        for call in self._begin_calls:  # perhaps they were begun: then their leases end, and heal wakes them
+            left_over += call.wake_ups
+            for wake_up, host in call.permits.items():
+                self._permits.give_back(host, wake_up)
         if left_over:
             with suppress(UnavailableError):
                 await self._queue.put([replace(wake_up, due_ms=AT_ONCE_MS) for wake_up in left_over])
@@ -107,26 +119,27 @@ class Worker:
             self._attempts.drop(running)
         # The store must hear of answered calls, or their webhooks would be called again.
         await asyncio.wait({asyncio.create_task(self._finishes.drain())}, timeout=FLUSH_S)
-        if in_flight:
-            # In a task of its own: this one may have been cancelled.
-            await asyncio.create_task(self._hand_back(in_flight))
+        # In a task of its own: this one may have been cancelled.
+        await asyncio.create_task(self._hand_back(in_flight))
 
     async def _hand_back(self, in_flight: Sequence[Running]) -> None:
         with suppress(UnavailableError):
-            await self._attempts.hand_back(in_flight)
-            called = sum(running.is_called for running in in_flight)
-            log.info("worker.handed_back", count=len(in_flight), called=called)
+            if in_flight:
+                await self._attempts.hand_back(in_flight)
+                called = sum(running.is_called for running in in_flight)
+                log.info("worker.handed_back", count=len(in_flight), called=called)
+            for running in in_flight:
+                self._give_back_permit(running)
+            await self._permits.leave()
+            await self._permits.tell_health()
 
     async def _round(self) -> None:
         """Claim and begin what is due, then sleep until there is more to do."""
         self._wake.clear()
         if self._stopping.is_set():  # stop() may have set _wake just before it was cleared
             return
-        free = self._free()
-        self._is_full = not free
         try:
-            # When a host turns slow, slots become free although no call ends: look again soon.
-            idle_s = await self._claim(free) if free else SLOW_S
+            idle_s = await self._work()
             await self._say_alive()
         except UnavailableError as error:
             await self._wait_out(error)
@@ -134,84 +147,151 @@ class Worker:
         self._outage.over()
         if idle_s:
             await self._sleep(idle_s)
-        if self._free() < self._concurrency // 2:
+        if self._is_full:
             await clock.sleep(GATHER_S)
 
     def _free(self) -> int:
         """How many attempts may start. A slot is free again at the answer, before the finish."""
         if self._finishes.is_behind:  # ended attempts first
             return 0
-        unfinished = self._concurrency * MAX_UNFINISHED - len(self._running)
-        return max(0, min(self._calls.free(), unfinished, MAX_CLAIM))
+        return max(0, min(self._slots.free, self._max_unfinished - len(self._running), MAX_CLAIM))
 
-    async def _claim(self, free: int) -> float:
-        """Start at most `free` attempts. Returns for how many seconds there is nothing more to do."""
-        idle_s = 0.0
-        if self._repeat is not None:
-            await self._begin(self._repeat)
-            return 0
-        if len(self._held) < free:
-            claim = await self._queue.claim(free - len(self._held) + self._ahead)
+    async def _work(self) -> float:
+        """Start what may start now. Returns for how many seconds there is nothing more to do."""
+        await self._begin_all()  # what is left of a round that failed
+        await self._serve_lines()
+        free = self._free()
+        size = min(free, self._claim_limit.size(self._lines.passing(clock.monotonic_s())))
+        idle_s = await self._claim(size)
+        batch, self._held = self._held[:size], self._held[size:]
+        self._begin_calls += [
+            self._attempts.begin_call(wake_ups) for wake_ups in by_partition(batch).values()
+        ]
+        await self._begin_all()
+        self._is_full = not size or bool(self._held) or self._lines.is_any_waiting
+        if not size:
+            return HOLD_S if free else IDLE_S
+        return 0 if self._held else idle_s
+
+    async def _claim(self, size: int) -> float:
+        """Hold so many wake-ups, if so many are due. Returns in how many seconds the next one is due."""
+        now_s = clock.monotonic_s()
+        for partition in self._agenda.due(now_s):
+            if len(self._held) >= size:
+                return 0
+            claim = await self._queue.claim(partition, size - len(self._held))
             for job in claim.unreadable:
                 log.error("worker.unreadable", job=job)
             self._held += claim.wake_ups
-            self._ahead = self._concurrency * AHEAD if claim.wait_ms == 0 and self._calls.are_quick() else 0
-            idle_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
-        wake_ups, self._held = self._held[:free], self._held[free:]
-        if wake_ups:
-            await self._begin(self._attempts.begin_call(wake_ups, self._calls.room()))
-        return 0 if self._held else idle_s
+            wait_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+            self._agenda.note(partition, now_s + wait_s)
+        return self._agenda.idle_s(clock.monotonic_s())
 
-    async def _begin(self, call: BeginCall) -> None:
-        """Begin and start attempts. When the answer is lost, the next round repeats the call."""
-        self._repeat = call
-        answers = await self._attempts.begin(call)
-        self._repeat = None
-        later, started = [], []
-        for answer in answers:
-            if not isinstance(answer, Refused):
-                started.append(answer)
+    async def _begin_all(self) -> None:
+        """Make all calls of `begin`. One whose answer is lost stays the first, and is repeated."""
+        while self._begin_calls:
+            call = self._begin_calls[0]
+            room = None if call.permits else self._slots.room(len(call.wake_ups))
+            answers = await self._attempts.begin(call, room)
+            self._begin_calls.popleft()
+            await self._start(answers)
+            await self._handle_refusals(call, [each for each in answers if isinstance(each, Refused)])
+
+    async def _handle_refusals(self, call: BeginCall, refused: Sequence[Refused]) -> None:
+        """See to wake-ups that started no attempt, but should do so later."""
+        lines: dict[str, list[WakeUp]] = {}
+        for answer in refused:
+            wake_up, host = answer.wake_up, call.permits.get(answer.wake_up)
+            if answer.refusal is Refusal.NEEDS_PERMIT:
+                lines.setdefault(answer.host, []).append(wake_up)
+            elif answer.refusal is Refusal.LATER and host is not None:
+                self._begin_calls.append(self._attempts.begin_call([wake_up], {wake_up: host}))
             elif answer.refusal is Refusal.LATER:
-                self._hold(answer.wake_up)
-            elif answer.refusal is Refusal.EARLY:
-                # The queue's clock is ahead of the store's, which decides: begin again when it is due.
-                loop = asyncio.get_running_loop()
-                loop.call_later(answer.wait_ms / 1000, self._hold, answer.wake_up)
-            elif answer.until_ms:
-                later.append(replace(answer.wake_up, due_ms=answer.until_ms))
-        await self._start(started)
-        if later:
-            await self._queue.put(later)
+                self._hold(wake_up)
+            else:
+                if answer.refusal is Refusal.EARLY:
+                    # The queue's clock is ahead of the store's, which decides: begin again when it is due.
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(answer.wait_ms / 1000, self._hold, wake_up)
+                if host is not None:
+                    self._permits.give_back(host, wake_up)
+        if lines:
+            await self._join_lines(lines)
+        if not call.permits:
+            now_s = clock.monotonic_s()
+            in_vain = sum(len(each) for host, each in lines.items() if self._lines.is_passing(host, now_s))
+            self._claim_limit.note_begun(len(call.wake_ups) - len(refused), in_vain)
 
-    async def _start(self, started: Sequence[Running]) -> None:
+    async def _join_lines(self, lines: dict[str, list[WakeUp]]) -> None:
+        """Let wake-ups wait for their hosts, {host: wake-ups}, and start those whose turn it is already."""
+        wants = self._slots.share(
+            [(host, wake_ups[0].name.application, len(wake_ups)) for host, wake_ups in lines.items()]
+        )
+        await self._ask(
+            {host: (wake_ups, want) for (host, wake_ups), want in zip(lines.items(), wants, strict=True)}
+        )
+
+    async def _serve_lines(self) -> None:
+        """Give permits back, and get others for the first timers of the lines that this worker knows."""
+        wanted: Wanted = {host: ((), want) for host, want in self._lines.to_serve(self._free())}
+        if wanted or self._permits.ended:
+            await self._ask(wanted)
+            await self._begin_all()
+
+    async def _ask(self, wanted: Wanted) -> None:
+        """Ask hosts for permits. Those who got one are begun next."""
+        answers = await self._permits.ask(wanted)
+        now_s = clock.monotonic_s()
+        host_of = {wake_up: served.host for served in answers for wake_up in served.granted}
+        self._begin_calls += [
+            self._attempts.begin_call(wake_ups, {each: host_of[each] for each in wake_ups})
+            for wake_ups in by_partition(host_of).values()
+        ]
+        for served in answers:
+            application = served.first.name.application if served.first else ""
+            self._lines.note_line(served.host, served.waiting, application, now_s)
+
+    async def _start(self, answers: Sequence[Running | Refused]) -> None:
         """Call the webhooks of attempts that have begun, and hand back those whose lease is too short."""
         dropped = []
-        for running in started:
+        for running in answers:
+            if isinstance(running, Refused):
+                continue
             if not self._attempts.has_time(running):
                 dropped.append(running)
                 continue
             self._running[id(running.begun)] = running
-            self._calls.begin(running.begun.host, str(running))
+            self._slots.begin(running.begun.wake_up.name.application, running.begun.host)
             self._attempts.start(running, self._answered)
         if dropped:
             with suppress(UnavailableError):  # if this fails, their leases end
                 await self._attempts.hand_back(dropped)
+            for running in dropped:
+                self._give_back_permit(running)
 
     def _answered(self, running: Running) -> None:
         if self._is_full:
             self._wake.set()
-        self._calls.end(running.begun.host, str(running))
+        self._slots.end(running.begun.wake_up.name.application, running.begun.host)
         if running.has_bug:
             del self._running[id(running.begun)]
 
     def _told(self, told: tuple[Sequence[Finish], Finished]) -> None:
         """The store knows how these attempts ended: forget them."""
+        self._permits.note_finished(told[0])
         for finish in told[0]:
-            self._running.pop(id(finish.begun), None)
+            running = self._running.pop(id(finish.begun), None)
+            if running is not None:
+                self._give_back_permit(running)
         if self._is_full:
             self._wake.set()
         if not self._running:
             self._idle.set()
+
+    def _give_back_permit(self, running: Running) -> None:
+        if running.has_permit:
+            self._permits.give_back(running.begun.host, running.begun.wake_up)
+            self._wake.set()
 
     async def _beat(self) -> None:
         """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
@@ -225,6 +305,7 @@ class Worker:
                 ]
                 try:
                     self._drop(await self._attempts.beat(part) if part else ())
+                    await self._permits.renew(permits_of(part))
                 except UnavailableError as error:
                     await outage.wait(error)
                 else:
@@ -236,10 +317,21 @@ class Worker:
             if self._running.pop(id(running.begun), None) is not None and not running.is_answered:
                 log.warning("attempt.lost", attempt=str(running))
                 self._attempts.drop(running)
-                self._calls.end(running.begun.host, str(running))
+                self._slots.end(running.begun.wake_up.name.application, running.begun.host)
                 self._wake.set()
         if not self._running:
             self._idle.set()
+
+    async def _talk_about_hosts(self) -> None:
+        """Tell hosts how calls to them ended, and learn how many each lets this worker make at most.
+
+        What is told while the store is away is lost: it is for people.
+        """
+        while True:
+            with suppress(UnavailableError):
+                await self._permits.tell_health()
+                self._slots.caps = await self._permits.limits()
+            await clock.sleep(HOSTS_S)
 
     def _hold(self, wake_up: WakeUp) -> None:
         self._held.append(wake_up)
@@ -268,6 +360,10 @@ class Worker:
         outage = Outage("worker.listen")
         while True:
             try:
-                await self._queue.listen(self._wake.set)
+                await self._queue.listen(self._look_into)
             except UnavailableError as error:
                 await outage.wait(error)
+
+    def _look_into(self, partition: int) -> None:
+        self._agenda.wake(partition)
+        self._wake.set()

@@ -36,20 +36,26 @@ class Finishes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[Finish] = deque()
-        self._is_flushing = False
-        self._added = asyncio.Event()
-        self._flushed = asyncio.Event()
+        self._parts: dict[int, _Part] = {}
+        self._new_parts: asyncio.Queue[_Part] = asyncio.Queue()
         self._take_unblocked: Callable[[WakeUp], None] | None = None
-        self.is_behind = False
-        """Whether ended attempts wait for a store that is away."""
         self.told: Signal[tuple[Sequence[Finish], Finished]] = Signal()
         """Emitted after each `finish`, with the batch and the store's answer."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether ended attempts wait for a store that is away."""
+        return any(part.is_behind for part in self._parts.values())
+
     def add(self, finish: Finish) -> None:
         """Note that an attempt has ended. `run` tells the store."""
-        self._waiting.append(finish)
-        self._added.set()
+        partition = finish.begun.wake_up.partition
+        part = self._parts.get(partition)
+        if part is None:
+            part = self._parts[partition] = _Part()
+            self._new_parts.put_nowait(part)
+        part.waiting.append(finish)
+        part.added.set()
         _log(finish)
 
     def hand_unblocked_to(self, take: Callable[[WakeUp], None] | None) -> None:
@@ -57,45 +63,41 @@ class Finishes:
         self._take_unblocked = take
 
     async def run(self) -> None:
-        """Send batches to the store until cancelled."""
+        """Send batches to the store until cancelled. Each partition has batches of its own."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                tasks.create_task(self._send(await self._new_parts.get()))
+
+    async def _send(self, part: "_Part") -> None:
         while True:
-            await self._added.wait()
-            if len(self._waiting) < MAX_ITEMS:
+            await part.added.wait()
+            if len(part.waiting) < MAX_ITEMS:
                 await clock.sleep(GATHER_S)
-            await self._flush(self._take())
-            if not self._waiting:
-                self._added.clear()
-                self._flushed.set()
+            await self._flush(part, part.take())
+            if not part.waiting:
+                part.added.clear()
+                part.flushed.set()
 
     async def drain(self) -> None:
         """Wait until the store knows of all attempts that have ended."""
-        while self._waiting or self._is_flushing:
-            self._flushed.clear()
-            await self._flushed.wait()
+        for part in list(self._parts.values()):
+            while part.waiting or part.is_flushing:
+                part.flushed.clear()
+                await part.flushed.wait()
 
-    def _take(self) -> list[Finish]:
-        batch: list[Finish] = []
-        size = 0
-        while self._waiting and len(batch) < MAX_ITEMS:
-            size += _size_of(self._waiting[0])
-            if batch and size > MAX_BYTES:
-                break
-            batch.append(self._waiting.popleft())
-        return batch
-
-    async def _flush(self, batch: Sequence[Finish]) -> None:
+    async def _flush(self, part: "_Part", batch: Sequence[Finish]) -> None:
         outage = Outage("worker.finish")
-        self._is_flushing = True
+        part.is_flushing = True
         take = self._take_unblocked
         while True:
             try:
                 finished = await self._store.finish(batch, take_unblocked=take is not None)
                 break
             except UnavailableError as error:
-                self.is_behind = True
+                part.is_behind = True
                 await outage.wait(error)
         outage.over()
-        self.is_behind = self._is_flushing = False
+        part.is_behind = part.is_flushing = False
         for finish, counted in zip(batch, finished.counted, strict=True):
             if not counted:
                 ATTEMPTS_REFUSED.inc()
@@ -105,6 +107,28 @@ class Finishes:
             for wake_up in finished.unblocked:
                 take(wake_up)
         self.told.emit((batch, finished))
+
+
+class _Part:
+    """The ended attempts of one partition."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Finish] = deque()
+        self.added = asyncio.Event()
+        self.flushed = asyncio.Event()
+        self.is_flushing = False
+        self.is_behind = False
+
+    def take(self) -> list[Finish]:
+        """The next batch."""
+        batch: list[Finish] = []
+        size = 0
+        while self.waiting and len(batch) < MAX_ITEMS:
+            size += _size_of(self.waiting[0])
+            if batch and size > MAX_BYTES:
+                break
+            batch.append(self.waiting.popleft())
+        return batch
 
 
 def _size_of(finish: Finish) -> int:

@@ -15,6 +15,7 @@ from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, FrozenTime, begin, finish_of, storage_of
+from tests.support.keys import PARTITIONS
 
 HOOK: Final = "http://receiver/"
 OUTCOMES: Final = {State.DONE: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
@@ -76,7 +77,8 @@ class Lab:
         self, timer_id: str, *, generation: int = 0, application: str = DEFAULT_APPLICATION
     ) -> Begun:
         """An attempt of a timer that is due."""
-        wake = WakeUp(TimerName(application, timer_id), generation)
+        name = TimerName(application, timer_id)
+        wake = WakeUp(name, generation, partition=PARTITIONS.home_of(name))
         [begun] = await begin(self.store, [wake])
         assert isinstance(begun, Begun), begun
         return begun

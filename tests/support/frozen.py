@@ -9,16 +9,16 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from httpqueue.storage.outbox import Outbox
-from httpqueue.storage.retention import Retention
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Refused, Retry, WakeUp
+from httpqueue.timers.commands import Begun, End, Finish, NewTimer, OutboxEntry, Refused, Retry, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.room import Room
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.outcome import Outcome
+from tests.support.keys import PARTITIONS
 
 T0_MS: Final = 1_800_000_000_000
 """Where frozen time begins: round, so that a number written as 1.8e+12 anywhere would be noticed."""
@@ -55,9 +55,10 @@ def new_timer(timer_id: str, delay_ms: int = 0, **spec: Any) -> NewTimer:
     )
 
 
-def wake_up(timer_id: str, generation: int = 0) -> WakeUp:
-    """The wake-up of such a timer."""
-    return WakeUp(TimerName(DEFAULT_APPLICATION, timer_id), generation)
+def wake_up(timer_id: str, generation: int = 0, *, key: str | None = None) -> WakeUp:
+    """The wake-up of such a timer; `key` is its ordering key."""
+    name = TimerName(DEFAULT_APPLICATION, timer_id)
+    return WakeUp(name, generation, partition=PARTITIONS.place_of(name, key))
 
 
 def new_holder() -> str:
@@ -71,10 +72,13 @@ async def begin(
     *,
     holder: str | None = None,
     timeout_ms: int = TIMEOUT_MS,
-    room: dict[str, int] | None = None,
+    room: Room | None = None,
+    permits: Sequence[WakeUp] = (),
 ) -> list[Begun | Refused]:
     """A begin call of its own, unless holder says which one it repeats."""
-    return await store.begin(wake_ups, holder=holder or new_holder(), timeout_ms=timeout_ms, room=room)
+    return await store.begin(
+        wake_ups, holder=holder or new_holder(), timeout_ms=timeout_ms, room=room, permits=permits
+    )
 
 
 async def pass_time(store: Store, time: FrozenTime, ms: int) -> None:
@@ -90,9 +94,11 @@ async def lose_leases(store: Store, time: FrozenTime) -> None:
     await pass_time(store, time, LEASE_MS + 1)
 
 
-async def begin_one(store: Store, timer_id: str, generation: int = 0) -> Begun:
-    """Start an attempt that must not be refused."""
-    [begun] = await begin(store, [wake_up(timer_id, generation)])
+async def begin_one(
+    store: Store, timer_id: str, generation: int = 0, *, key: str | None = None
+) -> Begun:
+    """Start an attempt that must not be refused; `key` is the timer's ordering key."""
+    [begun] = await begin(store, [wake_up(timer_id, generation, key=key)])
     assert isinstance(begun, Begun)
     return begun
 
@@ -111,20 +117,32 @@ def finish_of(begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> Finish:
 
 def storage_of(store: Store) -> Storage:
     """All that is kept on the server of this store, which is a part of it."""
-    storage = Storage(store._redis, archive_error_rate=1e-6, now=store._now)
-    storage.store, storage._archive = store, store._archive
-    storage.retention = Retention(store._redis, archive=store._archive, now=store._now)
+    storage = Storage(store._redis, archive_error_rate=1e-6, partitions=store._partitions, now=store._now)
+    storage.store, storage._archive, storage.retention = store, store._archive, store._retention
     return storage
 
 
-def outbox_of(store: Store) -> Outbox:
-    """The outbox that this store fills."""
-    return storage_of(store).outbox
+async def read_outbox(store: Store, *, limit: int = 5_000, consumer: str = "relay") -> list[OutboxEntry]:
+    """New entries of the outboxes of all partitions; they stay unacknowledged."""
+    outbox = storage_of(store).outbox
+    return [
+        entry
+        for partition in PARTITIONS.all
+        for entry in await outbox.read(partition, consumer, limit=limit)
+    ]
+
+
+async def acknowledge(store: Store, entries: Sequence[OutboxEntry]) -> None:
+    """Take readable entries out of their outboxes."""
+    for entry in entries:
+        assert entry.wake_up is not None
+        await storage_of(store).outbox.acknowledge(entry.wake_up.partition, [entry])
 
 
 async def forget(store: Store) -> int:
     """Forget all timers whose retention is over, as a relay does; returns how many there were."""
-    return await storage_of(store).retention.forget(limit=1_000)
+    counts = [await store._retention.forget(partition, limit=1_000) for partition in PARTITIONS.all]
+    return sum(counts)
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

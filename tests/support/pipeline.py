@@ -18,9 +18,11 @@ from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.worker.attempts import Attempts
 from httpqueue.worker.engine import Worker
+from httpqueue.worker.permits import Permits
 from httpqueue.worker.plan import AttemptPolicy
+from httpqueue.worker.slots import Slots
 from tests.support.frozen import storage_of
-from tests.support.keys import STORE
+from tests.support.keys import Everywhere
 from tests.support.receiver import Received
 
 AT_ONCE = Delay(0)
@@ -62,8 +64,8 @@ class Pipeline:
         async with asyncio.timeout(60):
             while True:
                 self.finished.clear()
-                counts = await self.store._redis.hgetall(STORE.counts)  # type: ignore[misc] # sync or async
-                if sum(int(counts[key]) for key in counts if key.endswith((b":s", b":r"))) == but:
+                counts = await Everywhere(self.store._redis).hash("counts")
+                if sum(counts[key] for key in counts if key.endswith((":s", ":r"))) == but:
                     return
                 await self.finished.wait()
 
@@ -81,14 +83,21 @@ def assert_growing(waits_ms: Sequence[int], requests: Sequence[Received]) -> Non
 
 @asynccontextmanager
 async def running(
-    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+    store: Store,
+    queue: Queue,
+    *,
+    policy: AttemptPolicy = QUICK,
+    concurrency: int = 1_000,
+    host_concurrency: int = 200,
 ) -> AsyncIterator[Pipeline]:
     """Relay and worker at work."""
     storage = storage_of(store)
     await storage.check(allow_unsafe=False)
     relay = Relay(storage=storage, queue=queue, horizon_ms=600_000, batch_size=500)
     relaying = asyncio.create_task(relay.run())
-    async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
+    async with working(
+        store, queue, policy=policy, concurrency=concurrency, host_concurrency=host_concurrency
+    ) as worker:
         finished = asyncio.Event()
         worker._finishes.told.listen(lambda _: finished.set())
         try:
@@ -101,12 +110,23 @@ async def running(
 
 @asynccontextmanager
 async def working(
-    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+    store: Store,
+    queue: Queue,
+    *,
+    policy: AttemptPolicy = QUICK,
+    concurrency: int = 1_000,
+    host_concurrency: int = 200,
 ) -> AsyncIterator[Worker]:
     """A worker at work."""
     sender = create_sender(SenderKind.HTTP1)
     attempts = Attempts(store=store, sender=sender, policy=policy)
-    worker = Worker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
+    worker = Worker(
+        attempts=attempts,
+        queue=queue,
+        permits=Permits(storage_of(store), queue),
+        slots=Slots(concurrency, host_concurrency),
+        grace_s=10,
+    )
     task = asyncio.create_task(worker.run())
     try:
         yield worker

@@ -11,7 +11,7 @@ from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import HOUR_MS, FrozenTime, begin_one, finish_of, new_timer
-from tests.support.keys import STORE
+from tests.support.keys import Everywhere
 
 STATES: Final = (State.SCHEDULED, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
 ANY: Final = frozenset(STATES) - {State.RUNNING}
@@ -49,5 +49,5 @@ async def change_one(store: Store, change: Change) -> Changed:
 
 async def counted(redis: Redis) -> dict[str, int]:
     """Timers by state letter."""
-    counts = await redis.hgetall(STORE.counts)  # type: ignore[misc] # sync or async
-    return {field.decode().removeprefix("default:"): int(count) for field, count in counts.items()}
+    counts = await Everywhere(redis).hash("counts")
+    return {field.removeprefix("default:"): count for field, count in counts.items()}

@@ -17,7 +17,7 @@ from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, prob
 from httpqueue.api.schema.json_body import MAX_BATCH_BYTES, read_object
 from httpqueue.api.schema.query import check_query
 from httpqueue.api.schema.read_timer import read_batch, read_timer
-from httpqueue.api.timer_problems import state_conflict
+from httpqueue.api.timer_problems import other_lane, state_conflict
 from httpqueue.runtime.batch import Batcher
 from httpqueue.runtime.metrics import TIMERS_CREATED
 from httpqueue.storage.timers import Store
@@ -35,6 +35,7 @@ CONFLICT: Final = faulty_fields(
     [FieldError("id", "belongs to a timer with other content: choose another, or send the same content")],
 )
 IN_FLIGHT: Final = state_conflict(State.RUNNING)
+OTHER_LANE: Final = other_lane()
 
 
 class CreateTimers:
@@ -101,6 +102,8 @@ def _check_created(created: Created) -> None:
         raise CONFLICT
     if created.creation is Creation.RUNNING:
         raise IN_FLIGHT
+    if created.creation is Creation.OTHER_LANE:
+        raise OTHER_LANE
 
 
 def _result(timer: NewTimer, created: Created) -> dict[str, Any]:

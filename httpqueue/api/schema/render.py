@@ -4,7 +4,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from httpqueue.storage.policies import Application, Destination
+from httpqueue.storage.hosts import Destination
+from httpqueue.storage.policies import Application
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MS_PER_S,

@@ -1,5 +1,5 @@
 -- beat: renew the leases of attempts that are alive.
--- KEYS    records, running, up, permits
+-- KEYS    records, running, up
 -- ARGV    1 now   2 msgpack [[member, nonce, holder, lease ms], ...]
 -- RETURNS for each attempt 1: its lease is renewed, or 0: the attempt no longer belongs to the worker
 
@@ -14,7 +14,6 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   if is_held_by(head, nonce, holder) then
     leases[#leases + 1] = now + lease
     leases[#leases + 1] = member
-    redis.call('ZADD', keys.permits .. head.host, 'XX', now + lease, member)
     answers[i] = 1
   end
 end

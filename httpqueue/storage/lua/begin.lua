@@ -1,16 +1,16 @@
 -- begin: start an attempt for each wake-up whose timer is due, unless something holds the timer up.
--- KEYS    records, due, held, next, running, up, counts, applications, destinations, lanes, lines, permits, next_start,
---         starts, set_aside, waiting, probes, outbox
+-- KEYS    records, due, held, next, running, up, counts, applications, limited, lanes, lines, set_aside, waiting, probes,
+--         outbox
 -- ARGV    1 now   2 holder: names the worker and this call; a repeated call has the same holder
 --         3 timeout of timers without one, ms   4 how much longer a lease is than the timeout, ms
 --         5 longest lease, ms
---         6 msgpack {host: calls that the worker may still make}; a host that is not there is not limited
---         7 msgpack [[member, generation], ...]
+--         6 msgpack of the fields of Room, see timers/room.py; nil: the worker has room for all
+--         7 msgpack [[member, generation, has it a permit of its host?], ...]
 -- RETURNS {an answer for each wake-up, {application, its policy as JSON, ...}}. An answer is one of
 --         {'begun', attempt, workers lost in it, due ms, now ms, lease ms, nonce, spec, host}
+--         {'permit', host, due ms}   it needs a permit of its host: ask for one and begin again
 --         {'early', ms until it is due}
---         {'waiting', reserved start in ms since the epoch, or 0 when it waits in a line}
---         {'paused'}    its application or host is paused
+--         {'paused'}    its application is paused
 --         {'blocked'}   another timer of its lane comes first
 --         {'later'}     the whole answer is long enough: ask again
 --         {'gone'}      there is no record
@@ -22,78 +22,65 @@ go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local holder, usual_timeout, margin, longest_lease, room, wake_ups =
   ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
-local MISSED_MS = 1000 -- a start that passed less than this long ago is not missed: workers take a while
-local applications, destinations = {}, {} -- name -> {text, values}; false: no policy
+local applications, limited = {}, {} -- application -> {text, values}, false: no policy; host -> 1 or 0
 local begun, leases, begun_lines = {}, {}, {} -- begun: set of members; begun_lines: lines they may be in
 local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0 -- usually false: no timer waits anywhere
+local has_limits = redis.call('EXISTS', keys.limited) == 1
 local since = up_since(now)
 local bytes = 0
 
-local function policy_of(cache, key, name)
-  if cache[name] == nil then
-    local text = redis.call('HGET', key, name)
-    cache[name] = text and {text = text, values = cjson.decode(text)} or false
+local function policy_of(application)
+  if applications[application] == nil then
+    local text = redis.call('HGET', keys.applications, application)
+    applications[application] = text and {text = text, values = cjson.decode(text)} or false
   end
-  return cache[name]
+  return applications[application]
 end
 
--- The reserved start (ms) of a timer under its host's rate. Starts are 1/rate s apart, and a timer keeps its
--- start. A missed start is reserved again, or all missed ones would start at once. With `concurrency` it is
--- kept, because that may have delayed the timer.
-local function reserve_start(host, rate, concurrency, member)
-  local starts, next_start = keys.starts .. host, keys.next_start .. host
-  local start = tonumber(redis.call('ZSCORE', starts, member) or nil)
-  if not start or not concurrency and start + math.max(MISSED_MS, 1000 / rate) < now then
-    start = math.max(tonumber(redis.call('GET', next_start) or 0), now)
-    local following = string.format('%.3f', start + 1000 / rate)
-    redis.call('SET', next_start, following, 'PX', math.ceil(following - now) + 1000)
-    redis.call('ZADD', starts, start, member)
+local function is_limited(host)
+  if has_limits and not limited[host] then
+    limited[host] = redis.call('SISMEMBER', keys.limited, host)
   end
-  return math.ceil(start)
+  return limited[host] == 1
 end
 
--- The answer when the rate or concurrency of its host holds the timer up; nil when it may start.
-local function host_obstacle(member, head, policy)
-  local host, rate, concurrency = head.host, policy.rate, policy.concurrency
-  local start = rate and reserve_start(host, rate, concurrency, member) or now
-  if start > now then
-    redis.call('ZADD', keys.waiting, start, member)
-    place_in('held', member, head.due)
-    return {'waiting', start}
+-- Whether the worker may start a call of this application to this host: Room.take of timers/room.py.
+local function take_room(application, host)
+  if not room then
+    return true
   end
-  if concurrency then
-    redis.call('ZREMRANGEBYSCORE', keys.permits .. host, '-inf', now)
-    if redis.call('ZCARD', keys.permits .. host) >= concurrency then
-      join_line(host_line(host), member, head, now)
-      return {'waiting', 0}
-    end
+  local host_room, hosts, rooms, other_hosts, by_host = unpack(room)
+  local to_host = hosts[host] or host_room
+  local of_hosts = by_host[application] or {}
+  local of_pair = of_hosts[host] or other_hosts[application] or to_host
+  local of_application = rooms[application] or to_host
+  if math.min(to_host, of_pair, of_application) < 1 then
+    return false
   end
-  return nil
+  hosts[host], by_host[application], of_hosts[host] = to_host - 1, of_hosts, of_pair - 1
+  rooms[application] = rooms[application] and of_application - 1
+  return true
+end
+
+-- A timer that waits for its host gets its permit from there, in its turn, even when there is room again.
+local function needs_permit(member, head)
+  return is_limited(head.host) or may_wait and redis.call('ZSCORE', keys.waiting, member)
+    or not take_room(application_of(member), head.host)
 end
 
 -- The answer when something holds the timer up; nil when it may start.
-local function obstacle(member, head)
-  local host = head.host
-  local application = policy_of(applications, keys.applications, application_of(member))
+local function obstacle(member, head, has_permit)
+  local application = policy_of(application_of(member))
   if application and application.values.paused then
-    join_line(application_line(member), member, head, now)
-    return {'paused'}
-  end
-  local destination = policy_of(destinations, keys.destinations, host)
-  if destination and destination.values.paused then
-    join_line(host_line(host), member, head, now)
+    join_line(member, head, now)
     return {'paused'}
   end
   if is_blocked(member, head.lane) then
     place_in('held', member, head.due)
-    probe_later('lane:' .. lane_name(member, head.lane), now)
+    probe_later('lane:' .. lane_name(member, head.lane), now, now)
     return {'blocked'}
   end
-  if room[host] and room[host] < 1 then
-    join_line(host_line(host), member, head, now)
-    return {'waiting', 0}
-  end
-  return destination and host_obstacle(member, head, destination.values)
+  return not has_permit and needs_permit(member, head) and {'permit', head.host, head.due}
 end
 
 local function lease_of(head)
@@ -110,7 +97,6 @@ local function answer_begun(member, head, spec)
 end
 
 local function begin(member, head, spec)
-  local host = head.host
   count_move(member, head.state, RUNNING)
   if head.state == RUNNING then
     head.lost = head.lost + 1
@@ -123,20 +109,13 @@ local function begin(member, head, spec)
   if head.lane ~= '' then
     redis.call('ZADD', keys.lanes .. lane_name(member, head.lane), TURN, member)
   end
-  if destinations[host] then
-    redis.call('ZREM', keys.starts .. host, member)
-    if destinations[host].values.concurrency then
-      redis.call('ZADD', keys.permits .. host, now + lease_of(head), member)
-    end
-  end
-  room[host] = room[host] and room[host] - 1
   if may_wait then
-    begun_lines[host_line(host)], begun_lines[application_line(member)] = true, true
+    begun_lines[application_of(member)] = true
   end
   return answer_begun(member, head, spec)
 end
 
-local function answer_to(member, generation)
+local function answer_to(member, generation, has_permit)
   local record = redis.call('GET', keys.records .. member)
   if not record then
     return {'gone'}
@@ -162,7 +141,7 @@ local function answer_to(member, generation)
   elseif head.due > now then
     return {'early', head.due - now}
   end
-  return obstacle(member, head) or begin(member, head, spec)
+  return obstacle(member, head, has_permit) or begin(member, head, spec)
 end
 
 local function leave_all_lines()
@@ -171,15 +150,15 @@ local function leave_all_lines()
     members[#members + 1] = member
   end
   call_for_all('ZREM', keys.waiting, members)
-  for line, _ in pairs(begun_lines) do
-    call_for_all('ZREM', keys.lines .. line, members)
+  for application, _ in pairs(begun_lines) do
+    call_for_all('ZREM', keys.lines .. application, members)
   end
 end
 
 local answers = {}
 for i, wake_up in ipairs(wake_ups) do
-  local member, generation = unpack(wake_up)
-  answers[i] = bytes < MAX_ANSWER_BYTES and answer_to(member, generation) or {'later'}
+  local member, generation, has_permit = unpack(wake_up)
+  answers[i] = bytes < MAX_ANSWER_BYTES and answer_to(member, generation, has_permit) or {'later'}
 end
 call_for_all('ZADD', keys.running, leases)
 write_changes()

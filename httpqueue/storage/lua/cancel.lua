@@ -1,7 +1,9 @@
 -- cancel: end a scheduled timer, or delete a failed one.
--- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting
 -- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a cancelled timer, ms
--- RETURNS {'changed', state letter before, due ms, version before}
+-- RETURNS {'changed', state letter before, due ms, version before, host in whose line it was or '',
+--           generation}
+--         {'moved', partition}        it has an ordering key and is there
 --         {'gone'}                    there is no readable record, or its retention is over
 --         {'state', its letter}       it is in another state
 --         {'version', state letter}   it has another version
@@ -11,7 +13,12 @@ go_on_when_full(keys.retention)
 local now = now_ms(ARGV[1])
 local member, version, retention = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local head = head_of(member)
+local record = redis.call('GET', keys.records .. member)
+local head = record and read_head(record)
+local moved_to = record and not head and read_pointer(record)
+if moved_to then
+  return {'moved', moved_to}
+end
 if not head or not read_spec(head) or is_over(member, head, now) then
   return {'gone'}
 end
@@ -22,6 +29,7 @@ if version ~= '' and version ~= version_of(head) then
   return {'version', head.state}
 end
 local before, version_before = head.state, version_of(head)
+local waits_for = redis.call('ZSCORE', keys.waiting, member) and head.host or ''
 if before == FAILED then
   redis.call('ZADD', keys.retention, now, member)
 else
@@ -32,4 +40,4 @@ else
   count_move(member, before, CANCELLED)
 end
 write_changes()
-return {'changed', before, head.due, version_before}
+return {'changed', before, head.due, version_before, waits_for, head.generation}

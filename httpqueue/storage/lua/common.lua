@@ -5,6 +5,8 @@
 --   format version, state letter, generation, attempts, lost, due ms, timeout ms (0: the worker's default),
 --   ordering key ('': none), host, nonce, holder ('': nobody) | spec (JSON)
 --   | attempts (JSON each, the oldest first)
+-- A pointer is what a timer's home has instead when the timer is in the partition of its ordering key:
+--   format version, 'p', partition, nonce of the timer that was last created
 -- `lost` counts the workers that were lost in this attempt. `holder` names the worker and the `begin` call
 -- that lead the attempt. All strings are MessagePack's old raw type: cmsgpack does not know the bin type.
 -- A `member` is application:id, the name of a timer. The indices of one application hold ids alone.
@@ -18,6 +20,10 @@ local TURN = '-inf' -- the score, in a lane, of the timer that has the turn, wha
 local MAX_ARGUMENTS = 4000 -- even, and below what Lua can unpack
 local MAX_ANSWER_BYTES = 4000000 -- a longer answer would block the server too long
 local PROBE_MS = 10000 -- how long nobody serves a lane or line until heal wakes its first timer
+local WAIT_PROBE_MS = 60000 -- how often heal asks a host whether it still knows that a timer waits
+local POINTER_CHECK_MS = 60000 -- when heal looks whether there is a record where a pointer points to
+local OUTBOX_CHANNEL = 'hq:outbox'
+local WAKE_CHANNEL = 'hq:wake'
 local SILENCE_MS = 5000 -- when nobody has called the store for this long, it was away
 local UP_GRACE_MS = 15000 -- after that, no running timer is taken over for this long
 
@@ -53,6 +59,15 @@ local function call_for_all(command, key, arguments)
   end
 end
 
+-- The key of a wake-up's arq job. A wake-up id begins with the hash tag that ends the prefix of the jobs' keys.
+-- nil: the id is not ours, and its job may be in another slot.
+local function job_key(wake_up_id)
+  local tag = string.match(keys.jobs, '{%d+}$')
+  if string.sub(wake_up_id, 1, #tag) == tag then
+    return keys.jobs .. string.sub(wake_up_id, #tag + 1)
+  end
+end
+
 -- record -> {state, generation, attempts, lost, due, timeout, lane, host, nonce, holder, rest}; nil when the
 -- record cannot be read. `lane` is the ordering key. `rest` is the packed spec and attempts.
 local function read_head(record)
@@ -68,6 +83,14 @@ local function read_head(record)
     state = state, generation = generation, attempts = attempts, lost = lost, due = due, timeout = timeout,
     lane = lane, host = host, nonce = nonce, holder = holder, rest = string.sub(record, next + 1)
   }
+end
+
+-- record -> partition, nonce; nil when it is no pointer.
+local function read_pointer(record)
+  local ok, _, format, kind, partition, nonce = pcall(cmsgpack.unpack_limit, record, 4)
+  if ok and format == FORMAT and kind == 'p' then
+    return partition, nonce
+  end
 end
 
 -- The head of a timer's record; nil or false when there is no readable record.
@@ -190,11 +213,23 @@ local function write_counts()
   end
 end
 
+-- Write an outbox entry: the relay puts the timer's wake-up into the queue. An empty outbox may have relays
+-- that sleep: `write_changes` wakes them.
+local must_ring = false
+
+local function tell_relay(member, head)
+  must_ring = must_ring or redis.call('XLEN', keys.outbox) == 0
+  redis.call('XADD', keys.outbox, '*', 'timer', member, 'generation', head.generation, 'due', head.due)
+end
+
 local function write_changes()
   for application, ids in pairs(places) do
     write_places(application, ids)
   end
   write_counts()
+  if must_ring then
+    redis.call('PUBLISH', OUTBOX_CHANNEL, string.match(keys.outbox, '{(%d+)}'))
+  end
 end
 
 local function ended_index(member, state)
@@ -218,18 +253,12 @@ local function is_over(member, head, now)
   return is_finished(head) and tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now
 end
 
--- Write an outbox entry: the relay puts the timer's wake-up into the queue.
-local function tell_relay(member, head)
-  redis.call('XADD', keys.outbox, '*', 'timer', member, 'generation', head.generation, 'due', head.due)
-end
-
 -- {member, generation, ...} that `finish` returns for its worker to start; nil: tell the relay instead.
 -- finish.lua sets it.
 local unblocked
 
 -- Move a scheduled timer from `held` to `due`, and see to its wake-up. A running timer stays in `held`.
 local function wake(member, now)
-  redis.call('ZREM', keys.waiting, member)
   local head = head_of(member)
   if not head or head.state ~= SCHEDULED then
     return
@@ -243,9 +272,10 @@ local function wake(member, now)
   end
 end
 
--- Note that a lane or line has waiting timers: heal wakes the first one if nobody serves it for PROBE_MS.
-local function probe_later(name, now)
-  redis.call('ZADD', keys.probes, 'NX', now + PROBE_MS, name)
+-- Note that a lane or line has waiting timers, of which the first is due at `due`: heal wakes it if nobody
+-- serves the lane or line for PROBE_MS.
+local function probe_later(name, due, now)
+  redis.call('ZADD', keys.probes, 'LT', math.max(due, now) + PROBE_MS, name)
 end
 
 local function lane_name(member, lane)
@@ -263,7 +293,7 @@ local function take_place(member, head, now)
   local is_first = redis.call('ZRANGE', key, 0, 0)[1] == member
   place_in(is_first and 'due' or 'held', member, head.due)
   if not is_first then
-    probe_later('lane:' .. lane_name(member, head.lane), now)
+    probe_later('lane:' .. lane_name(member, head.lane), head.due, now)
   end
 end
 
@@ -294,26 +324,17 @@ local function is_blocked(member, lane)
   return first and first ~= member
 end
 
-local function host_line(host)
-  return 'host:' .. host
-end
-
-local function application_line(member)
-  return 'application:' .. application_of(member)
-end
-
--- Put a due timer into a line. No attempt is counted.
-local function join_line(line, member, head, now)
-  redis.call('ZADD', keys.lines .. line, head.due, member)
-  probe_later(line, now)
+-- Put a due timer of a paused application into its line. No attempt is counted.
+local function join_line(member, head, now)
+  local application = application_of(member)
+  redis.call('ZADD', keys.lines .. application, head.due, member)
+  probe_later('application:' .. application, head.due, now)
   place_in('held', member, head.due)
 end
 
--- Take a timer out of the lines of its host and application, and drop its reserved start.
-local function leave_lines(member, host)
-  redis.call('ZREM', keys.lines .. host_line(host), member)
-  redis.call('ZREM', keys.starts .. host, member)
-  redis.call('ZREM', keys.lines .. application_line(member), member)
+-- A timer no longer waits for its application or host.
+local function leave_lines(member)
+  redis.call('ZREM', keys.lines .. application_of(member), member)
   redis.call('ZREM', keys.waiting, member)
 end
 
@@ -323,21 +344,7 @@ local function leave_place(member, head, now)
     leave_ended(member, head)
   else
     leave_lane(member, head.lane, now)
-    leave_lines(member, head.host)
-  end
-end
-
--- Calls to a host have ended: free their permits, and wake one timer of the host's line for each call.
-local function free_host(host, members, now)
-  if redis.call('EXISTS', keys.permits .. host) == 1 then
-    call_for_all('ZREM', keys.permits .. host, members)
-  end
-  local line = keys.lines .. host_line(host)
-  if redis.call('EXISTS', line) == 1 then
-    local next = redis.call('ZPOPMIN', line, #members)
-    for i = 1, #next, 2 do
-      wake(next[i], now)
-    end
+    leave_lines(member)
   end
 end
 
@@ -448,4 +455,75 @@ end
 local function is_paused(application)
   local text = redis.call('HGET', keys.applications, application)
   return text and cjson.decode(text).paused
+end
+
+-- Set bits of an archive layer: at most 64 positions. Returns 1 when one of them was not set before, else 0.
+local bit_operations
+
+local function set_bits(layer, positions)
+  if #positions == 0 then
+    return 0
+  end
+  if not bit_operations then
+    bit_operations = {}
+    for i = 1, 4 * 64, 4 do
+      bit_operations[i], bit_operations[i + 1], bit_operations[i + 3] = 'SET', 'u1', '1'
+    end
+  end
+  for i = 1, #positions do
+    bit_operations[4 * i - 1] = positions[i]
+  end
+  for _, bit in ipairs(redis.call('BITFIELD', layer, unpack(bit_operations, 1, 4 * #positions))) do
+    if bit == 0 then
+      return 1
+    end
+  end
+  return 0
+end
+
+-- A host's own slot (keys.HostKeys). A member there is a wake-up's text. Only the scripts host_* use these.
+local CATCH_UP_MS = 1000 -- workers that are late by no more than this catch up with the host's rate
+local ROUNDING_MS = 0.001
+local FORGET_HOST_MS = 7 * 24 * 3600000
+
+-- The host's rules: {paused, rate, concurrency}; what is nil is not limited.
+local function read_rules()
+  local ok, rules = pcall(cjson.decode, redis.call('GET', keys.rules) or '{}')
+  return ok and type(rules) == 'table' and rules or {}
+end
+
+-- When the rate lets the next call start (ms, with a fraction), but not before `earliest`.
+local function next_start(rules, now, earliest)
+  if not rules.rate then
+    return earliest
+  end
+  local last = math.min(tonumber(redis.call('GET', keys.last_start) or 0), now)
+  return math.max(last + 1000 / rules.rate, earliest)
+end
+
+local function note_start(rules, last)
+  local kept_ms = math.ceil(1000 / rules.rate) + 3600000
+  redis.call('SET', keys.last_start, string.format('%.3f', last), 'PX', kept_ms)
+end
+
+-- How many more permits there are; less than 0 after the limit was lowered.
+local function free_permits(rules)
+  return (rules.concurrency or math.huge) - redis.call('ZCARD', keys.permits)
+end
+
+-- Put wake-ups whose permits have expired back into the line, before all others: their worker is lost.
+local function return_expired(now)
+  local expired = redis.call('ZRANGEBYSCORE', keys.permits, '-inf', now)
+  local entries = {}
+  for _, member in ipairs(expired) do
+    entries[#entries + 1] = 0
+    entries[#entries + 1] = member
+  end
+  call_for_all('ZADD', keys.line, entries)
+  call_for_all('ZREM', keys.permits, expired)
+end
+
+-- When the wake-up of this rank in the line (0: the first) may start, if the next start is at `start`.
+local function start_of_rank(rules, start, rank)
+  return math.ceil(start + rank * 1000 / rules.rate - ROUNDING_MS)
 end

@@ -1,10 +1,13 @@
 -- create: store timers, each with its place in an index and lane, and its outbox entry.
--- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, starts, waiting, probes
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting, probes
 -- ARGV    1 now
 --         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce,
 --           if exists], ...]
--- RETURNS for each timer {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running', due ms}
---         due ms: of the timer that now has the id; 0 for an unreadable record
+-- RETURNS for each timer one of
+--         {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running' | 'lane', due ms}
+--           due ms: of the timer that now has the id; 0 for an unreadable record
+--           lane: it would be replaced, but it has another ordering key
+--         {'moved', partition}        the id's timer has an ordering key and is there
 -- `if exists` says what happens when the id is taken: 'conflict', 'keep', 'replace', 'earliest' or 'latest'.
 -- The last two keep the timer with that due time, but replace a finished one. 'conflict' answers 'exists'
 -- when the specs are equal. A running timer and an unreadable record are never replaced.
@@ -34,29 +37,36 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
   local due = instant_ms(ms, is_delay, now)
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
+  local moved_to = record and not head and read_pointer(record)
   local is_gone = head and is_over(member, head, now)
   if is_gone then
     leave_place(member, head, now)
   end
-  if is_gone or not record then
+  if moved_to then
+    answers[i] = {'moved', moved_to}
+  elseif is_gone or not record then
     store(member, new_head(0, due, timeout, lane, host, nonce), spec, is_gone and head.state or nil)
     answers[i] = {'created', due}
   else
     local known = head and read_spec(head)
     if known == spec and if_exists == 'conflict' then
       answers[i] = {'exists', head.due}
-    elseif not known or if_exists == 'conflict' then
+    elseif not known then
       answers[i] = {'conflict', head and head.due or 0}
     elseif if_exists == 'keep' then
       answers[i] = {'kept', head.due}
+    elseif head.lane ~= lane then
+      answers[i] = {'lane', head.due}
+    elseif if_exists == 'conflict' then
+      answers[i] = {'conflict', head.due}
     elseif head.state == RUNNING then
       answers[i] = {'running', head.due}
-    elseif is_wanted(if_exists, head, due) then
+    elseif not is_wanted(if_exists, head, due) then
+      answers[i] = {'kept', head.due}
+    else
       leave_place(member, head, now)
       store(member, new_head(head.generation + 1, due, timeout, lane, host, nonce), spec, head.state)
       answers[i] = {'replaced', due}
-    else
-      answers[i] = {'kept', head.due}
     end
   end
 end

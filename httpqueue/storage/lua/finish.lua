@@ -1,11 +1,9 @@
 -- finish: write down how attempts ended, and what becomes of their timers.
--- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, permits, starts, health,
---         waiting, probes
+-- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes
 -- ARGV    1 now   2 how many attempts a record keeps
 --         3 1: return the timers that are unblocked and due; 0: tell the relay of them
---         4 msgpack [[member, nonce, holder, what then, ms, log entry, delivered?, result, callback], ...]
+--         4 msgpack [[member, nonce, holder, what then, ms, log entry, callback], ...]
 --           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
---           result: status or error of the call; '' when there was no call
 --           callback: [member, spec, timeout ms, host, nonce] of the timer that is the callback, or []
 -- RETURNS {{1 or 0 for each attempt}, {member, generation, ...} of unblocked timers}
 -- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
@@ -16,7 +14,6 @@ local now = now_ms(ARGV[1])
 local kept_attempts, items = tonumber(ARGV[2]), cmsgpack.unpack(ARGV[4])
 unblocked = ARGV[3] == '1' and {} or nil
 local ended = {}
-local notes = {} -- host -> {failures, members, result, delivered}
 
 -- `rest` of a record with one more attempt; the latest `kept_attempts` attempts are kept.
 local function with_attempt(rest, spec, entry)
@@ -68,30 +65,6 @@ local function store_callback(callback)
   count_move(member, nil, SCHEDULED)
 end
 
-local function note_call(host, member, is_delivered, result)
-  local note = notes[host]
-  if not note then
-    note = {failures = 0, members = {}}
-    notes[host] = note
-  end
-  note.members[#note.members + 1] = member
-  if result ~= '' then
-    note.result = result
-    note.delivered = note.delivered or is_delivered
-    note.failures = is_delivered and 0 or note.failures + 1
-  end
-end
-
-local function write_health(host, note)
-  local known = redis.call('HGET', keys.health, host)
-  local failures = 0
-  if known and not note.delivered then
-    local ok, before = pcall(cmsgpack.unpack, known)
-    failures = ok and before[1] or 0
-  end
-  redis.call('HSET', keys.health, host, cmsgpack.pack({failures + note.failures, now, note.result}))
-end
-
 local function settle(member, head, rest, what, ms, callback)
   head.holder, head.lost = '', 0
   if what == 'retry' then
@@ -109,26 +82,19 @@ end
 local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0
 local answers = {}
 for i, item in ipairs(items) do
-  local member, nonce, holder, what, ms, entry, is_delivered, result, callback = unpack(item)
+  local member, nonce, holder, what, ms, entry, callback = unpack(item)
   local head = head_of(member)
   local spec = head and read_spec(head)
   answers[i] = 0
   if spec and is_held_by(head, nonce, holder) then
     ended[#ended + 1] = member
-    note_call(head.host, member, is_delivered, result)
     if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
-      leave_lines(member, head.host)
+      leave_lines(member)
     end
     settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
     answers[i] = 1
   end
 end
 call_for_all('ZREM', keys.running, ended)
-for host, note in pairs(notes) do
-  if note.result then
-    write_health(host, note)
-  end
-  free_host(host, note.members, now)
-end
 write_changes()
 return {answers, unblocked or {}}

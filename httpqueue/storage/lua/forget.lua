@@ -1,6 +1,7 @@
 -- forget: put the ids of timers whose retention is over into the archive, and drop their records.
 -- KEYS    records, ended, retention, counts, archive_layers, archive_counts
--- ARGV    1 now   2 archive layer number   3 msgpack [[member, [bit positions]], ...], from `expired`
+-- ARGV    1 now   2 archive layer number
+--         3 msgpack [[member, [bit positions], or [] when `bury` has set them at its home], ...], from `expired`
 -- RETURNS {how many records were dropped, how many ids the archive layer now has}
 -- A timer that was created anew since `expired` is skipped: its retention is not over.
 
@@ -9,23 +10,7 @@ local now = now_ms(ARGV[1])
 local layer, items = ARGV[2], cmsgpack.unpack(ARGV[3])
 local bits = keys.archive_layers .. layer
 local archived = 0
-local operations = {} -- SET u1 <position> 1, for up to 64 positions
-for i = 1, 4 * 64, 4 do
-  operations[i], operations[i + 1], operations[i + 3] = 'SET', 'u1', '1'
-end
 local records, members, ended = {}, {}, {}
-
-local function archive(positions)
-  for i = 1, #positions do
-    operations[4 * i - 1] = positions[i]
-  end
-  for _, bit in ipairs(redis.call('BITFIELD', bits, unpack(operations, 1, 4 * #positions))) do
-    if bit == 0 then
-      archived = archived + 1
-      return
-    end
-  end
-end
 
 -- An unreadable record does not tell its state, so all ended indices are tried.
 local function leave_any_index(member)
@@ -39,7 +24,7 @@ end
 for _, item in ipairs(items) do
   local member, positions = unpack(item)
   if tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now then
-    archive(positions)
+    archived = archived + set_bits(bits, positions)
     local head = short_head_of(member)
     records[#records + 1] = keys.records .. member
     members[#members + 1] = member

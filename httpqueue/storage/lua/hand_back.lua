@@ -1,12 +1,12 @@
 -- hand_back: give up attempts that a worker has begun, so that another worker makes them.
--- KEYS    records, due, held, next, running, outbox, counts, lines, permits, waiting
+-- KEYS    records, due, held, next, running, outbox, counts
 -- ARGV    1 now   2 msgpack [[member, nonce, holder, may have been called?], ...]
 -- RETURNS for each attempt 1: it is handed back, or 0: it no longer belongs to the worker
 -- No attempt is counted. A webhook that may have been called counts as a lost worker: it may come twice.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
-local answers, ended, hosts = {}, {}, {}
+local answers, ended = {}, {}
 for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   local member, nonce, holder, may_be_sent = unpack(item)
   local head = head_of(member)
@@ -19,14 +19,9 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
     count_move(member, RUNNING, SCHEDULED)
     tell_relay(member, head)
     ended[#ended + 1] = member
-    hosts[head.host] = hosts[head.host] or {}
-    table.insert(hosts[head.host], member)
     answers[i] = 1
   end
 end
 call_for_all('ZREM', keys.running, ended)
-for host, members in pairs(hosts) do
-  free_host(host, members, now)
-end
 write_changes()
 return answers

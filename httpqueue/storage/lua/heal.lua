@@ -1,13 +1,14 @@
--- heal: wake timers that nothing else wakes: those that lost their worker, the first timer of each lane and
--- line that nobody serves, and those whose reserved start passed without them.
+-- heal: find timers that nothing else wakes: those that lost their worker, those that have waited long for their
+-- host, and the first timer of each lane and line that nobody serves.
 -- KEYS    records, due, held, next, running, up, outbox, counts, lanes, lines, waiting, probes
--- ARGV    1 now   2 how long ago a reserved start passed, ms   3 limit of each kind
---         4 how many timers that lost their worker to skip; the other kinds are only looked for at 0
--- RETURNS {member, generation, due ms, ...} of timers that lost their worker. The others get outbox entries.
+-- ARGV    1 now   2 limit of each kind
+--         3 how many timers that lost their worker to skip; the other kinds are only looked for at 0
+-- RETURNS {{member, generation, due ms, ...} that lost their worker, {member, generation, due ms, host, ...} that wait}
+-- The first timers of lanes and lines get outbox entries.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
-local late, limit, skip = now - ARGV[2], ARGV[3], tonumber(ARGV[4])
+local limit, skip = ARGV[2], tonumber(ARGV[3])
 local since = up_since(now)
 
 local function lost_workers()
@@ -28,30 +29,47 @@ local function lost_workers()
   return found
 end
 
+local function long_waiting()
+  local found = {}
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.waiting, '-inf', now, 'LIMIT', 0, limit)) do
+    local head = short_head_of(member)
+    if head and head.state == SCHEDULED then
+      local n = #found
+      found[n + 1], found[n + 2], found[n + 3], found[n + 4] = member, head.generation, head.due, head.host
+    else
+      redis.call('ZREM', keys.waiting, member)
+    end
+  end
+  return found
+end
+
 local function probe(name)
-  local key = string.sub(name, 1, 5) == 'lane:' and keys.lanes .. string.sub(name, 6) or keys.lines .. name
+  local kind, rest = string.match(name, '^(%a+):(.*)$')
+  local key = (kind == 'lane' and keys.lanes or keys.lines) .. rest
   local first = redis.call('ZRANGE', key, 0, 0)[1]
-  while first and not short_head_of(first) do
+  local head = first and short_head_of(first)
+  while first and not head do
     redis.call('ZREM', key, first)
     first = redis.call('ZRANGE', key, 0, 0)[1]
+    head = first and short_head_of(first)
   end
   if not first then
     redis.call('ZREM', keys.probes, name)
     return
   end
-  redis.call('ZADD', keys.probes, now + PROBE_MS, name)
-  wake(first, now)
+  redis.call('ZADD', keys.probes, math.max(head.due, now) + PROBE_MS, name)
+  if head.due <= now then
+    wake(first, now)
+  end
 end
 
 local lost = lost_workers()
 if skip > 0 then
-  return lost
+  return {lost, {}}
 end
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', keys.probes, '-inf', now, 'LIMIT', 0, limit)) do
   probe(name)
 end
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys.waiting, '-inf', late, 'LIMIT', 0, limit)) do
-  wake(member, now)
-end
+local waiting = long_waiting()
 write_changes()
-return lost
+return {lost, waiting}

@@ -1,5 +1,5 @@
 -- put: put wake-ups into the queue, and wake the workers when one of them is now the earliest.
--- KEYS    queue, jobs, wake
+-- KEYS    queue, jobs
 -- ARGV    1 now   2 ms that this server's clock is ahead of the store's   3 arq job definition
 --         4 msgpack [[wake-up id, due ms], ...]
 -- RETURNS how many of them were not in the queue before
@@ -19,7 +19,7 @@ local size = redis.call('ZCARD', keys.queue)
 local jobs, entries = {}, {}
 for _, wake_up in ipairs(wake_ups) do
   local id, due = unpack(wake_up)
-  jobs[#jobs + 1] = keys.jobs .. id
+  jobs[#jobs + 1] = job_key(id)
   jobs[#jobs + 1] = definition
   entries[#entries + 1] = math.max(due, now)
   entries[#entries + 1] = id
@@ -29,6 +29,6 @@ for first = 1, #entries, MAX_ARGUMENTS do
   redis.call('ZADD', keys.queue, 'LT', unpack(entries, first, math.min(first + MAX_ARGUMENTS - 1, #entries)))
 end
 if earliest() < before then
-  redis.call('PUBLISH', keys.wake, '')
+  redis.call('PUBLISH', WAKE_CHANNEL, string.match(keys.queue, '{(%d+)}'))
 end
 return redis.call('ZCARD', keys.queue) - size

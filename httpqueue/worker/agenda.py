@@ -1,0 +1,38 @@
+"""When a worker looks into which partition's queue. Pure."""
+
+from collections.abc import Iterable
+
+from httpqueue.timers.commands import WakeUp
+
+
+class Agenda:
+    """Knows when the next wake-up of each partition is due, on a clock of seconds that never jumps."""
+
+    def __init__(self, partitions: Iterable[int]) -> None:
+        self._look_at_s = dict.fromkeys(partitions, 0.0)
+
+    def due(self, now_s: float) -> list[int]:
+        """The partitions to look into now. Who was looked into longest ago comes first."""
+        return [partition for partition, at_s in self._look_at_s.items() if at_s <= now_s]
+
+    def note(self, partition: int, at_s: float) -> None:
+        """Somebody looked into the partition. The next look is at at_s."""
+        del self._look_at_s[partition]
+        self._look_at_s[partition] = at_s
+
+    def wake(self, partition: int) -> None:
+        """The partition has an earlier wake-up than was known: look into it at once."""
+        if partition in self._look_at_s:
+            self._look_at_s[partition] = 0.0
+
+    def idle_s(self, now_s: float) -> float:
+        """For how many seconds no partition has to be looked into."""
+        return max(0.0, min(self._look_at_s.values()) - now_s)
+
+
+def by_partition(wake_ups: Iterable[WakeUp]) -> dict[int, list[WakeUp]]:
+    """Group wake-ups by their partitions."""
+    groups: dict[int, list[WakeUp]] = {}
+    for wake_up in wake_ups:
+        groups.setdefault(wake_up.partition, []).append(wake_up)
+    return groups

@@ -1,0 +1,107 @@
+"""Gets permits from hosts, and gives them back. A host with rules, or with a line, gives them in due order.
+
+A worker that dies keeps no permit: it expires, and its timer returns to the host's line.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from httpqueue.storage.hosts import Calls, Serve, Served
+from httpqueue.storage.queue import Queue
+from httpqueue.storage.storage import Storage
+from httpqueue.timers.commands import Finish, WakeUp
+from httpqueue.worker.attempts import Running
+
+LEASE_MS: Final = 20_000
+"""How long a permit holds unless it is renewed."""
+AT_ONCE_MS: Final = 1
+Wanted = Mapping[str, tuple[Sequence[WakeUp], int]]
+"""{host: (wake-ups that join its line, how many calls can start)}"""
+
+
+class Permits:
+    """The permits of one worker. Methods raise UnavailableError when a server is away."""
+
+    def __init__(self, storage: Storage, queue: Queue) -> None:
+        self._store = storage.store
+        self._hosts = storage.hosts
+        self._queue = queue
+        self._ended: dict[str, list[WakeUp]] = {}
+        self._calls: dict[str, Calls] = {}
+
+    def note_finished(self, batch: Iterable[Finish]) -> None:
+        """Note what these attempts say about their hosts, for `tell_health`."""
+        for finish in batch:
+            if finish.was_called:
+                host, error = finish.begun.host, finish.attempt.error
+                known = self._calls.get(host, Calls(delivered=False, failures=0, result=""))
+                self._calls[host] = Calls(
+                    known.delivered or error is None,
+                    0 if error is None else known.failures + 1,
+                    error or str(finish.attempt.status),
+                )
+
+    async def tell_health(self) -> None:
+        """Tell the hosts how calls to them ended."""
+        calls, self._calls = self._calls, {}
+        await self._hosts.note_calls(calls)
+
+    async def limits(self) -> dict[str, int]:
+        """{host: how many calls it takes at once}, of those that limit that."""
+        rules = await self._hosts.rules()
+        return {host: rule.concurrency for host, rule in rules.items() if rule.concurrency is not None}
+
+    def give_back(self, host: str, wake_up: WakeUp) -> None:
+        """Note that a permit is no longer needed. The next `ask` gives it back."""
+        self._ended.setdefault(host, []).append(wake_up)
+
+    @property
+    def ended(self) -> frozenset[str]:
+        """The hosts that have permits to get back."""
+        return frozenset(self._ended)
+
+    async def ask(self, wanted: Wanted) -> list[Served]:
+        """Give ended permits back, and ask for others.
+
+        When it returns, timers that got no permit are marked as waiting in the store. If a rate holds them up, they
+        have wake-ups in the queue for the time at which it lets them start.
+        """
+        ended, self._ended = self._ended, {}
+        requests = [
+            Serve(host, ended.get(host, ()), *wanted.get(host, ((), 0)), lease_ms=LEASE_MS)
+            for host in {**ended, **wanted}
+        ]
+        try:
+            answers = await self._hosts.serve(requests)
+        except BaseException:
+            for host, wake_ups in ended.items():  # to give them back twice does no harm
+                self._ended[host] = wake_ups + self._ended.get(host, [])
+            raise
+        refused = [each for served in answers for each in served.refused]
+        await self._store.wait([wake_up for wake_up, _ in refused])
+        tickets = [replace(wake_up, due_ms=start_ms) for wake_up, start_ms in refused if start_ms]
+        if tickets:
+            await self._queue.put(tickets)
+        return answers
+
+    async def renew(self, held: Mapping[str, Sequence[WakeUp]]) -> None:
+        """Renew permits, {host: wake-ups}."""
+        await self._hosts.renew(held, LEASE_MS)
+
+    async def leave(self) -> None:
+        """Give everything back, and wake those who come next for other workers."""
+        for served in await self.ask({}):
+            if served.waiting:
+                await self._queue.put(
+                    [replace(each, due_ms=AT_ONCE_MS) for each in await self._hosts.release(served.host)]
+                )
+
+
+def permits_of(attempts: Sequence[Running]) -> dict[str, list[WakeUp]]:
+    """{host: wake-ups} of those that have a permit."""
+    held: dict[str, list[WakeUp]] = {}
+    for running in attempts:
+        if running.has_permit:
+            held.setdefault(running.begun.host, []).append(running.begun.wake_up)
+    return held

@@ -1,6 +1,7 @@
 """When a worker looks into which partition's queue. Pure."""
 
 from collections.abc import Iterable
+from math import inf
 
 from httpqueue.timers.commands import WakeUp
 
@@ -11,17 +12,21 @@ class Agenda:
     def __init__(self, partitions: Iterable[int]) -> None:
         self._look_at_s = dict.fromkeys(partitions, 0.0)
 
-    def due(self, now_s: float) -> list[int]:
-        """The partitions to look into now. Who was looked into longest ago comes first."""
-        return [partition for partition, at_s in self._look_at_s.items() if at_s <= now_s]
+    def take(self, now_s: float) -> int | None:
+        """A partition to look into now; tell `note` what was found. None: there is nothing to look at."""
+        for partition, at_s in self._look_at_s.items():
+            if at_s <= now_s:
+                del self._look_at_s[partition]
+                self._look_at_s[partition] = inf  # the last, so that others have their turn
+                return partition
+        return None
 
     def note(self, partition: int, at_s: float) -> None:
-        """Somebody looked into the partition. The next look is at at_s."""
-        del self._look_at_s[partition]
-        self._look_at_s[partition] = at_s
+        """The next look into the partition is at at_s, unless it was woken since `take`."""
+        self._look_at_s[partition] = min(self._look_at_s[partition], at_s)
 
     def wake(self, partition: int) -> None:
-        """The partition has an earlier wake-up than was known: look into it at once."""
+        """The partition may have an earlier wake-up than was known: look into it at once."""
         if partition in self._look_at_s:
             self._look_at_s[partition] = 0.0
 

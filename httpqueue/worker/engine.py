@@ -78,12 +78,14 @@ class Worker:
             asyncio.create_task(each)
             for each in (self._listen(), self._beat(), self._talk_about_hosts(), self._finishes.run())
         ]
+        for helper in helpers:
+            helper.add_done_callback(lambda _: self._wake.set())
         try:
             while not self._stopping.is_set():
-                await self._round()
                 for helper in helpers:
                     if helper.done():
                         await helper  # raises: without it, a worker would go on and tell nobody how calls end
+                await self._round()
             await self._wind_down()
         finally:
             await self._give_up_attempts()
@@ -175,17 +177,21 @@ class Worker:
 
     async def _claim(self, size: int) -> float:
         """Hold so many wake-ups, if so many are due. Returns in how many seconds the next one is due."""
-        now_s = clock.monotonic_s()
-        for partition in self._agenda.due(now_s):
-            if len(self._held) >= size:
-                return 0
-            claim = await self._queue.claim(partition, size - len(self._held))
+        while len(self._held) < size:
+            now_s = clock.monotonic_s()
+            partition = self._agenda.take(now_s)
+            if partition is None:
+                return self._agenda.idle_s(now_s)
+            wait_s = 0.0
+            try:
+                claim = await self._queue.claim(partition, size - len(self._held))
+                wait_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+            finally:
+                self._agenda.note(partition, now_s + wait_s)
             for job in claim.unreadable:
                 log.error("worker.unreadable", job=job)
             self._held += claim.wake_ups
-            wait_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
-            self._agenda.note(partition, now_s + wait_s)
-        return self._agenda.idle_s(clock.monotonic_s())
+        return 0
 
     async def _begin_all(self) -> None:
         """Make all calls of `begin`. One whose answer is lost stays the first, and is repeated."""

@@ -64,9 +64,12 @@ class Finishes:
 
     async def run(self) -> None:
         """Send batches to the store until cancelled. Each partition has batches of its own."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                tasks.create_task(self._send(await self._new_parts.get()))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    tasks.create_task(self._send(await self._new_parts.get()))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def _send(self, part: "_Part") -> None:
         while True:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from httpqueue.storage.scripts import pack
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, End, Finish, NewTimer, OutboxEntry, Refused, Retry, WakeUp
@@ -86,7 +87,8 @@ async def pass_time(store: Store, time: FrozenTime, ms: int) -> None:
     while ms > 0:
         time.advance(min(ms, _STEP_MS))
         ms -= _STEP_MS
-        await store.beat([])
+        for partition in PARTITIONS.all:
+            await store._beat(partition, time.now_ms, pack([]))
 
 
 async def lose_leases(store: Store, time: FrozenTime) -> None:

@@ -197,7 +197,7 @@ class Worker:
         """Make all calls of `begin`. One whose answer is lost stays the first, and is repeated."""
         while self._begin_calls:
             call = self._begin_calls[0]
-            room = None if call.permits else self._slots.room(len(call.wake_ups))
+            room = None if call.permits else self._slots.room()
             answers = await self._attempts.begin(call, room)
             self._begin_calls.popleft()
             await self._start(answers)

@@ -1,34 +1,32 @@
 """Decides which calls a worker may start, so that hosts that hang leave others enough slots. Pure.
 
-The rule is that of switches whose ports share a buffer: nested dynamic thresholds (Choudhury and Hahne, "Dynamic
-Queue Length Thresholds for Shared-Memory Packet Switches", 1998). A call may start while
+The rule is that of switches whose ports share a buffer: nested dynamic thresholds (Choudhury and Hahne,
+"Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). A call may start while
 
-    calls of its application              < 4 * free slots
-    calls of its application to its host  < its host's cap * 5/4 * what is left for the application, as a share
-    calls of all applications to its host < its host's cap
+    calls of all applications to its host  <  the host's cap
+    calls of its application to its host   <  the host's cap * 5/4 * left / (4 * all slots)
+    where left = 4 * free slots - calls of its application, and so above 0
 
-So while slots are plenty nobody notices the rule. As they become scarce, applications get equal shares, and so do
-the hosts of one, in proportion to what is left: calls that hang do not give back what they took when there was
-plenty, so each host must leave nearly all that is left to those who come after it. A fifth of the slots stays free
-for who comes next.
+So while slots are plenty nobody notices the rule. As they become scarce, the hosts of an application get
+equal shares, and so do applications with equally many hosts. A host's share is a small part of what is left,
+because calls that hang do not give back what they took in times of plenty. With the factor 4 for hosts too,
+two or three newcomers would take all that is left, and the next host would get nothing until the first calls
+time out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Final
 
-from httpqueue.timers.room import Room
+from httpqueue.timers.room import FACTOR, Room, is_below
 
-FACTOR: Final = 4
-"""How many times the free slots one application may have."""
 PART: Final = 8
-"""Who has no more than 1 / PART of its threshold has few calls."""
-HOLD_S: Final = 0.15
-"""For so long a new line may hold back claims. When it is not empty by then, it stands (as in CoDel, RFC 8289)."""
+"""Who has no more than 1 / PART of its threshold is in no Room."""
+HOLD_S: Final = 0.2
+"""So long a new line may hold back claims. When it is not empty by then, it stands (cf. CoDel, RFC 8289)."""
 PAUSE_S: Final = 10.0
-"""After a line turned out to stand, no line holds back claims for so long: hosts may hang one after the other."""
-GROWTH: Final = 16
+"""So long no line holds back claims after one turned out to stand: hosts may hang one after the other."""
+GROWTH: Final = 128
 """A claim grows by 1 / GROWTH, 2 / GROWTH, ... of itself while nothing is refused."""
 
 
@@ -38,33 +36,47 @@ class Slots:
     def __init__(self, total: int, host_slots: int) -> None:
         self.free = total
         self.caps: dict[str, int] = {}
-        """{host: the most calls to it}, from destinations' policies."""
+        """{host: the most calls to it}, at least 1, from destinations' rules. Every Room has all of them."""
         self._total = total
-        self._host_slots = host_slots
+        self._host_slots = host_slots = min(host_slots, FACTOR * total)
+        self._few_to_host = (host_slots - 1) // PART
+        self._hosts: dict[str, int] = {}
+        self._busy_hosts: dict[str, int] = {}  # those of _hosts with more than a few calls
         self._pairs: dict[str, dict[str, int]] = {}
         self._applications: dict[str, int] = {}
-        self._hosts: dict[str, int] = {}
 
     def begin(self, application: str, host: str) -> None:
         """A call has started."""
-        self.free -= 1
-        _add(self._applications, application, 1)
-        _add(self._hosts, host, 1)
-        _add(self._pairs.setdefault(application, {}), host, 1)
+        self._count(application, host, 1)
 
     def end(self, application: str, host: str) -> None:
         """A call that has begun has ended. Raises KeyError if none has begun."""
-        pairs = self._pairs[application]
-        _add(pairs, host, -1)
+        if host not in self._pairs.get(application, ()):
+            raise KeyError(application, host)
+        self._count(application, host, -1)
+
+    def _count(self, application: str, host: str, by: int) -> None:
+        self.free -= by
+        _add(self._applications, application, by)
+        to_host = _add(self._hosts, host, by)
+        pairs = self._pairs.setdefault(application, {})
+        _add(pairs, host, by)
         if not pairs:
             del self._pairs[application]
-        _add(self._applications, application, -1)
-        _add(self._hosts, host, -1)
-        self.free += 1
+        if to_host > self._few_to_host:
+            self._busy_hosts[host] = to_host
+        else:
+            self._busy_hosts.pop(host, None)
 
     def may_start(self, application: str, host: str) -> bool:
-        """The rule itself."""
-        return min(self._room_of(application), self._room_to(application, host)) > 0
+        """Whether a call may start now."""
+        return is_below(
+            FACTOR * self.free - self._applications.get(application, 0),
+            self._hosts.get(host, 0),
+            self._pairs.get(application, {}).get(host, 0),
+            cap=self.caps.get(host, self._host_slots),
+            total=self._total,
+        )
 
     def share(self, wanted: Sequence[tuple[str, str, int]]) -> list[int]:
         """How many of so many calls each may start, for (host, application, calls)."""
@@ -80,60 +92,45 @@ class Slots:
                 self.end(application, host)
         return wants
 
-    def room(self, limit: int) -> Room:
-        """What the next call of `begin` may start, for at most `limit` wake-ups.
-
-        The thresholds are those of now, although each call that starts lowers them a little. To keep it small, a
-        host with few calls is not in it, and counts as if it had a few.
-        """
-        few = self._host_slots // PART
-        room = Room(self._host_slots - few)
-        for host, calls in self._hosts.items():
+    def room(self) -> Room:
+        """What the next call of `begin` may start. Costs as much as the busy applications have hosts."""
+        room = Room(
+            total=self._total,
+            free=self.free,
+            host_slots=self._host_slots,
+            caps=dict(self.caps),
+            few=self._few(FACTOR * self.free),
+            few_to_host=self._few_to_host,
+            hosts=dict(self._busy_hosts),
+        )
+        for host in self.caps.keys() & self._hosts.keys():
+            room.hosts[host] = self._hosts[host]
+        for application, calls in self._applications.items():
+            left, few = FACTOR * self.free - calls, room.few
             if calls > few:
-                room.hosts[host] = self._host_room(host)
-        for host in self.caps:
-            room.hosts[host] = self._host_room(host)
-        for application, pairs in self._pairs.items():
-            threshold = self._threshold(application, self._host_slots)
-            if threshold < self._host_slots:
-                few = threshold // PART
-                room.other_hosts[application] = threshold - few
-                room.pairs[application] = {
-                    host: self._room_to(application, host)
-                    for host, calls in pairs.items()
-                    if calls > few or host in self.caps
-                }
-            of_application = self._room_of(application)
-            if of_application < limit:
-                room.applications[application] = of_application
+                few = self._few(left)
+                room.applications[application] = calls, few
+            elif not self.caps:
+                continue
+            if left > 0:  # or none of its hosts may start a call
+                pairs = self._pairs[application].items()
+                busy = {host: count for host, count in pairs if count > few or host in self.caps}
+                if busy:
+                    room.pairs[application] = busy
         return room
 
-    def _room_of(self, application: str) -> int:
-        """How many calls of an application may start until it has FACTOR times what is free."""
-        return (FACTOR * self.free - self._applications.get(application, 0)) // (FACTOR + 1)
-
-    def _room_to(self, application: str, host: str) -> int:
-        calls = self._pairs.get(application, {}).get(host, 0)
-        threshold = self._threshold(application, self.caps.get(host, self._host_slots))
-        return min(threshold - calls, self._host_room(host))
-
-    def _host_room(self, host: str) -> int:
-        return self.caps.get(host, self._host_slots) - self._hosts.get(host, 0)
-
-    def _threshold(self, application: str, cap: int) -> int:
-        """How many calls an application may have to a host with this cap."""
-        left = (FACTOR * self.free - self._applications.get(application, 0)) / (FACTOR * self._total)
-        return min(cap, ceil(cap * (1 + 1 / FACTOR) * left))
+    def _few(self, left: int) -> int:
+        """An eighth of the threshold of a host without a rule, rounded down."""
+        return max(left, 0) * (FACTOR + 1) * self._host_slots // (FACTOR * FACTOR * self._total * PART)
 
 
-def _add(counts: dict[str, int], name: str, change: int) -> None:
-    count = counts.get(name, 0) + change
-    if count < 0:
-        raise KeyError(name)
+def _add(counts: dict[str, int], name: str, by: int) -> int:
+    count = counts.get(name, 0) + by
     if count:
         counts[name] = count
     else:
-        counts.pop(name, None)
+        counts.pop(name)
+    return count
 
 
 @dataclass(slots=True)
@@ -174,8 +171,8 @@ class Lines:
     def to_serve(self, limit: int) -> list[tuple[str, int]]:
         """[(host, how many of its first timers to begin)], in turns, at most `limit` timers.
 
-        A host that has no room now keeps its place, so that it is first when it has. Those who are served go to the
-        end, and their timers no longer count as waiting; tell `note_line` what the store says.
+        A host that has no room now keeps its place, so that it is first when it has. Those who are served go
+        to the end, and their timers no longer count as waiting; tell `note_line` what the store says.
         """
         wants: dict[str, int] = {}
         turn = list(self._lines.items())
@@ -183,7 +180,7 @@ class Lines:
             served = []
             for host, line in turn:
                 if limit > 0 and line.waiting > 0 and self._slots.may_start(line.application, host):
-                    self._slots.begin(line.application, host)  # for the moment: it counts for those who follow
+                    self._slots.begin(line.application, host)  # for the moment: it counts for the others
                     line.waiting -= 1
                     limit -= 1
                     wants[host] = wants.get(host, 0) + 1
@@ -218,8 +215,8 @@ class Lines:
 class ClaimLimit:
     """How many wake-ups to claim, so that few are refused and yet nobody waits behind those that must be.
 
-    A refused wake-up whose line is empty again in a moment was claimed too early: the next batch is smaller. One
-    whose line stands has to be got out of the way of others, however many there are: it does not count as refused.
+    A refused wake-up whose line is empty again in a moment was claimed too early: the next batch is smaller.
+    One whose line stands has to be got out of the way of others, however many there are: it does not count.
     """
 
     def __init__(self, most: int) -> None:
@@ -228,11 +225,11 @@ class ClaimLimit:
         self._growth = 0
 
     def size(self, passing: int) -> int:
-        """How many to claim while so many timers wait in lines that do not stand. 0: wait until a call ends."""
+        """How many to claim while so many timers wait in passing lines. 0: until a call ends, or HOLD_S."""
         return max(int(self._size) - passing, 0)
 
     def note_begun(self, accepted: int, refused: int) -> None:
-        """How a batch with claimed wake-ups went. Those that joined a line that stands are in neither number."""
+        """How a batch with claimed wake-ups went. refused: those that joined a passing line."""
         if refused:
             self._growth = 0
             self._size = max(accepted, self._size / 2, 1)

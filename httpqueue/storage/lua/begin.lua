@@ -22,6 +22,7 @@ go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
 local holder, usual_timeout, margin, longest_lease, room, wake_ups =
   ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
+local FACTOR = 4
 local applications, limited = {}, {} -- application -> {text, values}, false: no policy; host -> 1 or 0
 local begun, leases, begun_lines = {}, {}, {} -- begun: set of members; begun_lines: lines they may be in
 local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0 -- usually false: no timer waits anywhere
@@ -49,16 +50,18 @@ local function take_room(application, host)
   if not room then
     return true
   end
-  local host_room, hosts, rooms, other_hosts, by_host = unpack(room)
-  local to_host = hosts[host] or host_room
-  local of_hosts = by_host[application] or {}
-  local of_pair = of_hosts[host] or other_hosts[application] or to_host
-  local of_application = rooms[application] or to_host
-  if math.min(to_host, of_pair, of_application) < 1 then
+  local total, free, host_slots, caps, few_calls, few_to_host, of_applications, by_host, hosts = unpack(room)
+  local calls, few = unpack(of_applications[application] or {few_calls, few_calls})
+  local cap, of_hosts = caps[host], by_host[application] or {}
+  local to_host = hosts[host] or cap and 0 or few_to_host
+  local of_pair = of_hosts[host] or cap and 0 or few
+  local left = FACTOR * free - calls
+  cap = cap or host_slots
+  if to_host >= cap or of_pair * FACTOR * FACTOR * total >= (FACTOR + 1) * cap * left then
     return false
   end
-  hosts[host], by_host[application], of_hosts[host] = to_host - 1, of_hosts, of_pair - 1
-  rooms[application] = rooms[application] and of_application - 1
+  room[2], of_applications[application], hosts[host] = free - 1, {calls + 1, few}, to_host + 1
+  by_host[application], of_hosts[host] = of_hosts, of_pair + 1
   return true
 end
 

@@ -139,11 +139,14 @@ def calls_to_one_host(count: int) -> dict[str, int]:
 async def starting(
     name: str, on: Server, *, environment: Sequence[str] = (), **settings: object
 ) -> AsyncIterator[Process]:
-    """`httpqueue <name>` on that server, perhaps not ready yet. environment: more NAME=value."""
+    """`httpqueue <name>` on that server, perhaps not ready yet. environment: more NAME=value.
+
+    It may call this machine, where all receivers are.
+    """
     if on.partitions > 1:
         settings["partitions"] = on.partitions
     command = "env", *environment, *HTTPQUEUE, name
-    async with started(*command, cwd=None, redis_url=on.url, **settings) as process:
+    async with started(*command, cwd=None, redis_url=on.url, egress="private", **settings) as process:
         yield process
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from httpqueue.clock import now_ms, sleep
+from httpqueue.webhooks.client.factory import SenderKind
 from tests.benchmarks.figures import Figure, LostError, MissingError, Row, at_least, at_most
 from tests.benchmarks.lab import (
     FILLED,
@@ -50,7 +51,7 @@ class Workers:
     """How long the receiver takes."""
     archive: bool = False
     """Drain until every id is archived, which the relay does at once (RETENTION_DONE=0)."""
-    sender: str = "http1"
+    sender: SenderKind = SenderKind.HTTP1
     certificate: Path | None = None
     """The receiver's. None: no TLS."""
     environment: Sequence[str] = ()
@@ -58,7 +59,7 @@ class Workers:
     @property
     def settings(self) -> dict[str, object]:
         """Of each worker."""
-        settings: dict[str, object] = {**calls_to_one_host(self.slots), "sender": self.sender}
+        settings: dict[str, object] = {**calls_to_one_host(self.slots), "sender": self.sender.value}
         if self.archive:
             settings["retention_done"] = "0"
         return settings
@@ -111,15 +112,14 @@ async def drain_httpqueue(count: int, *, on: Server, workers: Workers | None = N
             await asyncio.gather(*(process.until_ready() for process in processes))
             pids = on.pid, relay.pid, *(process.pid for process in processes)
             used_s = _cpu_s(*pids)
-            arrivals = await webhooks.wait_for(count)
             await until(left, lambda now: now == before)
             done_ms = now_ms()
             return Drained(
-                arrivals,
-                done_ms,
-                None if used_s is None else (cpu_s(*pids) - used_s) / count * 1e6,
-                sum([await _refused(port) for port in ports]) / count,
-                None if used_s is None else peak_mib(processes[0].pid),
+                done_ms=done_ms,
+                cpu_us=None if used_s is None else (cpu_s(*pids) - used_s) / count * 1e6,
+                arrivals=await webhooks.wait_for(count),
+                refused=sum([await _refused(port) for port in ports]) / count,
+                worker_mib=None if used_s is None else peak_mib(processes[0].pid),
             )
 
 

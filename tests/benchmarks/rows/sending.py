@@ -3,6 +3,7 @@
 import resource
 from typing import Final
 
+from httpqueue.webhooks.client.factory import SenderKind
 from httpqueue.webhooks.message import Request, sign
 from tests.benchmarks.figures import Figure, Row
 from tests.benchmarks.lab import Lab, server
@@ -18,7 +19,7 @@ HEADERS: Final = (
 SIZES: Final = (100, 10_000)
 
 
-async def _drain(count: int, pem: Certificates | None, sender: str) -> Drained:
+async def _drain(count: int, pem: Certificates | None, sender: SenderKind) -> Drained:
     environment = () if pem is None else (f"SSL_CERT_FILE={pem.authority}",)
     certificate = None if pem is None else pem.receiver
     workers = Workers(sender=sender, certificate=certificate, environment=environment)
@@ -35,9 +36,9 @@ async def https(lab: Lab) -> list[Figure]:
     """
     count = lab.count(20_000, 1_000)
     with certificates() as pem:
-        own = await _drain(count, pem, "http1")
-        plain = await _drain(count, None, "http1")
-        rival = await _drain(lab.count(2_000, 200), pem, "httpx")
+        own = await _drain(count, pem, SenderKind.HTTP1)
+        plain = await _drain(count, None, SenderKind.HTTP1)
+        rival = await _drain(lab.count(2_000, 200), pem, SenderKind.HTTPX)
     return [
         *figures_of("own client, TLS", own.per_second, own.cpu_us),
         *figures_of("own client, no TLS", plain.per_second, plain.cpu_us),

@@ -9,13 +9,26 @@ from pathlib import Path
 from typing import Final
 
 from httpqueue.clock import monotonic_s
+from httpqueue.runtime import logs
 from tests.benchmarks import machine, plots, report
 from tests.benchmarks.figures import LostError, MissingError, Result, Row, number
 from tests.benchmarks.lab import Lab
-from tests.benchmarks.rows import drain, lateness, limits, memory, pending, post, start, tenants, workers
+from tests.benchmarks.rows import (
+    drain,
+    lateness,
+    limits,
+    memory,
+    pending,
+    post,
+    scripts,
+    sending,
+    start,
+    tenants,
+    workers,
+)
 from tests.support.processes import REPOSITORY
 
-MODULES: Final = (limits, drain, lateness, post, memory, pending, tenants, workers, start)
+MODULES: Final = (limits, drain, workers, sending, lateness, tenants, post, memory, scripts, pending, start)
 ROWS: Final[tuple[Row, ...]] = tuple(chain.from_iterable(module.ROWS for module in MODULES))
 RUNS: Final = 3
 REPORT: Final = REPOSITORY / "docs" / "benchmarks.md"
@@ -85,13 +98,15 @@ def _rows(text: str) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; a goal that is missed is no failure."""
     parser = argparse.ArgumentParser(prog="bench.py", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about one minute: does it work at all?")
+    parser.add_argument("--quick", action="store_true", help="below two minutes: does it work at all?")
     parser.add_argument("--rows", type=_rows, default=list(ROWS), help="only these, e.g. drain,post")
     parser.add_argument("--runs", type=int, help=f"of each row (default {RUNS}, 1 with --quick)")
     parser.add_argument(
         "--output", type=Path, help="the report (default: docs/benchmarks.md, when all rows are measured)"
     )
-    return asyncio.run(run(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    logs.configure(logs.LogFormat.AUTO, "error")  # not that a row's server has no append-only file
+    return asyncio.run(run(options))
 
 
 if __name__ == "__main__":

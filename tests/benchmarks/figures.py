@@ -59,6 +59,8 @@ class Row:
     title: str
     measure: Callable[[Any], Awaitable[list[Figure]]]
     """Lab -> figures; raises LostError or MissingError."""
+    setup: str = ""
+    """What is at work: slots, hosts, applications."""
     most_runs: int | None = None
     """For a row that takes long."""
 

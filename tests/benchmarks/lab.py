@@ -1,41 +1,39 @@
-"""What the rows are measured with: a fresh Valkey, httpqueue's processes, a receiver, a load generator.
+"""What the rows are measured with: a fresh Valkey and httpqueue's processes.
 
-Every server runs as httpqueue's own does: append-only file, appendfsync always, reached by a Unix socket.
+Unless a row says otherwise, every server runs as httpqueue's own does: append-only file, appendfsync always,
+reached by a Unix socket.
 """
 
+import socket
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
-import orjson
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from httpqueue.clock import monotonic_s, sleep
+from httpqueue.settings import PREFIX, Settings
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.retention import Retention
-from httpqueue.storage.storage import open_storage
-from httpqueue.storage.timers import Store
+from httpqueue.storage.keys import QueueKeys, StoreKeys, queue_keys, store_keys
+from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.storage.wake_ups import WINDOW
-from httpqueue.timers.commands import Creation, NewTimer
-from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
-from httpqueue.timers.schedule import Instant
-from httpqueue.timers.spec import Spec
-from tests.benchmarks.control import Remote, remote
-from tests.benchmarks.figures import LostError
-from tests.support.keys import QUEUE, STORE
+from tests.benchmarks.figures import LostError, MissingError
 from tests.support.processes import HTTPQUEUE, Process, started
 
-CREATE_BATCH: Final = 1_000
 FILLED: Final = WINDOW // 2
 """Of one application, the relay queues so many at least; it tops the queue up when there are fewer."""
 POLL_S: Final = 0.02
 PATIENCE_S: Final = 30
 """Nothing happens for that long: what is not there by then is lost."""
+MANY_SLOTS: Final = 10_000
+
+State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +49,45 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Valkey of our own, with a client and a store on it."""
+    """A Valkey of our own, with a client on it."""
 
     url: str
     pid: int
     redis: Redis
-    store: Store
-    retention: Retention
+    partitions: int
 
     @property
     def socket(self) -> str:
         """Its Unix socket's path."""
         return self.url.removeprefix("unix://")
 
+    @property
+    def store_keys(self) -> list[StoreKeys]:
+        """Of each partition."""
+        return [store_keys(number) for number in range(self.partitions)]
+
+    @property
+    def queue_keys(self) -> list[QueueKeys]:
+        """Of each partition."""
+        return [queue_keys(number) for number in range(self.partitions)]
+
+    async def records(self) -> int:
+        """How many timers there are that are not archived, in all states."""
+        return sum((await self._counts()).values())
+
     async def pending(self) -> int:
         """How many timers are not finished."""
-        counts = await self.redis.hgetall(STORE.counts)  # type: ignore[misc] # redis-py: sync or async
-        return sum(int(counts[key]) for key in counts if key.endswith((b":s", b":r")))
+        counts = await self._counts()
+        return counts["s"] + counts["r"]
+
+    async def _counts(self) -> Counter[str]:
+        """State letter -> number of timers."""
+        sums: Counter[str] = Counter()
+        for keys in self.store_keys:
+            counts = await self.redis.hgetall(keys.counts)  # type: ignore[misc] # redis-py: sync or async
+            for field, count in counts.items():
+                sums[field.decode()[-1]] += int(count)
+        return sums
 
     async def used_memory(self) -> int:
         """Bytes that the server holds for its data."""
@@ -75,171 +95,97 @@ class Server:
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[Server]:
-    """An empty one, on a directory that is removed at the end."""
+async def server(*, partitions: int = 1, persistent: bool = True) -> AsyncIterator[Server]:
+    """An empty one, on a directory that is removed at the end; for a store of so many partitions.
+
+    persistent: with the append-only file, as httpqueue runs it.
+    """
     with tempfile.TemporaryDirectory(prefix="httpqueue-bench-") as directory:
         data_dir = Path(directory)
-        with EmbeddedValkey(data_dir) as valkey:
+        with EmbeddedValkey(data_dir, persistent=persistent) as valkey:
             pid = int((data_dir / "valkey.pid").read_text())
             redis = Redis.from_url(valkey.url)
-            async with open_storage(valkey.url, archive_error_rate=1e-6) as storage:
-                await storage.check(allow_unsafe=False)
-                yield Server(valkey.url, pid, redis, storage.store, storage.retention)
+            yield Server(valkey.url, pid, redis, partitions)
             await redis.aclose()
 
 
 @asynccontextmanager
-async def part(name: str, on: Server, **settings: object) -> AsyncIterator[Process]:
-    """`httpqueue <name>` on that server, ready."""
-    async with started(*HTTPQUEUE, name, cwd=None, redis_url=on.url, **settings) as process:
+async def storage_of(on: Server) -> AsyncIterator[Storage]:
+    """The store of a server with one partition, in this process."""
+    async with open_storage(on.url, archive_error_rate=1e-6) as storage:
+        await storage.check(allow_unsafe=False)
+        yield storage
+
+
+def has_setting(name: str) -> bool:
+    """Whether this httpqueue knows the setting."""
+    return name in Settings.model_fields
+
+
+def need_setting(name: str) -> None:
+    """MissingError when this httpqueue does not know the setting."""
+    if not has_setting(name):
+        raise MissingError(f"this httpqueue has no setting {PREFIX}{name.upper()} yet")
+
+
+def calls_to_one_host(count: int) -> dict[str, int]:
+    """The settings of a worker that may make so many calls to one host at once."""
+    if has_setting("host_concurrency"):
+        return {"concurrency": MANY_SLOTS, "host_concurrency": count}
+    return {"concurrency": count}
+
+
+@asynccontextmanager
+async def starting(
+    name: str, on: Server, *, environment: Sequence[str] = (), **settings: object
+) -> AsyncIterator[Process]:
+    """`httpqueue <name>` on that server, perhaps not ready yet. environment: more NAME=value.
+
+    It may call this machine, where all receivers are.
+    """
+    if on.partitions > 1:
+        settings["partitions"] = on.partitions
+    command = "env", *environment, *HTTPQUEUE, name
+    async with started(*command, cwd=None, redis_url=on.url, egress="private", **settings) as process:
+        yield process
+
+
+@asynccontextmanager
+async def part(
+    name: str, on: Server, *, environment: Sequence[str] = (), **settings: object
+) -> AsyncIterator[Process]:
+    """The same, ready."""
+    async with starting(name, on, environment=environment, **settings) as process:
         await process.until_ready()
         yield process
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """Webhooks in the order in which they came: their index, and when (ms since the epoch)."""
-
-    indexes: Sequence[int]
-    times_ms: Sequence[int]
-
-    def check(self, count: int, due_ms: Sequence[int] = ()) -> None:
-        """LostError unless each of `count` came once and, when its due time is given, not before it."""
-        if sorted(self.indexes) != list(range(count)):
-            twice = sum(times - 1 for times in Counter(self.indexes).values())
-            raise LostError(f"{len(set(self.indexes))} of {count} webhooks came, {twice} more than once")
-        early = sum(lateness < 0 for lateness in self.lateness_ms(due_ms)) if due_ms else 0
-        if early:
-            raise LostError(f"{early} of {count} webhooks were early")
-
-    def lateness_ms(self, due_ms: Sequence[int]) -> list[int]:
-        """Arrival minus due of each webhook, in the order of arrival."""
-        return [at - due_ms[index] for index, at in zip(self.indexes, self.times_ms, strict=True)]
-
-    def per_second(self, first: float = 0.0, last: float = 1.0) -> float:
-        """Webhooks/s between these shares of them: by default from the first to the last."""
-        start, end = int(first * len(self.times_ms)), int(last * (len(self.times_ms) - 1))
-        return (end - start) * 1000 / max(self.times_ms[end] - self.times_ms[start], 1)
-
-
-class Receiver:
-    """The receiver's process, listening."""
-
-    def __init__(self, process: Remote, port: int) -> None:
-        self.port = port
-        self._process = process
-
-    @property
-    def url(self) -> str:
-        """Where webhooks go; their index follows."""
-        return f"http://127.0.0.1:{self.port}/w/"
-
-    async def wait_for(self, count: int) -> Arrivals:
-        """The webhooks once so many came; LostError unless each came once."""
-        before, came = -1, 0
-        while before < came < count:
-            before, came = came, await self._process.ask(do="wait", count=count, timeout_s=PATIENCE_S)
-        if came < count:
-            raise LostError(f"{came} of {count} webhooks came, then none for {PATIENCE_S} s")
-        arrivals = await self.arrivals()
-        arrivals.check(count)
-        return arrivals
-
-    async def arrivals(self) -> Arrivals:
-        """What came until now."""
-        return Arrivals(*await self._process.ask(do="arrivals"))
+async def until(state: Callable[[], Awaitable[State]], is_done: Callable[[State], bool]) -> None:
+    """Wait until the state is so. LostError when it does not change for PATIENCE_S."""
+    before, since_s = None, monotonic_s()
+    while not is_done(now := await state()):
+        if now != before:
+            before, since_s = now, monotonic_s()
+        elif monotonic_s() - since_s > PATIENCE_S:
+            raise LostError(f"nothing changes for {PATIENCE_S} s: {before}")
+        await sleep(POLL_S)
 
 
 @asynccontextmanager
-async def receiver(*, delay_s: float = 0.0) -> AsyncIterator[Receiver]:
-    """One that answers 200 after delay_s."""
-    async with remote("tests.benchmarks.receiver") as process:
-        yield Receiver(process, await process.ask(do="listen", delay_s=delay_s))
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a run of the generator gave."""
-
-    seconds: float
-    statuses: dict[str, int]
-    bodies: list[str]
-
-    def due_ms(self) -> list[int]:
-        """When each timer is due, by the API's answers."""
-        answers = (orjson.loads(body) for body in self.bodies)
-        return [round(datetime.fromisoformat(answer["due"]).timestamp() * 1000) for answer in answers]
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """What the generator is to send: `count` requests, # in item replaced by an index."""
-
-    item: str
-    count: int
-    path: str = "/timers"
-    connections: int = 64
-    rate: float | None = None
-    batch: int = 0
-    bodies: bool = False
-
-
-async def shoot(port: int, shot: Shot) -> Load:
-    """Run the generator in a process of its own; LostError when the server hangs up."""
-    async with remote("tests.benchmarks.generator") as generator:
-        fields = {name: getattr(shot, name) for name in Shot.__slots__}
-        answer = await generator.ask(port=port, **fields)
-    if answer["failure"]:
-        raise LostError(answer["failure"])
-    return Load(answer["seconds"], answer["statuses"], answer["bodies"])
-
-
-def timer(url: str, **schedule: Any) -> str:
-    """A timer as POST /timers takes it; # in the URL stands for its index."""
-    return orjson.dumps({"url": url, **schedule}).decode()
-
-
-async def create(
-    on: Server,
-    urls: Iterable[str],
-    *,
-    due_ms: int,
-    prefix: str = "t",
-    application: str = DEFAULT_APPLICATION,
-) -> None:
-    """Store a timer a URL, straight into the store; LostError when one is not created."""
-    batch: list[NewTimer] = []
-
-    async def flush() -> None:
-        answers = await on.store.create(batch)
-        if any(answer.creation is not Creation.CREATED for answer in answers):
-            raise LostError("a timer was not created")
-        batch.clear()
-
-    for number, url in enumerate(urls):
-        name = TimerName(application, f"{prefix}{number}")
-        batch.append(NewTimer(name, Spec(url, Instant(due_ms))))
-        if len(batch) == CREATE_BATCH:
-            await flush()
-    if batch:
-        await flush()
-
-
-@asynccontextmanager
-async def relaying(on: Server, *, queued: int) -> AsyncIterator[None]:
+async def relaying(on: Server, *, queued: int) -> AsyncIterator[Process]:
     """A relay at work that has acted on the whole outbox and queued at least so many wake-ups, or none."""
+
+    async def state() -> tuple[int, int]:
+        in_outbox = sum([await on.redis.xlen(keys.outbox) for keys in on.store_keys])
+        return in_outbox, sum([await on.redis.zcard(keys.queue) for keys in on.queue_keys])
+
+    def is_filled(state: tuple[int, int]) -> bool:
+        in_outbox, in_queue = state
+        return not in_outbox and (in_queue >= queued if queued else not in_queue)
+
     async with part("relay", on) as relay:
-        before, since_s = (-1, -1), monotonic_s()
-        while True:
-            state = left, size = await on.redis.xlen(STORE.outbox), await on.redis.zcard(QUEUE.queue)
-            if not left and (size >= queued if queued else not size):
-                break
-            if state != before:
-                before, since_s = state, monotonic_s()
-            elif monotonic_s() - since_s > PATIENCE_S:
-                raise LostError(f"the relay stands still: {state[0]} in the outbox, {state[1]} queued")
-            await sleep(POLL_S)
-        yield
+        await until(state, is_filled)
+        yield relay
         await relay.end()
 
 
@@ -260,3 +206,23 @@ async def port_of(api: Process) -> int:
     while not any(line.startswith("  API") for line in api.stdout):
         await sleep(POLL_S)
     return int(api.url.rpartition(":")[2])
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def metric(port: int, name: str, label: str) -> dict[str, float]:
+    """A counter of the process whose metrics are at this port: value of the label -> count."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+    families = text_string_to_metric_families(answer.raise_for_status().text)
+    return {
+        sample.labels[label]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name
+    }

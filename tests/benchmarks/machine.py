@@ -13,7 +13,7 @@ import orjson
 from httpqueue import __version__, clock
 from httpqueue.timers.schedule import format_instant
 from tests.benchmarks.lab import server
-from tests.benchmarks.rivals import bullmq_drain
+from tests.benchmarks.rivals import node
 
 
 async def describe() -> list[tuple[str, str]]:
@@ -35,7 +35,7 @@ async def describe() -> list[tuple[str, str]]:
 
 def _rivals() -> str:
     python = [f"{name} {version(name)}" for name in ("arq", "httpx", "starlette", "uvicorn", "redis")]
-    manifest = orjson.loads(bullmq_drain.MANIFEST.read_bytes())
+    manifest = orjson.loads(node.MANIFEST.read_bytes())
     return ", ".join([*python, *(f"{name} {pin}" for name, pin in manifest["dependencies"].items())])
 
 

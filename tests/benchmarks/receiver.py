@@ -6,12 +6,14 @@ Webhooks carry their index as the last segment of their path: /w/17.
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 import uvloop
 
 from httpqueue.clock import now_ms
+from httpqueue.run.limits import allow_many_connections
 from tests.benchmarks.control import Command, serve
 
 ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -85,19 +87,34 @@ class Connection(asyncio.Protocol):
             self._transport.write(ANSWER)
 
 
+def _tls(certificate: str | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    return tls
+
+
 async def main() -> None:
-    """Serve `listen` (-> the port), `wait` (-> how many came) and `arrivals` (-> indexes, times in ms)."""
+    """Serve `listen` (-> a port a host), `wait` (-> how many came), `arrivals` (-> indexes, times ms)."""
+    allow_many_connections()
     arrivals = Arrivals()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: Connection(arrivals, loop.call_later), "127.0.0.1", 0, backlog=BACKLOG
-    )
+    listening: list[asyncio.Server] = []
+
+    async def listen(host: str, certificate: str | None) -> int:
+        server = await loop.create_server(
+            lambda: Connection(arrivals, loop.call_later), host, 0, backlog=BACKLOG, ssl=_tls(certificate)
+        )
+        listening.append(server)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
 
     async def handle(command: Command) -> Any:
         match command["do"]:
             case "listen":
                 arrivals.delay_s = command["delay_s"]
-                return server.sockets[0].getsockname()[1]
+                return [await listen(host, command["certificate"]) for host in command["hosts"]]
             case "wait":
                 await arrivals.wait_for(command["count"], command["timeout_s"])
                 return len(arrivals.targets)

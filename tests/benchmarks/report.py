@@ -21,7 +21,8 @@ def table(results: Sequence[Result]) -> str:
     lines = ["| | goal | median | lowest to highest | verdict |", "|---|---|---|---|---|"]
     for result in results:
         why = result.missing or (f"BROKEN: {result.broken}" if result.broken else "")
-        lines.append(f"| **{result.row.title}** | | | | {why} |")
+        setup = f" ({result.row.setup})" if result.row.setup else ""
+        lines.append(f"| **{result.row.title}**{setup} | | | | {why} |")
         for line in result.lines():
             verdict = {None: "", True: "met", False: "**missed**"}[line.is_met]
             goal = "" if line.goal is None else f"{line.goal} {line.unit}"

@@ -1,9 +1,11 @@
 """The rival in Python: stock arq, one httpx POST a job. Run as: arq_drain.py SOCKET URL COUNT.
 
 It is given the best of its settings: 100 jobs at once, a poll every 10 ms, no results kept, connections kept.
+When its queue is full it says `filled`, and works once it gets SIGUSR2.
 """
 
 import asyncio
+import signal
 import sys
 from datetime import timedelta
 from typing import Any, Final
@@ -43,7 +45,16 @@ async def main(socket: str, url: str, count: int) -> None:
             keep_result=0,
             ctx={"client": client},
         )
+        await _told()
         await worker.async_run()
+
+
+async def _told() -> None:
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, told.set)
+    sys.stdout.write("filled\n")
+    sys.stdout.flush()
+    await told.wait()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What the measuring tools can do themselves: none of the other figures may come near it."""
 
 from typing import Final
+from urllib.parse import urlsplit
 
 from tests.benchmarks.figures import Figure, LostError, Row
-from tests.benchmarks.lab import Lab, Shot, receiver, shoot
+from tests.benchmarks.lab import Lab
+from tests.benchmarks.traffic import Shot, receiver, shoot
 
 
 async def limits(lab: Lab) -> list[Figure]:
@@ -13,7 +15,8 @@ async def limits(lab: Lab) -> list[Figure]:
     """
     count = lab.count(100_000, 5_000)
     async with receiver() as webhooks:
-        load = await shoot(webhooks.port, Shot("#", count, path="/w/0"))
+        port = int(urlsplit(webhooks.url).port or 0)
+        load = await shoot(port, Shot("#", count, path="/w/0"))
         if load.statuses != {"200": count} or len((await webhooks.arrivals()).indexes) != count:
             raise LostError(f"{count} requests were sent, the answers were {load.statuses}")
     return [Figure("generator to receiver", count / load.seconds, "requests/s")]

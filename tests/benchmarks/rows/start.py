@@ -1,22 +1,15 @@
 """How long a newcomer waits after typing `httpqueue`."""
 
 import asyncio
-import socket
 import tempfile
 from typing import Final
 
 from httpqueue.clock import monotonic_s, sleep
 from tests.benchmarks.figures import Figure, LostError, Row, at_most
-from tests.benchmarks.lab import PATIENCE_S, Lab
+from tests.benchmarks.lab import PATIENCE_S, Lab, free_port
 from tests.support.processes import HTTPQUEUE, started
 
 POLL_S: Final = 0.005
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def _is_ready(port: int) -> bool:
@@ -35,7 +28,7 @@ async def _is_ready(port: int) -> bool:
 
 async def start(_lab: Lab) -> list[Figure]:
     """`httpqueue` with its embedded Valkey on an empty directory: from exec to the first 200 of /readyz."""
-    port = _free_port()
+    port = free_port()
     # killed at the end, so that its Valkey may write to the directory until that has heard of it
     with tempfile.TemporaryDirectory(prefix="httpqueue-bench-", ignore_cleanup_errors=True) as data_dir:
         started_s = monotonic_s()

@@ -1,5 +1,6 @@
 // The rival in JavaScript: a BullMQ worker, one undici POST a job. Run as: node drain.mjs SOCKET URL COUNT.
 // It is given the best of its settings: 100 jobs at once, jobs removed when done, connections kept.
+// When its queue is full it says `filled`, and works once it gets SIGUSR2.
 
 import { Queue, Worker } from 'bullmq';
 import { Agent, request } from 'undici';
@@ -32,6 +33,16 @@ async function call(job) {
   await body.dump();
 }
 
+async function told() {
+  const alive = setInterval(() => {}, 1_000); // a signal's listener alone does not keep Node running
+  await new Promise((resolve) => {
+    process.once('SIGUSR2', resolve);
+    console.log('filled');
+  });
+  clearInterval(alive);
+}
+
 await fill();
+await told();
 const worker = new Worker('webhooks', call, { connection, concurrency: CONCURRENCY });
 worker.on('error', (error) => console.error(error));

@@ -1,4 +1,4 @@
-"""Installs the rival in JavaScript, once, outside the repository."""
+"""Installs the rivals in JavaScript, once, outside the repository."""
 
 import asyncio
 import shutil
@@ -13,8 +13,8 @@ MANIFEST: Final = SOURCE / "package.json"
 CACHE: Final = Path.home() / ".cache" / "httpqueue-bench" / "bullmq"
 
 
-async def command() -> list[str]:
-    """What runs it; MissingError when Node is not there or the packages cannot be installed."""
+async def command(script: str) -> list[str]:
+    """What runs a script of bullmq/; MissingError without Node, or when packages cannot be installed."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         raise MissingError("Node and npm are not installed: not compared with BullMQ")
@@ -25,9 +25,9 @@ async def command() -> list[str]:
         (CACHE / "package.json").write_bytes(manifest)
         await _install(npm)
         installed.write_bytes(manifest)
-    script = CACHE / "drain.mjs"  # beside node_modules, where Node looks for its imports
-    script.write_bytes((SOURCE / "drain.mjs").read_bytes())
-    return [node, str(script)]
+    copy = CACHE / script  # beside node_modules, where Node looks for its imports
+    copy.write_bytes((SOURCE / script).read_bytes())
+    return [node, str(copy)]
 
 
 async def _install(npm: str) -> None:

@@ -49,12 +49,18 @@ class Pipeline:
         """The timer as soon as it is in one of these states."""
         return await self.until_that(timer_id, lambda timer: timer.state in states)
 
-    async def until_that(self, timer_id: str, condition: Callable[[Timer], bool]) -> Timer:
+    async def until_that(
+        self,
+        timer_id: str,
+        condition: Callable[[Timer], bool],
+        *,
+        application: str = DEFAULT_APPLICATION,
+    ) -> Timer:
         """The timer as soon as that holds of it: asked again whenever attempts were finished."""
         async with asyncio.timeout(30):
             while True:
                 self.finished.clear()
-                found = await self.store.get(TimerName(DEFAULT_APPLICATION, timer_id))
+                found = await self.store.get(TimerName(application, timer_id))
                 if found and condition(found.timer):
                     return found.timer
                 await self.finished.wait()

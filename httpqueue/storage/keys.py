@@ -59,6 +59,7 @@ class QueueKeys:
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
 EPOCH: Final = "hq:epoch"  # queue, string: the queue's identity; when it changes, the queue lost its data
+FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used
 OUTBOX_GROUP: Final = "relay"  # the consumer group of every outbox
 
 _PREFIXES: Final = {

@@ -12,6 +12,7 @@ from httpqueue.errors import StartError
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import connect, redis_errors
+from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.policies import Policies
@@ -36,6 +37,7 @@ class Storage:
         self.lookup = Lookup(redis, now=now)
         self.policies = Policies(redis)
         self.api_keys = ApiKeys(redis)
+        self.first_use = FirstUse(redis)
 
     async def ping(self) -> None:
         """Raises UnavailableError when the server does not answer."""

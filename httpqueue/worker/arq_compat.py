@@ -23,6 +23,7 @@ from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
 from httpqueue.timers.commands import Refused
 from httpqueue.worker.attempts import BEAT_S, Attempts, Running
+from httpqueue.worker.egress import EgressChoice
 from httpqueue.worker.wiring import open_attempts
 
 POLL_S: Final = 0.05
@@ -70,7 +71,9 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
             open_storage(store_url, archive_error_rate=settings.archive_error_rate)
         )
         await storage.check(allow_unsafe=settings.allow_unsafe_redis)
-        attempts = await resources.enter_async_context(open_attempts(settings, storage.store))
+        egress = EgressChoice(settings)
+        await egress.choose(storage.first_use, has_api=False)
+        attempts = await resources.enter_async_context(open_attempts(settings, storage.store, egress))
         finishing = asyncio.create_task(attempts.finishes.run())
         resources.callback(finishing.cancel)
         ctx["attempts"] = attempts

@@ -91,7 +91,8 @@ async def server() -> AsyncIterator[Server]:
 @asynccontextmanager
 async def part(name: str, on: Server, **settings: object) -> AsyncIterator[Process]:
     """`httpqueue <name>` on that server, ready."""
-    async with started(*HTTPQUEUE, name, cwd=None, redis_url=on.url, **settings) as process:
+    settings = {"redis_url": on.url, "egress": "private", **settings}
+    async with started(*HTTPQUEUE, name, cwd=None, **settings) as process:
         await process.until_ready()
         yield process
 

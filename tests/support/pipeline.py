@@ -19,6 +19,7 @@ from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.worker.attempts import Attempts
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.plan import AttemptPolicy
+from tests.support.egress import PRIVATE
 from tests.support.frozen import storage_of
 from tests.support.keys import STORE
 from tests.support.receiver import Received
@@ -104,7 +105,7 @@ async def working(
     store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
 ) -> AsyncIterator[Worker]:
     """A worker at work."""
-    sender = create_sender(SenderKind.HTTP1)
+    sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = Worker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
     task = asyncio.create_task(worker.run())

@@ -11,8 +11,9 @@ from typing import cast
 import pytest
 
 from httpqueue.webhooks.client.http1.dial import Dialer, connect_tcp, in_turn
-from httpqueue.webhooks.client.http1.resolve import IPAddress, SystemResolver
+from httpqueue.webhooks.client.http1.resolve import SystemResolver
 from httpqueue.webhooks.client.http1.sender import Http1Sender
+from httpqueue.webhooks.egress import IPAddress
 from httpqueue.webhooks.message import Fault, Response, SendError
 from tests.support.http1 import LOOPBACK, PLAIN, TIMEOUT_S, Network, fault, outcome, resolver, sender_for
 from tests.support.receiver import Receiver
@@ -129,41 +130,34 @@ async def test_ipv6(sender: Http1Sender) -> None:
 # --- the judge ---
 
 
-async def test_only_judged_addresses_are_called(receiver: Receiver) -> None:
-    """The judge sees every address once for each connection; what it leaves out is not tried."""
-    seen: list[list[str]] = []
+async def test_the_judge_sees_every_address(receiver: Receiver) -> None:
+    """Once for each connection, with the host; a literal address is judged like a name's."""
+    seen: list[tuple[str, list[str]]] = []
 
-    def judge(addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
-        seen.append([str(address) for address in addresses])
-        return [address for address in addresses if not address.is_private or address == LOOPBACK]
+    def judge(host: str, addresses: Sequence[IPAddress]) -> None:
+        seen.append((host, [str(address) for address in addresses]))
+        if host != "h":
+            raise SendError(Fault.EGRESS_BLOCKED, "not there")
 
-    network = Network(open_to=["127.0.0.1"])
+    network = Network(open_to=["192.0.2.2"], refuse=["192.0.2.1"])
     dialer = Dialer(
-        resolve=resolver("10.0.0.1", "127.0.0.1"), judge=judge, connect=network.connect, tls=PLAIN.tls
+        resolve=resolver("192.0.2.1", "192.0.2.2"), judge=judge, connect=network.connect, tls=PLAIN.tls
     )
     sender = Http1Sender(dialer)
     for _ in range(2):
         assert await outcome(sender, f"http://h:{receiver.port}") == OK
-    assert (seen, network.tried) == ([["10.0.0.1", "127.0.0.1"]], ["127.0.0.1"])
-    for url in ("http://10.0.0.1", "http://[fd00::1]:80"):
+    assert seen == [("h", ["192.0.2.1", "192.0.2.2"])]
+    tried = network.tried.copy()
+    for url, address in (
+        ("http://192.0.2.3", "192.0.2.3"),
+        ("http://[fd00::1]:80", "fd00::1"),
+        ("http://2130706433", "127.0.0.1"),
+        ("http://0x7f.1", "127.0.0.1"),
+    ):
         error = await fault(sender, url)
-        assert (error.fault, error.message) == (
-            Fault.INVALID_REQUEST,
-            "no address of the host may be called",
-        )
-    assert seen[1:] == [["10.0.0.1"], ["fd00::1"]]
-    assert network.tried == ["127.0.0.1"]
-    await sender.close()
-
-
-async def test_the_judge_may_say_why() -> None:
-    """Its own SendError reaches the caller."""
-
-    def judge(_addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
-        raise SendError(Fault.INVALID_REQUEST, "not there")
-
-    sender = Http1Sender(replace(PLAIN, judge=judge))
-    assert (await fault(sender, "http://127.0.0.1")).message == "not there"
+        assert (error.fault, error.message) == (Fault.EGRESS_BLOCKED, "not there")
+        assert seen[-1][1] == [address]
+    assert network.tried == tried
     await sender.close()
 
 

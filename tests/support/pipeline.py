@@ -16,6 +16,7 @@ from httpqueue.timers.schedule import Delay, Schedule
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
+from httpqueue.webhooks.egress import Egress
 from httpqueue.worker.attempts import Attempts
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.plan import AttemptPolicy
@@ -82,14 +83,19 @@ def assert_growing(waits_ms: Sequence[int], requests: Sequence[Received]) -> Non
 
 @asynccontextmanager
 async def running(
-    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+    store: Store,
+    queue: Queue,
+    *,
+    policy: AttemptPolicy = QUICK,
+    concurrency: int = 100,
+    egress: Egress = PRIVATE,
 ) -> AsyncIterator[Pipeline]:
     """Relay and worker at work."""
     storage = storage_of(store)
     await storage.check(allow_unsafe=False)
     relay = Relay(storage=storage, queue=queue, horizon_ms=600_000, batch_size=500)
     relaying = asyncio.create_task(relay.run())
-    async with working(store, queue, policy=policy, concurrency=concurrency) as worker:
+    async with working(store, queue, policy=policy, concurrency=concurrency, egress=egress) as worker:
         finished = asyncio.Event()
         worker._finishes.told.listen(lambda _: finished.set())
         try:
@@ -102,10 +108,15 @@ async def running(
 
 @asynccontextmanager
 async def working(
-    store: Store, queue: Queue, *, policy: AttemptPolicy = QUICK, concurrency: int = 100
+    store: Store,
+    queue: Queue,
+    *,
+    policy: AttemptPolicy = QUICK,
+    concurrency: int = 100,
+    egress: Egress = PRIVATE,
 ) -> AsyncIterator[Worker]:
     """A worker at work."""
-    sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
+    sender = create_sender(SenderKind.HTTP1, egress.judge)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = Worker(attempts=attempts, queue=queue, concurrency=concurrency, grace_s=10)
     task = asyncio.create_task(worker.run())

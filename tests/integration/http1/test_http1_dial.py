@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 
 from httpqueue.webhooks.client.http1.dial import Dialer, connect_tcp, in_turn
-from httpqueue.webhooks.client.http1.resolve import SystemResolver
+from httpqueue.webhooks.client.http1.resolve import FRESH_S, CachedResolver, SystemResolver
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.egress import IPAddress
 from httpqueue.webhooks.message import Fault, Response, SendError
-from tests.support.http1 import LOOPBACK, PLAIN, TIMEOUT_S, Network, fault, outcome, resolver, sender_for
+from tests.support.http1 import LOOPBACK, PLAIN, TIMEOUT_S, Network, Now, fault, outcome, resolver, sender_for
 from tests.support.receiver import Receiver
 
 OK = Response(200)
@@ -240,3 +240,44 @@ async def test_dead_names_delay_no_other_and_take_one_thread_each(monkeypatch: p
     assert len(asked) == 31
     assert await system("dead0") == [LOOPBACK]  # asked again: nothing is kept
     assert len(asked) == 32
+
+
+async def test_answers_are_used_again_for_a_while() -> None:
+    """For FRESH_S from when they were asked for; failures are not kept."""
+    asked: list[str] = []
+    now = Now()
+
+    async def resolve(host: str) -> list[IPAddress]:
+        asked.append(host)
+        now.s += 1  # a lookup takes its time
+        if host == "unknown":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [ip_address(f"192.0.2.{len(asked)}")]
+
+    cached = CachedResolver(resolve, now)
+    first = await cached("a")
+    now.s += FRESH_S - 1.5
+    assert await cached("a") == first
+    now.s += 0.5
+    assert await cached("a") != first
+    for _ in range(2):
+        with pytest.raises(socket.gaierror):
+            await cached("unknown")
+    assert asked == ["a", "a", "unknown", "unknown"]
+    assert 0 < FRESH_S <= 30
+
+
+async def test_the_answers_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was asked for least recently goes first."""
+    monkeypatch.setattr("httpqueue.webhooks.client.http1.resolve.MAX_ANSWERS", 2)
+    asked: list[str] = []
+
+    async def resolve(host: str) -> list[IPAddress]:
+        asked.append(host)
+        return [LOOPBACK]
+
+    cached = CachedResolver(resolve, Now())
+    for host in ("a", "b", "a", "c", "a", "b"):
+        await cached(host)
+    assert asked == ["a", "b", "c", "b"]
+    assert len(cached._answers) == 2

@@ -5,9 +5,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
+import httpcore
 import pytest
 import trustme
 
@@ -16,7 +19,7 @@ from httpqueue.webhooks.client.http1.dial import Dialer
 from httpqueue.webhooks.client.http1.resolve import Resolver
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.client.http1.tls import client_context
-from httpqueue.webhooks.client.httpx_sender import HttpxSender
+from httpqueue.webhooks.client.httpx_sender import HttpxSender, JudgedNetwork
 from httpqueue.webhooks.client.sender import Sender
 from httpqueue.webhooks.egress import Egress, EgressMode, IPAddress, parse_list
 from httpqueue.webhooks.message import Fault, Response
@@ -124,6 +127,8 @@ async def test_a_refused_address_is_not_called(opened: Opener, addresses: list[s
     network = Network(open_to=[GOOD, OTHER])
     error = await fault(opened(network, resolver(*addresses)), "http://hook.example/")
     assert error.fault is Fault.EGRESS_BLOCKED
+    assert error.message.startswith("blocked: the host has a")
+    assert error.__suppress_context__ or error.__context__ is None
     assert network.tried == []
 
 
@@ -176,6 +181,32 @@ async def test_happy_eyeballs(opened: Opener, receiver: Receiver) -> None:
     assert network.given_up == [OTHER]
 
 
+async def test_a_connection_of_httpx_that_comes_too_late_is_closed() -> None:
+    """Two addresses answer at the same time: one connection is used."""
+    both = asyncio.Event()
+    streams: list[httpcore.AsyncNetworkStream] = []
+    closed = asyncio.Event()
+
+    class Stream(httpcore.AsyncNetworkStream):
+        async def aclose(self) -> None:
+            streams.remove(self)
+            closed.set()
+
+    class Both(httpcore.AsyncNetworkBackend):
+        async def connect_tcp(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+            streams.append(Stream())
+            stream = streams[-1]
+            if len(streams) == 2:
+                both.set()
+            await both.wait()
+            return stream
+
+    dialer = replace(PLAIN, resolve=resolver(GOOD, OTHER), judge=PUBLIC.judge, stagger_s=0)
+    used = await JudgedNetwork(dialer, Both()).connect_tcp("hook.example", 80)
+    await asyncio.wait_for(closed.wait(), 30)
+    assert streams == [used]
+
+
 async def test_faults_of_the_network(opened: Opener) -> None:
     """A refused connection, a name without address, a silent network: what they always are."""
 
@@ -189,11 +220,16 @@ async def test_faults_of_the_network(opened: Opener) -> None:
     async def too_long(_host: str) -> Sequence[IPAddress]:
         raise UnicodeError("label too long")
 
+    async def broken(_host: str) -> Sequence[IPAddress]:
+        raise ZeroDivisionError
+
     refused = Network(refuse=[GOOD, OTHER])
     error = await fault(opened(refused, resolver(GOOD, OTHER)), "http://hook.example/")
     assert (error.fault, error.message) == (Fault.CONNECTION, "no connection: Connection refused")
     error = await fault(opened(Network(), unknown), "http://hook.example/")
     assert (error.fault, error.message) == (Fault.DNS, "dns error: Name or service not known")
+    error = await fault(opened(Network(), broken), "http://hook.example/")
+    assert (error.fault, error.message) == (Fault.CONNECTION, "no connection: ZeroDivisionError")
     for resolve in (never, resolver(GOOD)):
         error = await fault(opened(Network(), resolve), "http://hook.example/", timeout_s=0.1)
         assert error.fault is Fault.TIMEOUT

@@ -68,10 +68,6 @@ class JudgedNetwork(httpcore.AsyncNetworkBackend):
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def sleep(self, seconds: float) -> None:
-        """See httpcore."""
-        await self._network.sleep(seconds)
-
 
 class _JudgedTransport(httpx.AsyncHTTPTransport):
     """httpx's transport over a pool of ours: httpx offers no way to choose the network."""
@@ -141,6 +137,10 @@ class HttpxSender:
             raise SendError(Fault.INVALID_REQUEST, "the URL, method or headers cannot be sent") from None
         except httpx.TransportError as error:
             raise _translate(error) from None
+        except SendError as refused:
+            raise refused from None
+        except Exception as bug:  # noqa: BLE001 - a bug in a resolver must fail this call alone
+            raise SendError(Fault.CONNECTION, f"no connection: {type(bug).__name__}") from None
         return Response(answer.status_code, answer.headers.get("retry-after"), excerpt)
 
     async def close(self) -> None:

@@ -71,6 +71,7 @@ async def test_the_choice_is_kept(tmp_path: Path, valkey_server: EmbeddedValkey,
             assert PRIVATE_LINE in api.stdout
         await worker.until_ready()
         assert (await worker.until_event("egress.mode"))["mode"] == "private"
+        assert await worker.end() == 0
     for settings, is_warned in ((shared, False), (beyond | {"egress": "public"}, False), (beyond, True)):
         create = ("keys", "create", "--application", "shop", "--scope", "write")
         async with started(*HTTPQUEUE, *create, **settings) as command:
@@ -80,6 +81,7 @@ async def test_the_choice_is_kept(tmp_path: Path, valkey_server: EmbeddedValkey,
             await api.until_ready()
             assert ("egress.private" in {event["event"] for event in api.events()}) is is_warned
             assert ((await api.until_event("egress.mode"))["mode"] == "public") is ("egress" in settings)
+            assert await api.end() == 0
 
 
 async def test_settings_that_do_not_go_together(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _API_KEY: Final = re.compile(r"[!-~]{16,}")  # what every client can send in a header as it is
-_PROXY_URL: Final = re.compile(r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/?")
+_MAX_PORT: Final = 65_535
+_PROXY_URL: Final = re.compile(
+    r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?/?"
+)
 
 
 class Mode(StrEnum):
@@ -75,7 +78,8 @@ def _egress_list(value: object) -> object:
 
 
 def _proxy_url(value: SecretStr) -> SecretStr:
-    if _PROXY_URL.fullmatch(value.get_secret_value()) is None:
+    match = _PROXY_URL.fullmatch(value.get_secret_value())
+    if match is None or not 0 < int(match[3] or 1) <= _MAX_PORT:
         raise ValueError("must be a proxy's URL such as http://proxy:3128 or https://user:password@proxy:443")
     return value
 
@@ -83,7 +87,7 @@ def _proxy_url(value: SecretStr) -> SecretStr:
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 EgressEntries = Annotated[EgressList, NoDecode, BeforeValidator(_egress_list)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
+Port = Annotated[int, Field(ge=0, le=_MAX_PORT)]
 
 
 def _names(name: str, *others: str) -> AliasChoices:

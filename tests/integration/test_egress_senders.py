@@ -275,8 +275,9 @@ async def proxied(proxy: HttpProxy, kind: SenderKind, deny: str = "") -> AsyncIt
 
 
 @pytest.mark.parametrize("kind", SenderKind)
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_everything_goes_through_the_proxy(
-    kind: SenderKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: SenderKind, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets the name, unresolved, and its own credentials; TLS reaches through it to the receiver."""
     authority = trustme.CA()
@@ -284,7 +285,10 @@ async def test_everything_goes_through_the_proxy(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("hook.invalid").configure_cert(tls)
-    async with HttpProxy() as proxy, Receiver() as plain, Receiver(tls=tls) as secure:
+    own_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(own_tls)
+    through = HttpProxy(tls=own_tls if scheme == "https" else None)
+    async with through as proxy, Receiver() as plain, Receiver(tls=tls) as secure:
         async with proxied(proxy, kind) as sender:
             assert await outcome(sender, f"http://hook.invalid:{plain.port}/a") == OK
             assert await outcome(sender, f"https://hook.invalid:{secure.port}/b") == OK

@@ -1,6 +1,7 @@
 """The rules of tests, whose receivers are on the loopback; and networks and proxies that judge."""
 
 import asyncio
+import ssl
 from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -34,15 +35,16 @@ class HttpcoreNetwork(httpcore.AsyncNetworkBackend):
 class HttpProxy:
     """An HTTP proxy on the loopback: it knows where all hosts are, namely there, or it forbids everything."""
 
-    def __init__(self, *, forbids: bool = False) -> None:
+    def __init__(self, *, forbids: bool = False, tls: ssl.SSLContext | None = None) -> None:
         self.heads: list[str] = []
         """The heads of the requests that came to it."""
         self._forbids = forbids
+        self._tls = tls
         self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://me:secret@127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.url = f"{'https' if self._tls else 'http'}://me:secret@127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -362,7 +362,16 @@ def test_bad_egress_list(name: str, entry: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "text", ["proxy:3128", "socks5://proxy", "http://", "http://proxy/path", "http://pro xy", "http://p:x"]
+    "text",
+    [
+        "proxy:3128",
+        "socks5://proxy",
+        "http://",
+        "http://proxy/path",
+        "http://pro xy",
+        "http://p:x",
+        "http://p:65536",
+    ],
 )
 def test_bad_proxy_url(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold a password, which is not repeated."""

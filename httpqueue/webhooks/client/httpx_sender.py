@@ -102,7 +102,9 @@ class HttpxSender:
         self._transport = (
             _JudgedTransport(JudgedNetwork(dialer, network), dialer.tls)
             if proxy_url is None
-            else httpx.AsyncHTTPTransport(verify=dialer.tls, limits=_LIMITS, proxy=proxy_url)
+            else httpx.AsyncHTTPTransport(
+                verify=dialer.tls, limits=_LIMITS, proxy=_proxy(proxy_url, dialer.tls)
+            )
         )
 
     def start(self, request: Request, timeout_s: float, on_done: OnDone) -> Call:
@@ -146,6 +148,11 @@ class HttpxSender:
     async def close(self) -> None:
         """See Sender."""
         await self._transport.aclose()
+
+
+def _proxy(url: str, tls: ssl.SSLContext) -> httpx.Proxy:
+    is_secure = url.lower().startswith("https:")
+    return httpx.Proxy(url, ssl_context=tls if is_secure else None)  # httpcore refuses one it does not need
 
 
 async def _beginning(answer: httpx.Response) -> bytes:

@@ -15,9 +15,10 @@ from httpqueue.runtime import logs
 from httpqueue.settings import Mode, Settings, load, name_variables
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import serving
-from httpqueue.storage.storage import open_api_keys
+from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.timers.access import Grant, Scope, new_id
 from httpqueue.timers.schedule import format_instant
+from httpqueue.worker.egress import is_private_unasked
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -102,7 +103,7 @@ def _keys(asked: argparse.Namespace, settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     try:
         with _server(settings) as url:
-            return asyncio.run(_with_keys(asked, url))
+            return asyncio.run(_with_keys(asked, settings, url))
     except UnavailableError as error:
         _tell(f"httpqueue: the server that keeps the keys does not answer ({error}): try again")
         return EXIT_FAILED
@@ -120,25 +121,36 @@ def _server(settings: Settings) -> Iterator[str]:
             yield url
 
 
-async def _with_keys(asked: argparse.Namespace, url: str) -> int:
-    async with open_api_keys(url) as api_keys:
+async def _with_keys(asked: argparse.Namespace, settings: Settings, url: str) -> int:
+    async with open_storage(url, archive_error_rate=settings.archive_error_rate) as storage:
         match asked.action:
             case "create":
-                return await _create(api_keys, asked.application, Scope(asked.scope))
+                await _create(storage.api_keys, asked.application, Scope(asked.scope))
+                if not settings.listens_on_loopback:
+                    await _warn_if_private(settings, storage)
+                return 0
             case "revoke":
-                return await _revoke(api_keys, asked.id)
+                return await _revoke(storage.api_keys, asked.id)
             case _:
-                return await _list(api_keys)
+                return await _list(storage.api_keys)
 
 
-async def _create(api_keys: ApiKeys, application: str, scope: Scope) -> int:
+async def _create(api_keys: ApiKeys, application: str, scope: Scope) -> None:
     grant = Grant(new_id(), None if application == ALL_APPLICATIONS else application, scope)
     _print(await api_keys.create(grant))
     _tell(
         f"This key (id {grant.id}, application {application}, scope {scope}) is not shown again.\n"
         "Send it in the header X-API-Key. From now on every request to the API needs a key."
     )
-    return 0
+
+
+async def _warn_if_private(settings: Settings, storage: Storage) -> None:
+    """Keys are for strangers, who should not call what only this machine can reach."""
+    if await is_private_unasked(settings, storage.first_use):
+        _tell(
+            "Whoever has it may let webhooks call private and loopback addresses. "
+            "Unless you want that, set HTTPQUEUE_EGRESS=public for all parts."
+        )
 
 
 async def _list(api_keys: ApiKeys) -> int:

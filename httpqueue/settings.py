@@ -3,6 +3,7 @@
 import os
 import re
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,12 +17,17 @@ from httpqueue.storage.partitions import MAX_PARTITIONS
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
 from httpqueue.webhooks.client.factory import SenderKind
+from httpqueue.webhooks.egress import EgressList, EgressMode, parse_list
 
 _NAMED_SETTING: Final = re.compile(r"setting `(\w+)`")
 PREFIX: Final = "HTTPQUEUE_"
 _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _API_KEY: Final = re.compile(r"[!-~]{16,}")  # what every client can send in a header as it is
+_MAX_PORT: Final = 65_535
+_PROXY_URL: Final = re.compile(
+    r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?/?"
+)
 
 
 class Mode(StrEnum):
@@ -68,9 +74,21 @@ def _api_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _egress_list(value: object) -> object:
+    return parse_list(value) if isinstance(value, str) else value
+
+
+def _proxy_url(value: SecretStr) -> SecretStr:
+    match = _PROXY_URL.fullmatch(value.get_secret_value())
+    if match is None or not 0 < int(match[3] or 1) <= _MAX_PORT:
+        raise ValueError("must be a proxy's URL such as http://proxy:3128 or https://user:password@proxy:443")
+    return value
+
+
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
 RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
+EgressEntries = Annotated[EgressList, NoDecode, BeforeValidator(_egress_list)]
+Port = Annotated[int, Field(ge=0, le=_MAX_PORT)]
 
 
 def _names(name: str, *others: str) -> AliasChoices:
@@ -220,6 +238,26 @@ class Settings(BaseSettings):
         validation_alias=_names("SENDER"),
         description="HTTP client that calls the webhooks",
     )
+    egress: EgressMode | None = Field(
+        None,
+        validation_alias=_names("EGRESS"),
+        description="where webhooks may go; unset: as was chosen when the store was first used",
+    )
+    egress_allow: EgressEntries | None = Field(
+        None,
+        validation_alias=_names("EGRESS_ALLOW"),
+        description="networks and hosts that may be called although EGRESS forbids it",
+    )
+    egress_deny: EgressEntries | None = Field(
+        None,
+        validation_alias=_names("EGRESS_DENY"),
+        description="networks and hosts that are never called; it wins over EGRESS_ALLOW",
+    )
+    egress_proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = Field(
+        None,
+        validation_alias=_names("EGRESS_PROXY"),
+        description="the proxy that calls the webhooks if EGRESS is proxy",
+    )
     log_format: LogFormat = Field(
         LogFormat.AUTO,
         validation_alias=_names("LOG_FORMAT"),
@@ -264,6 +302,19 @@ class Settings(BaseSettings):
         return RetryPolicy(attempts, self.backoff_base_ms, self.backoff_max_ms)
 
     @property
+    def has_api(self) -> bool:
+        """Whether this process serves the API."""
+        return self.mode in {Mode.ALL, Mode.API}
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this machine can reach the API."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
     def in_memory(self) -> bool:
         """Whether all data is kept in memory only."""
         return self.ephemeral or self.virtual_clock
@@ -279,6 +330,7 @@ def load(**overrides: Any) -> Settings:
         raise SettingsError(f"setting {variable(field)}: {_must(first['msg'])}") from error
     if settings.in_memory:
         _check_in_memory(settings)
+    _check_proxy(settings)
     return settings
 
 
@@ -314,6 +366,20 @@ def _check_in_memory(settings: Settings) -> None:
                 f"setting {variable(field)}: must not be used together with {variable(server)}, "
                 "which names another server: unset one of the two"
             )
+
+
+def _check_proxy(settings: Settings) -> None:
+    """The mode and the proxy's URL belong together."""
+    if settings.egress is EgressMode.PROXY and settings.egress_proxy is None:
+        raise SettingsError(
+            f"setting {variable('egress')}: must not be proxy without {variable('egress_proxy')}, "
+            "the URL of the proxy: set it"
+        )
+    if settings.egress_proxy is not None and settings.egress is not EgressMode.PROXY:
+        raise SettingsError(
+            f"setting {variable('egress_proxy')}: must not be used unless {variable('egress')} is proxy: "
+            "set that, or unset this one"
+        )
 
 
 def _must(message: str) -> str:

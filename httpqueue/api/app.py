@@ -42,7 +42,7 @@ def handlers_of(backend: Backend) -> dict[str, ASGIApp]:
 
 
 def _timers(backend: Backend) -> dict[str, ASGIApp]:
-    create = CreateTimers(backend.store, backend.now_ms)
+    create = CreateTimers(backend)
     timers = Timers(backend)
     lists = Lists(store=backend.store, lookup=backend.lookup)
     return {"createTimer": create.post} | _asgi(

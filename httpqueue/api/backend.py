@@ -7,11 +7,14 @@ from httpqueue import clock
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
+from httpqueue.webhooks.egress import Egress
 
 NowMs = Callable[[], int]
 """The time in ms since the epoch."""
 WorkerSilence = Callable[[], Awaitable[int | None]]
 """Ms since any worker was last seen; None when none was ever seen."""
+EgressRules = Callable[[], Egress]
+"""Gives the rules for where webhooks may go; raises UnavailableError while they are not known."""
 Readiness = Callable[[], Awaitable[None]]
 """Returns when the process can work; raises UnavailableError with the reason when it cannot."""
 Advance = Callable[[Callable[[int], int]], Awaitable[None]]
@@ -32,6 +35,7 @@ class Backend:
     worker_silence_ms: WorkerSilence
     retention_ms: int
     """How long the record of a cancelled timer is kept."""
+    egress: EgressRules
     now_ms: NowMs = clock.now_ms
     advance: Advance | None = None
     """None without a virtual clock: the API then has no /clock."""

@@ -1,8 +1,16 @@
 """What httpqueue prints at its start: its addresses, and a command to try."""
 
 import socket
+from typing import Final
 
 from httpqueue import __version__
+from httpqueue.webhooks.egress import EgressMode
+
+_MAY_CALL: Final = {
+    EgressMode.PUBLIC: "public addresses only",
+    EgressMode.PRIVATE: "public, private and loopback addresses",
+    EgressMode.PROXY: "what the proxy at HTTPQUEUE_EGRESS_PROXY allows",
+}
 
 
 def greet(listener: socket.socket, kept_in: str) -> None:
@@ -20,3 +28,8 @@ Try it:
 """,
         flush=True,
     )
+
+
+def tell_egress(mode: EgressMode) -> None:
+    """Print where webhooks may go: the greeting's last line, for which the store must have answered."""
+    print(f"Webhooks may call {_MAY_CALL[mode]} (HTTPQUEUE_EGRESS={mode}).\n", flush=True)  # noqa: T201 - as above

@@ -1,7 +1,7 @@
 """The HTTP server (uvicorn) as a part of a process."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,9 +18,7 @@ CLOSE_S: Final = 5
 class HttpServer:
     """A Part that serves an app on a listening socket; its caller closes the socket."""
 
-    def __init__(
-        self, app: ASGIApp, listener: socket.socket, *, on_start: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -31,7 +29,7 @@ class HttpServer:
             proxy_headers=False,
             timeout_graceful_shutdown=CLOSE_S,
         )
-        self._server = _Uvicorn(config, on_start)
+        self._server = _Uvicorn(config)
         self._listener = listener
 
     async def run(self) -> None:
@@ -45,19 +43,11 @@ class HttpServer:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Leaves signals to run/signals.py, and calls on_start when it accepts connections."""
-
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_start = on_start
+    """Leaves signals to run/signals.py."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._on_start()
 
 
 def listen(host: str, port: int, *, setting: str) -> socket.socket:

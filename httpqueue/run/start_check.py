@@ -1,6 +1,4 @@
-"""The checks before any timer is moved: may this Redis keep timers, and can anybody call the API?"""
-
-from ipaddress import ip_address
+"""The checks before any timer is moved: may this Redis keep timers, who can call, and whom may we call?"""
 
 import structlog
 
@@ -9,17 +7,23 @@ from httpqueue.errors import UnavailableError
 from httpqueue.runtime.outage import Outage
 from httpqueue.settings import Mode, Settings
 from httpqueue.storage.storage import Storage
+from httpqueue.webhooks.egress import EgressMode
+from httpqueue.worker.egress import EgressChoice
 
 log = structlog.get_logger()
 
 
-async def check_start(storage: Storage, api_keys: KeyRing, settings: Settings) -> None:
-    """Wait until Redis answers, then check it. Raises StartError when it must not keep timers."""
+async def check_start(storage: Storage, api_keys: KeyRing, egress: EgressChoice, settings: Settings) -> None:
+    """Wait until Redis answers, then check it, and choose where webhooks may go.
+
+    Raises StartError when this Redis must not keep timers.
+    """
     outage = Outage("start")
     while True:
         try:
             await storage.check(allow_unsafe=settings.allow_unsafe_redis)
-            await _warn_if_open_to_all(api_keys, settings)
+            await _choose_egress(storage, egress, settings)
+            await _warn_of_strangers(api_keys, egress, settings)
         except UnavailableError as error:
             await outage.wait(error)
         else:
@@ -27,15 +31,18 @@ async def check_start(storage: Storage, api_keys: KeyRing, settings: Settings) -
             return
 
 
-async def _warn_if_open_to_all(api_keys: KeyRing, settings: Settings) -> None:
-    serves = settings.mode in {Mode.ALL, Mode.API}
-    if serves and not _is_loopback(settings.host) and not await api_keys.exist():
+async def _choose_egress(storage: Storage, egress: EgressChoice, settings: Settings) -> None:
+    if settings.mode is not Mode.RELAY:  # it neither takes URLs nor calls them
+        await egress.choose(storage.first_use, has_api=settings.has_api)
+
+
+async def _warn_of_strangers(api_keys: KeyRing, egress: EgressChoice, settings: Settings) -> None:
+    """Warn if others can reach the API, and may use it or make it call private addresses."""
+    if not settings.has_api or settings.listens_on_loopback:
+        return
+    if not await api_keys.exist():
         remedy = "httpqueue keys create, or set HTTPQUEUE_API_KEY"
         log.warning("run.open_to_all", host=settings.host, remedy=remedy)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    elif settings.egress is None and egress().mode is EgressMode.PRIVATE:
+        remedy = "set HTTPQUEUE_EGRESS to public, or to private if that is what you want"
+        log.warning("egress.private", host=settings.host, remedy=remedy)

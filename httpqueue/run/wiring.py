@@ -12,7 +12,7 @@ from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.relay.relay import Relay
 from httpqueue.run.clock_comparison import ClockComparison
-from httpqueue.run.greeting import greet
+from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
 from httpqueue.run.start_check import check_start
@@ -22,6 +22,7 @@ from httpqueue.settings import Mode, Settings, variable
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage, open_storage
+from httpqueue.worker.egress import EgressChoice
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.permits import Permits
 from httpqueue.worker.slots import Slots
@@ -39,6 +40,7 @@ class _Shared:
     """Whether the queue is on the store's server."""
     queue: Queue
     api_keys: KeyRing
+    egress: EgressChoice
     relay: Relay
 
     async def ping(self) -> None:
@@ -55,8 +57,9 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
         shared = await _open_shared(settings, store_url, stack)
         servers: list[Part] = []
         workers: list[Part] = []
-        if mode in {Mode.ALL, Mode.API}:
-            servers.append(_api_server(shared, _listener(settings, "port", stack), kept_in))
+        listener = _listener(settings, "port", stack) if settings.has_api else None
+        if listener is not None:
+            servers.append(_api_server(shared, listener))
         if settings.metrics_port is not None:
             app = create_ops_app(readiness=shared.ping)
             servers.append(HttpServer(app, _listener(settings, "metrics_port", stack)))
@@ -66,7 +69,15 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
             workers.append(shared.relay)
         if mode in {Mode.ALL, Mode.WORKER}:
             workers.append(await _open_worker(shared, stack))
-        yield Parts(servers, partial(check_start, shared.storage, shared.api_keys, settings), workers)
+
+        async def check() -> None:
+            if listener is not None:
+                greet(listener, kept_in)
+            await check_start(shared.storage, shared.api_keys, shared.egress, settings)
+            if listener is not None:
+                tell_egress(shared.egress().mode)
+
+        yield Parts(servers, check, workers)
 
 
 async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack) -> _Shared:
@@ -87,6 +98,7 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
         is_one_server=queue_url == store_url,
         queue=queue,
         api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key),
+        egress=EgressChoice(settings),
         relay=Relay(
             storage=storage,
             queue=queue,
@@ -101,9 +113,9 @@ def _listener(settings: Settings, field: str, stack: AsyncExitStack) -> socket.s
     return stack.enter_context(listener)
 
 
-def _api_server(shared: _Shared, listener: socket.socket, kept_in: str) -> HttpServer:
+def _api_server(shared: _Shared, listener: socket.socket) -> HttpServer:
     app = create_app(_backend(shared), api_keys=shared.api_keys, rate_limit_per_s=shared.settings.rate_limit)
-    return HttpServer(app, listener, on_start=partial(greet, listener, kept_in))
+    return HttpServer(app, listener)
 
 
 def _backend(shared: _Shared) -> Backend:
@@ -114,6 +126,7 @@ def _backend(shared: _Shared) -> Backend:
         readiness=shared.ping,
         worker_silence_ms=shared.queue.worker_silence_ms,
         retention_ms=shared.settings.retention_done_ms,
+        egress=shared.egress,
     )
     now = shared.now
     if not isinstance(now, VirtualClock):
@@ -124,7 +137,7 @@ def _backend(shared: _Shared) -> Backend:
 
 async def _open_worker(shared: _Shared, stack: AsyncExitStack) -> Part:
     settings = shared.settings
-    attempts = await stack.enter_async_context(open_attempts(settings, shared.storage.store))
+    attempts = await stack.enter_async_context(open_attempts(settings, shared.storage.store, shared.egress))
     return Worker(
         attempts=attempts,
         queue=shared.queue,

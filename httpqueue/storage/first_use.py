@@ -7,7 +7,7 @@ from httpqueue.storage.keys import FIRST_USE
 
 
 class FirstUse:
-    """Keeps decisions by name. Its method raises UnavailableError when the server is away."""
+    """Keeps decisions by name. Its methods raise UnavailableError when the server is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -19,4 +19,14 @@ class FirstUse:
                 pipeline.hsetnx(FIRST_USE, name, proposed)
                 pipeline.hget(FIRST_USE, name)
                 _, decided = await pipeline.execute()
-        return str(decided, "utf-8", "replace")  # whoever reads it says what it may be
+        return _text(decided)
+
+    async def read(self, name: str) -> str | None:
+        """What was decided under this name; None if nothing was."""
+        with redis_errors():
+            decided: bytes | None = await self._redis.hget(FIRST_USE, name)  # type: ignore[misc] # redis-py: sync or async
+        return None if decided is None else _text(decided)
+
+
+def _text(decided: bytes) -> str:
+    return decided.decode(errors="replace")  # whoever reads it says what it may be

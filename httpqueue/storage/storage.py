@@ -115,13 +115,3 @@ async def open_storage(
         yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
     finally:
         await redis.aclose()
-
-
-@asynccontextmanager
-async def open_api_keys(url: str) -> AsyncIterator[ApiKeys]:
-    """Open only the API keys at this URL, for `httpqueue keys`."""
-    redis = connect(url, Redis)
-    try:
-        yield ApiKeys(redis)
-    finally:
-        await redis.aclose()

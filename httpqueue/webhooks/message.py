@@ -48,11 +48,14 @@ class Fault(StrEnum):
     DNS = "dns"
     TLS = "tls"
     INVALID_REQUEST = "invalid_request"
+    EGRESS_BLOCKED = "egress_blocked"
     LOST_WORKER = "lost_worker"
     PAST_DUE = "past_due"
 
 
-NOT_CALLED: Final = frozenset({Fault.INVALID_REQUEST, Fault.LOST_WORKER, Fault.PAST_DUE})
+NOT_CALLED: Final = frozenset(
+    {Fault.INVALID_REQUEST, Fault.EGRESS_BLOCKED, Fault.LOST_WORKER, Fault.PAST_DUE}
+)
 """Faults with which no call was made, so they say nothing about the host."""
 
 

@@ -49,7 +49,7 @@ def of_status(status: int) -> Outcome:
 
 
 def of_fault(fault: Fault) -> Outcome:
-    """Timeout, connection and DNS errors: retry. Others, such as TLS or an invalid request: failed."""
+    """Timeout, connection and DNS errors: retry. Others, such as TLS or a blocked address: failed."""
     return Outcome.RETRY if fault in _PASSING_FAULTS else Outcome.FAILED
 
 

@@ -24,6 +24,7 @@ from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
 from httpqueue.timers.commands import Refusal, Refused
 from httpqueue.worker.attempts import BEAT_S, Attempts, Running
+from httpqueue.worker.egress import EgressChoice
 from httpqueue.worker.permits import Permits, permits_of
 from httpqueue.worker.wiring import open_attempts
 
@@ -101,7 +102,9 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         )
         queue = await resources.enter_async_context(open_queue(queue_url, partitions=partitions))
         await storage.check(allow_unsafe=settings.allow_unsafe_redis)
-        attempts = await resources.enter_async_context(open_attempts(settings, storage.store))
+        egress = EgressChoice(settings)
+        await egress.choose(storage.first_use, has_api=False)
+        attempts = await resources.enter_async_context(open_attempts(settings, storage.store, egress))
         finishing = asyncio.create_task(attempts.finishes.run())
         resources.callback(finishing.cancel)
         ctx["attempts"], ctx["permits"] = attempts, Permits(storage, queue)

@@ -9,7 +9,7 @@ from httpqueue.errors import UnavailableError
 from httpqueue.storage import keys
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.storage import open_api_keys
+from httpqueue.storage.storage import open_storage
 from httpqueue.timers.access import Grant, Scope, decode_grant, hash_key
 
 SHOP = Grant("00000001", "shop", Scope.WRITE)
@@ -68,14 +68,15 @@ async def test_a_grant_that_cannot_be_read(redis: Redis, api_keys: ApiKeys) -> N
 
 async def test_a_server_of_its_own_url(valkey_server: EmbeddedValkey, redis: Redis) -> None:
     """Opened by URL, as the command and the API do."""
-    async with open_api_keys(valkey_server.url) as api_keys:
-        await api_keys.create(SHOP)
+    async with open_storage(valkey_server.url, archive_error_rate=1e-6) as storage:
+        await storage.api_keys.create(SHOP)
     assert await redis.hlen(keys.API_KEYS) == 1  # type: ignore[misc] # redis-py: sync or async
 
 
 async def test_a_server_that_is_away() -> None:
     """Every method says so."""
-    async with open_api_keys("unix:///nowhere/valkey.sock") as api_keys:
+    async with open_storage("unix:///nowhere/valkey.sock", archive_error_rate=1e-6) as storage:
+        api_keys = storage.api_keys
         for call in (api_keys.load(), api_keys.list(), api_keys.revoke("a"), api_keys.create(SHOP)):
             with pytest.raises(UnavailableError):
                 await call

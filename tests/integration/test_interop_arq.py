@@ -43,7 +43,9 @@ async def test_a_stock_arq_worker_drains_our_queue(
         relay = Relay(storage=storage, queue=queue, horizon_ms=1_000, batch_size=500)
         assert await relay.drain() == TIMERS
         stock = create_worker(
-            worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False
+            worker_settings(load(redis_url=valkey_server.url, egress="private")),
+            burst=True,
+            handle_signals=False,
         )
         await stock.async_run()
         await stock.close()
@@ -67,7 +69,9 @@ async def test_a_stock_arq_worker_leaves_retries_to_the_store(
         relay = Relay(storage=storage, queue=queue, horizon_ms=1_000, batch_size=500)
         await relay.drain()
         stock = create_worker(
-            worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False
+            worker_settings(load(redis_url=valkey_server.url, egress="private")),
+            burst=True,
+            handle_signals=False,
         )
         await stock.async_run()
         await stock.close()
@@ -110,7 +114,7 @@ async def test_a_stock_worker_names_a_job_it_cannot_read(
     """A job of ours whose id is no wake-up ends; nothing is retried for ever."""
     await queue.redis.enqueue_job(JOB_FUNCTION, _job_id="nonsense")
     stock = create_worker(
-        worker_settings(load(redis_url=valkey_server.url)), burst=True, handle_signals=False
+        worker_settings(load(redis_url=valkey_server.url, egress="private")), burst=True, handle_signals=False
     )
     await stock.async_run()
     await stock.close()

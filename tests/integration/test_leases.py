@@ -25,6 +25,7 @@ from httpqueue.webhooks.outcome import Outcome
 from httpqueue.worker import engine
 from httpqueue.worker.attempts import BEAT_S, BEATS_LEFT, Attempts, Running
 from httpqueue.worker.plan import MAX_LOST
+from tests.support.egress import PRIVATE
 from tests.support.frozen import (
     LEASE_MS,
     FrozenTime,
@@ -46,7 +47,7 @@ HOUR_MS = 3_600_000
 @asynccontextmanager
 async def attempts_on(store: Store) -> AsyncIterator[Attempts]:
     """A worker without its engine: what it does with a wake-up, step by step."""
-    sender = create_sender(SenderKind.HTTP1)
+    sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
     attempts = Attempts(store=store, sender=sender, policy=QUICK)
     finishing = asyncio.create_task(attempts.finishes.run())
     yield attempts

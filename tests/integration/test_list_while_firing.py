@@ -18,6 +18,7 @@ from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.outcome import Outcome
+from tests.support.egress import PRIVATE
 from tests.support.frozen import HOUR_MS, begin, finish_of
 from tests.support.pipeline import running
 from tests.support.receiver import Receiver
@@ -38,6 +39,7 @@ async def client(storage: Storage, queue: Queue) -> AsyncIterator[httpx.AsyncCli
         readiness=storage.ping,
         worker_silence_ms=queue.worker_silence_ms,
         retention_ms=HOUR_MS,
+        egress=lambda: PRIVATE,
     )
     transport = httpx.ASGITransport(create_app(backend))
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:

@@ -34,6 +34,7 @@ from httpqueue.storage.storage import Storage
 from httpqueue.timers.names import DEFAULT_APPLICATION
 from httpqueue.timers.timer import State
 from tests.support.api_lab import Lab
+from tests.support.egress import PRIVATE
 from tests.support.frozen import FrozenTime
 from tests.support.keys import STORE
 
@@ -116,6 +117,7 @@ def backend_of(redis: Redis) -> Backend:
         readiness=storage.ping,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
+        egress=lambda: PRIVATE,
         advance=advance,
     )
 

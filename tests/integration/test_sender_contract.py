@@ -14,6 +14,7 @@ from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.webhooks.client.httpx_sender import HttpxSender
 from httpqueue.webhooks.client.sender import MAX_RESPONSE_BYTES, Sender
 from httpqueue.webhooks.message import Request, Response
+from tests.support.egress import PRIVATE
 from tests.support.receiver import Handler, Received, Receiver, Reply, Writer, drip, hang, raw, reply_when
 
 TIMEOUT_S = 30.0
@@ -22,7 +23,7 @@ TIMEOUT_S = 30.0
 @pytest.fixture(params=SenderKind)
 async def sender(request: pytest.FixtureRequest) -> AsyncIterator[Sender]:
     """Each kind of sender."""
-    sender = create_sender(request.param)
+    sender = create_sender(request.param, PRIVATE.judge)
     yield sender
     await sender.close()
 
@@ -172,7 +173,7 @@ async def test_proxies_from_the_environment_are_ignored(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    sender = create_sender(kind)
+    sender = create_sender(kind, PRIVATE.judge)
     assert (await send(sender, post(receiver.url))).status == 200
     await sender.close()
 
@@ -187,7 +188,7 @@ async def test_ssl_cert_file_adds_trusted_certificates(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
-    sender = create_sender(kind)
+    sender = create_sender(kind, PRIVATE.judge)
     async with Receiver(tls=tls) as receiver:
         assert (await send(sender, post(receiver.url))).status == 200
         assert receiver.requests[0].body == b"hello"

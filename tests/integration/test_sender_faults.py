@@ -11,6 +11,7 @@ import trustme
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.webhooks.client.sender import Sender
 from httpqueue.webhooks.message import Fault, Request, SendError
+from tests.support.egress import PRIVATE
 from tests.support.receiver import Handler, Receiver, drip, hang, raw, reset
 
 SECRET = "s3cret"
@@ -19,7 +20,7 @@ SECRET = "s3cret"
 @pytest.fixture(params=SenderKind)
 async def sender(request: pytest.FixtureRequest) -> AsyncIterator[Sender]:
     """Each kind of sender."""
-    sender = create_sender(request.param)
+    sender = create_sender(request.param, PRIVATE.judge)
     yield sender
     await sender.close()
 

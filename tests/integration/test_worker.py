@@ -19,6 +19,7 @@ from httpqueue.timers.timer import State
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.worker import engine as worker
 from httpqueue.worker.attempts import Attempts
+from tests.support.egress import PRIVATE
 from tests.support.keys import DUE, HELD, QUEUE, STORE
 from tests.support.pipeline import QUICK, assert_growing, running, working
 from tests.support.receiver import Receiver, Reply, reply_when
@@ -313,7 +314,7 @@ async def test_a_worker_does_not_go_on_without_its_finishes(
         raise ZeroDivisionError
 
     monkeypatch.setattr(store, "finish", broken)
-    sender = create_sender(SenderKind.HTTP1)
+    sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
     attempts = Attempts(store=store, sender=sender, policy=QUICK)
     one = worker.Worker(attempts=attempts, queue=queue, concurrency=1, grace_s=0)
     async with Receiver() as receiver:

@@ -19,6 +19,7 @@ from httpqueue.timers.cron import first_due
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.timer import State, Timer
+from tests.support.egress import PRIVATE
 
 VALID: dict[str, Any] = {"url": "https://example.com/hook", "seconds": 30}
 
@@ -83,6 +84,7 @@ def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
         readiness=readiness,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
+        egress=lambda: PRIVATE,
     )
 
 

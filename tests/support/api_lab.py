@@ -14,6 +14,7 @@ from httpqueue.timers.commands import Begun, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
+from tests.support.egress import PRIVATE
 from tests.support.frozen import HOUR_MS, FrozenTime, begin, finish_of, storage_of
 from tests.support.keys import PARTITIONS
 
@@ -40,6 +41,7 @@ class Lab:
                 readiness=storage.ping,
                 worker_silence_ms=self.silence_ms,
                 retention_ms=HOUR_MS,
+                egress=lambda: PRIVATE,
                 now_ms=self.time,
                 advance=self.advance,
             )

@@ -8,9 +8,10 @@ from ipaddress import ip_address
 from typing import Final
 
 from httpqueue.webhooks.client.http1.dial import Connect, Dialer, connect_tcp
-from httpqueue.webhooks.client.http1.resolve import IPAddress, Resolver
+from httpqueue.webhooks.client.http1.resolve import Resolver
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.client.sender import Sender
+from httpqueue.webhooks.egress import IPAddress
 from httpqueue.webhooks.message import Request, Response, SendError
 from tests.support.receiver import Handler, Received, Writer
 

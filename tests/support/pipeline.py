@@ -16,11 +16,13 @@ from httpqueue.timers.schedule import Delay, Schedule
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
+from httpqueue.webhooks.egress import Egress
 from httpqueue.worker.attempts import Attempts
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.permits import Permits
 from httpqueue.worker.plan import AttemptPolicy
 from httpqueue.worker.slots import Slots
+from tests.support.egress import PRIVATE
 from tests.support.frozen import storage_of
 from tests.support.keys import Everywhere
 from tests.support.receiver import Received
@@ -95,6 +97,7 @@ async def running(
     policy: AttemptPolicy = QUICK,
     concurrency: int = 1_000,
     host_concurrency: int = 200,
+    egress: Egress = PRIVATE,
 ) -> AsyncIterator[Pipeline]:
     """Relay and worker at work."""
     storage = storage_of(store)
@@ -102,7 +105,12 @@ async def running(
     relay = Relay(storage=storage, queue=queue, horizon_ms=600_000, batch_size=500)
     relaying = asyncio.create_task(relay.run())
     async with working(
-        store, queue, policy=policy, concurrency=concurrency, host_concurrency=host_concurrency
+        store,
+        queue,
+        policy=policy,
+        concurrency=concurrency,
+        host_concurrency=host_concurrency,
+        egress=egress,
     ) as worker:
         finished = asyncio.Event()
         worker._finishes.told.listen(lambda _: finished.set())
@@ -122,9 +130,10 @@ async def working(
     policy: AttemptPolicy = QUICK,
     concurrency: int = 1_000,
     host_concurrency: int = 200,
+    egress: Egress = PRIVATE,
 ) -> AsyncIterator[Worker]:
     """A worker at work."""
-    sender = create_sender(SenderKind.HTTP1)
+    sender = create_sender(SenderKind.HTTP1, egress.judge)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = Worker(
         attempts=attempts,

@@ -15,7 +15,7 @@ from httpqueue.run.http_server import HttpServer, listen
 
 async def test_it_serves_until_it_is_stopped() -> None:
     """A request in flight is still answered, and the port is free again."""
-    arrived, go_on, started = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Request) -> Response:
         arrived.set()
@@ -24,10 +24,9 @@ async def test_it_serves_until_it_is_stopped() -> None:
 
     with listen("127.0.0.1", 0, setting="PORT") as listener:
         port = listener.getsockname()[1]
-        server = HttpServer(Starlette(routes=[Route("/", slow)]), listener, on_start=started.set)
+        server = HttpServer(Starlette(routes=[Route("/", slow)]), listener)
         async with asyncio.timeout(30), asyncio.TaskGroup() as tasks, httpx.AsyncClient() as client:
             tasks.create_task(server.run())
-            await started.wait()
             request = tasks.create_task(client.get(f"http://127.0.0.1:{port}/"))
             await arrived.wait()
             await server.stop()
@@ -41,10 +40,11 @@ async def test_it_serves_until_it_is_stopped() -> None:
 async def test_one_that_is_stopped_before_it_runs() -> None:
     """It never accepts a connection."""
     with listen("127.0.0.1", 0, setting="PORT") as listener:
-        server = HttpServer(Starlette(), listener, on_start=lambda: pytest.fail("it started"))
+        server = HttpServer(Starlette(), listener)
         await server.stop()
         async with asyncio.timeout(30):
             await server.run()
+        assert not server._server.started
 
 
 def test_a_port_in_use_names_its_setting() -> None:

@@ -18,6 +18,7 @@ from httpqueue.api.schema.read_timer import read_timer
 from httpqueue.api.schema.request_models import TimerRequest
 from httpqueue.timers.commands import NewTimer
 from tests.support.api_fakes import FakeStore, api, backend
+from tests.support.egress import PRIVATE
 
 SWAGGER_JSON = Path(__file__).resolve().parents[2] / "docs" / "swagger.json"
 
@@ -132,7 +133,7 @@ def test_every_parameter_is_explained() -> None:
 
 def read(members: dict[str, Any]) -> NewTimer:
     """The timer that a request asks for."""
-    return read_timer(members, now_ms=0, application_of=lambda given: given or "default")
+    return read_timer(members, now_ms=0, egress=PRIVATE, application_of=lambda given: given or "default")
 
 
 def test_the_example_is_a_valid_request() -> None:

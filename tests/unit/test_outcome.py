@@ -45,6 +45,7 @@ def test_every_fault_has_its_outcome() -> None:
         Fault.TLS: Outcome.FAILED,
         Fault.PAST_DUE: Outcome.FAILED,
         Fault.INVALID_REQUEST: Outcome.FAILED,
+        Fault.EGRESS_BLOCKED: Outcome.FAILED,
     }
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,11 @@ from httpqueue.settings import (
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
 from httpqueue.webhooks.client.factory import SenderKind
+from httpqueue.webhooks.egress import EgressList, EgressMode
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 UNSET = "–"  # noqa: RUF001 - the dash of the tables
+INTERN = EgressList((ip_network("10.1.0.0/16"),), ("*.intern.example",))
 VALUES: dict[str, tuple[str, Any]] = {
     "mode": ("relay", Mode.RELAY),
     "host": ("0.0.0.0", "0.0.0.0"),
@@ -51,6 +54,10 @@ VALUES: dict[str, tuple[str, Any]] = {
     "shutdown_grace_ms": ("5s", 5_000),
     "append_timer_id": ("true", True),
     "sender": ("httpx", SenderKind.HTTPX),
+    "egress": ("public", EgressMode.PUBLIC),
+    "egress_allow": ("10.1.0.0/16, *.intern.example", INTERN),
+    "egress_deny": ("10.1.0.0/16, *.intern.example", INTERN),
+    "egress_proxy": ("http://user:password@proxy:3128", SecretStr("http://user:password@proxy:3128")),
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("debug", "debug"),
     "producer_max_retry": ("4", 4),
@@ -131,10 +138,11 @@ def test_documented_in_full() -> None:
 def test_every_name(field: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting can be set under each of its names, and nothing else changes."""
     text, value = VALUES[field]
-    before = load().model_dump()
+    nothing: dict[str, Any] = {}
+    before = dict(Settings(**nothing))  # not load(), which also checks that settings go together
     assert before[field] != value
     monkeypatch.setenv(name, text)
-    assert load().model_dump() == before | {field: value}
+    assert dict(Settings(**nothing)) == before | {field: value}
 
 
 @pytest.mark.parametrize(("field", "name"), EVERY_NAME)
@@ -284,6 +292,7 @@ def test_endless_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("HTTPQUEUE_RATE_LIMIT", "inf", "must be a finite number"),
         ("HTTPQUEUE_ALLOW_UNSAFE_REDIS", "maybe", "must be a valid boolean"),
         ("APP_MODE", "everything", "must be 'all', 'api', 'relay' or 'worker'"),
+        ("HTTPQUEUE_EGRESS", "all", "must be 'public', 'private' or 'proxy'"),
         ("HTTPQUEUE_SENDER", "curl", "must be 'http1' or 'httpx'"),
         ("HTTPQUEUE_LOG_FORMAT", "xml", "must be 'auto', 'json' or 'text'"),
         ("HTTPQUEUE_LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
@@ -337,6 +346,60 @@ def test_the_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even when all settings are."""
     monkeypatch.setenv("HTTPQUEUE_API_KEY", "0123456789abcdef")
     assert "0123456789" not in repr(load())
+
+
+@pytest.mark.parametrize(
+    "entry", ["10.0.0.1/8", "10.0.0.0/33", "*", "*.", "a.*.b", "a b", "http://a", "a:80", "127.1", "1.2.3"]
+)
+@pytest.mark.parametrize("name", ["HTTPQUEUE_EGRESS_ALLOW", "HTTPQUEUE_EGRESS_DENY"])
+def test_bad_egress_list(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is neither a network nor a host pattern is refused, and named."""
+    message = refusal(monkeypatch, name, f"10.0.0.0/8, {entry}")
+    assert message == (
+        "must list networks such as 10.0.0.0/8, addresses, and hosts such as example.com or *.example.com "
+        f"(not {entry})"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy:3128",
+        "socks5://proxy",
+        "http://",
+        "http://proxy/path",
+        "http://pro xy",
+        "http://p:x",
+        "http://p:65536",
+    ],
+)
+def test_bad_proxy_url(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a password, which is not repeated."""
+    monkeypatch.setenv("HTTPQUEUE_EGRESS", "proxy")
+    assert refusal(monkeypatch, "HTTPQUEUE_EGRESS_PROXY", text) == (
+        "must be a proxy's URL such as http://proxy:3128 or https://user:password@proxy:443"
+    )
+
+
+def test_mode_proxy_and_its_url_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without the other is refused; the URL is never shown."""
+    assert "HTTPQUEUE_EGRESS_PROXY" in refusal(monkeypatch, "HTTPQUEUE_EGRESS", "proxy")
+    monkeypatch.setenv("HTTPQUEUE_EGRESS_PROXY", "http://user:password@[::1]:3128/")
+    assert "password" not in repr(load())
+    monkeypatch.setenv("HTTPQUEUE_EGRESS", "public")
+    url = "http://proxy:3128"
+    assert "HTTPQUEUE_EGRESS is proxy" in refusal(monkeypatch, "HTTPQUEUE_EGRESS_PROXY", url)
+    monkeypatch.delenv("HTTPQUEUE_EGRESS")
+    assert "HTTPQUEUE_EGRESS is proxy" in refusal(monkeypatch, "HTTPQUEUE_EGRESS_PROXY", url)
+
+
+def test_who_reaches_the_api() -> None:
+    """Any loopback address, or its name."""
+    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+        assert load(host=host).listens_on_loopback
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
+        assert not load(host=host).listens_on_loopback
+    assert [load(mode=mode).has_api for mode in Mode] == [True, True, False, False]
 
 
 def test_in_memory() -> None:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from httpqueue.api import responses
 from httpqueue.api.auth import application_of
-from httpqueue.api.backend import NowMs
+from httpqueue.api.backend import Backend
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
 from httpqueue.api.schema.json_body import MAX_BATCH_BYTES, read_object
 from httpqueue.api.schema.query import check_query
@@ -20,7 +20,6 @@ from httpqueue.api.schema.read_timer import read_batch, read_timer
 from httpqueue.api.timer_problems import other_lane, state_conflict
 from httpqueue.runtime.batch import Batcher
 from httpqueue.runtime.metrics import TIMERS_CREATED
-from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Created, Creation, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import format_instant
@@ -41,12 +40,13 @@ OTHER_LANE: Final = other_lane()
 class CreateTimers:
     """Stores new timers. Single ones that arrive at the same time share a call of the store."""
 
-    def __init__(self, store: Store, now_ms: NowMs) -> None:
-        self._store = store
+    def __init__(self, backend: Backend) -> None:
+        store = self._store = backend.store
         self._creations: Batcher[NewTimer, Created] = Batcher(
             store.create, max_items=MAX_COMMIT, max_bytes=MAX_COMMIT_BYTES, size_of=_size_of
         )
-        self._now_ms = now_ms
+        self._now_ms = backend.now_ms
+        self._egress = backend.egress
 
     async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /timers: 201 for a new timer, 200 when the id has one already, 409 for other content.
@@ -55,7 +55,8 @@ class CreateTimers:
         """
         check_query(scope)
         members = await read_object(scope, receive)
-        timer = read_timer(members, now_ms=self._now_ms(), application_of=partial(application_of, scope))
+        whose = partial(application_of, scope)
+        timer = read_timer(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
         async with asyncio.timeout(responses.ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
         _check_created(created)
@@ -74,7 +75,7 @@ class CreateTimers:
         check_query(request.scope)
         members = await read_object(request.scope, request.receive, max_bytes=MAX_BATCH_BYTES)
         whose = partial(application_of, request.scope)
-        items = read_batch(members, now_ms=self._now_ms(), application_of=whose)
+        items = read_batch(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
         timers = [item for item in items if isinstance(item, NewTimer)]
         async with responses.in_time():
             created = iter(await self._store.create(timers) if timers else ())

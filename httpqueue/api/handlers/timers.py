@@ -42,6 +42,7 @@ class Timers:
         self._lookup = backend.lookup
         self._worker_silence_ms = backend.worker_silence_ms
         self._now_ms = backend.now_ms
+        self._egress = backend.egress
         self._retention_ms = backend.retention_ms
 
     async def get(self, request: Request) -> Response:
@@ -88,7 +89,7 @@ class Timers:
         for field, own in (("id", name.id), ("application", name.application)):
             if members.pop(field, None) not in (None, own):
                 raise faulty_field(field, f"must be {own}, as in the path, or left out")
-        spec = read_content(members, now_ms=self._now_ms())
+        spec = read_content(members, now_ms=self._now_ms(), egress=self._egress())
         change = Change(name, CHANGEABLE, spec=spec, due=spec.schedule)
         return await self._answer_change(request, change)
 
@@ -98,7 +99,7 @@ class Timers:
         patch = await read_object(request.scope, request.receive)
 
         def patched_change(timer: Timer) -> Change:
-            spec, reschedules = patched(timer.spec, patch, now_ms=self._now_ms())
+            spec, reschedules = patched(timer.spec, patch, now_ms=self._now_ms(), egress=self._egress())
             return Change(name, CHANGEABLE, spec=spec, due=spec.schedule if reschedules else None)
 
         return await self._edit(request, patched_change)
@@ -109,7 +110,8 @@ class Timers:
         wanted = validate(CallbackChange, await read_object(request.scope, request.receive)).callback
 
         def change(timer: Timer) -> Change:
-            spec = structs.replace(timer.spec, callback=callback_of(wanted, timer.spec.url))
+            callback = callback_of(wanted, timer.spec.url, self._egress())
+            spec = structs.replace(timer.spec, callback=callback)
             return Change(name, CHANGEABLE, spec=spec)
 
         return await self._edit(request, change)

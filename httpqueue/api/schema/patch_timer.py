@@ -11,9 +11,10 @@ from httpqueue.api.schema.read_timer import SCHEDULE_FIELDS, read_content
 from httpqueue.api.schema.render import content_of, schedule_of
 from httpqueue.timers.schedule import has_offset
 from httpqueue.timers.spec import Spec
+from httpqueue.webhooks.egress import Egress
 
 
-def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, bool]:
+def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int, egress: Egress) -> tuple[Spec, bool]:
     """A spec and a merge patch -> (spec, whether the schedule changes); raises ProblemError (413, 422)."""
     reschedules = any(patch.get(name) is not None for name in SCHEDULE_FIELDS if name != "timezone")
     schedule = schedule_of(spec)
@@ -22,7 +23,7 @@ def patched(spec: Spec, patch: dict[str, Any], *, now_ms: int) -> tuple[Spec, bo
     members = _merged({**content_of(spec), **schedule}, patch)
     if len(orjson.dumps(members)) > MAX_BODY_BYTES:  # else many patches could make a timer of any size
         raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "must not make the timer larger than 1 MiB")
-    changed = read_content(members, now_ms=now_ms)
+    changed = read_content(members, now_ms=now_ms, egress=egress)
     return changed, reschedules or changed.schedule != spec.schedule
 
 

@@ -30,6 +30,7 @@ from httpqueue.timers.schedule import (
     local_ms,
 )
 from httpqueue.timers.spec import Callback, Retention, Spec
+from httpqueue.webhooks.egress import Egress
 
 ApplicationOf = Callable[[str | None], str]
 """The application that a request names, or None -> the one it is about; raises ProblemError (403)."""
@@ -39,16 +40,18 @@ _MS_PER_UNIT: Final = {"hours": 3_600_000, "minutes": 60_000, "seconds": 1_000}
 SCHEDULE_FIELDS: Final = (*_MS_PER_UNIT, "fire_at", "cron", "timezone")
 
 
-def read_timer(members: dict[str, Any], *, now_ms: int, application_of: ApplicationOf) -> NewTimer:
+def read_timer(
+    members: dict[str, Any], *, now_ms: int, egress: Egress, application_of: ApplicationOf
+) -> NewTimer:
     """The members of a TimerRequest -> a timer; raises ProblemError (403, 422)."""
     request = validate(TimerRequest, members, _schedule_errors(members))
     timer_id = request.id or secrets.token_urlsafe(_ID_BYTES)
     name = TimerName(application_of(request.application), timer_id)
-    return NewTimer(name, _spec(request, now_ms), request.if_exists)
+    return NewTimer(name, _spec(request, now_ms, egress), request.if_exists)
 
 
 def read_batch(
-    members: dict[str, Any], *, now_ms: int, application_of: ApplicationOf
+    members: dict[str, Any], *, now_ms: int, egress: Egress, application_of: ApplicationOf
 ) -> list[NewTimer | ProblemError]:
     """The members of a BatchRequest -> for each item a timer, or the problem that this item has.
 
@@ -60,19 +63,21 @@ def read_batch(
         errors.append(FieldError("timers", f"must be an array of 1 to {MAX_BATCH:,} timers"))
     if errors or not isinstance(items, list):
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
-    return [_read_item(item, now_ms, application_of) for item in items]
+    return [_read_item(item, now_ms, egress, application_of) for item in items]
 
 
-def read_content(members: dict[str, Any], *, now_ms: int) -> Spec:
+def read_content(members: dict[str, Any], *, now_ms: int, egress: Egress) -> Spec:
     """The members of a TimerContent -> a spec; raises ProblemError (422)."""
-    return _spec(validate(TimerContent, members, _schedule_errors(members)), now_ms)
+    return _spec(validate(TimerContent, members, _schedule_errors(members)), now_ms, egress)
 
 
-def _read_item(item: Any, now_ms: int, application_of: ApplicationOf) -> NewTimer | ProblemError:
+def _read_item(
+    item: Any, now_ms: int, egress: Egress, application_of: ApplicationOf
+) -> NewTimer | ProblemError:
     if not isinstance(item, dict):
         return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "must be a JSON object: {…}")
     try:
-        return read_timer(item, now_ms=now_ms, application_of=application_of)
+        return read_timer(item, now_ms=now_ms, egress=egress, application_of=application_of)
     except ProblemError as problem:
         return problem
 
@@ -95,16 +100,16 @@ def _schedule_errors(members: dict[str, Any]) -> list[FieldError]:
     return []
 
 
-def _spec(request: TimerContent, now_ms: int) -> Spec:
+def _spec(request: TimerContent, now_ms: int, egress: Egress) -> Spec:
     return Spec(
-        url=request.url,
+        url=_callable(request.url, "url", egress),
         schedule=_schedule(request, now_ms),
         method=request.method,
         headers=request.headers or {},
         body=request.body,
         timeout_ms=_ms(request.timeout),
         retry=retry_of(request.retry),
-        callback=callback_of(request.callback, request.url),
+        callback=callback_of(request.callback, request.url, egress),
         ordering_key=request.ordering_key,
         labels=request.labels or {},
         past_due=request.past_due,
@@ -166,14 +171,22 @@ def retry_of(request: RetryRequest | None) -> RetryOptions | None:
     )
 
 
-def callback_of(request: CallbackRequest | None, url: str) -> Callback | None:
-    """The callback of a timer with that url; raises ProblemError (422) if it has the same url."""
+def callback_of(request: CallbackRequest | None, url: str, egress: Egress) -> Callback | None:
+    """The callback of a timer with that url; raises ProblemError (422) if its own url cannot be used."""
     if request is None:
         return None
     if request.url == url:
         raise faulty_field("callback.url", "must be another one than the timer's own url")
     on = dict.fromkeys(request.on or ("done", "failed"))
-    return Callback(request.url, request.headers or {}, tuple(on))
+    return Callback(_callable(request.url, "callback.url", egress), request.headers or {}, tuple(on))
+
+
+def _callable(url: str, field: str, egress: Egress) -> str:
+    """The url as given; raises ProblemError (422) if its host is an address that must not be called."""
+    reason = egress.refusal_of(url)
+    if reason is not None:
+        raise faulty_field(field, reason)
+    return url
 
 
 def retention_of(request: RetentionRequest | None) -> Retention | None:

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from httpqueue.webhooks.client.http1.dial import Dialer, Judge
 from httpqueue.webhooks.client.http1.sender import Http1Sender
 from httpqueue.webhooks.client.httpx_sender import HttpxSender
 from httpqueue.webhooks.client.sender import Sender
@@ -14,6 +15,12 @@ class SenderKind(StrEnum):
     HTTPX = "httpx"
 
 
-def create_sender(kind: SenderKind) -> Sender:
-    """Create a Sender. The caller must close it."""
-    return HttpxSender() if kind is SenderKind.HTTPX else Http1Sender()
+def create_sender(kind: SenderKind, judge: Judge, *, proxy_url: str | None = None) -> Sender:
+    """Create a Sender whose every connection the judge has allowed. The caller must close it.
+
+    proxy_url: send everything through this proxy, with httpx whatever the kind is.
+    """
+    dialer = Dialer(judge=judge)
+    if proxy_url is not None:
+        return HttpxSender(dialer, proxy_url=proxy_url)
+    return HttpxSender(dialer) if kind is SenderKind.HTTPX else Http1Sender(dialer)

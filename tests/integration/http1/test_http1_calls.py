@@ -7,8 +7,8 @@ import pytest
 
 from httpqueue.webhooks.client.http1.dial import Dialer
 from httpqueue.webhooks.client.http1.pool import Limits
-from httpqueue.webhooks.client.http1.resolve import IPAddress
 from httpqueue.webhooks.client.http1.sender import Http1Sender
+from httpqueue.webhooks.egress import IPAddress
 from httpqueue.webhooks.message import Fault, Response, SendError
 from tests.support.http1 import PLAIN, TIMEOUT_S, Results, Taken, call, fault, in_parts, outcome
 from tests.support.receiver import Receiver, Reply, hang, raw

@@ -11,10 +11,11 @@ from typing import cast
 import pytest
 
 from httpqueue.webhooks.client.http1.dial import Dialer, connect_tcp, in_turn
-from httpqueue.webhooks.client.http1.resolve import IPAddress, SystemResolver
+from httpqueue.webhooks.client.http1.resolve import FRESH_S, CachedResolver, SystemResolver
 from httpqueue.webhooks.client.http1.sender import Http1Sender
+from httpqueue.webhooks.egress import IPAddress
 from httpqueue.webhooks.message import Fault, Response, SendError
-from tests.support.http1 import LOOPBACK, PLAIN, TIMEOUT_S, Network, fault, outcome, resolver, sender_for
+from tests.support.http1 import LOOPBACK, PLAIN, TIMEOUT_S, Network, Now, fault, outcome, resolver, sender_for
 from tests.support.receiver import Receiver
 
 OK = Response(200)
@@ -129,41 +130,34 @@ async def test_ipv6(sender: Http1Sender) -> None:
 # --- the judge ---
 
 
-async def test_only_judged_addresses_are_called(receiver: Receiver) -> None:
-    """The judge sees every address once for each connection; what it leaves out is not tried."""
-    seen: list[list[str]] = []
+async def test_the_judge_sees_every_address(receiver: Receiver) -> None:
+    """Once for each connection, with the host; a literal address is judged like a name's."""
+    seen: list[tuple[str, list[str]]] = []
 
-    def judge(addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
-        seen.append([str(address) for address in addresses])
-        return [address for address in addresses if not address.is_private or address == LOOPBACK]
+    def judge(host: str, addresses: Sequence[IPAddress]) -> None:
+        seen.append((host, [str(address) for address in addresses]))
+        if host != "h":
+            raise SendError(Fault.EGRESS_BLOCKED, "not there")
 
-    network = Network(open_to=["127.0.0.1"])
+    network = Network(open_to=["192.0.2.2"], refuse=["192.0.2.1"])
     dialer = Dialer(
-        resolve=resolver("10.0.0.1", "127.0.0.1"), judge=judge, connect=network.connect, tls=PLAIN.tls
+        resolve=resolver("192.0.2.1", "192.0.2.2"), judge=judge, connect=network.connect, tls=PLAIN.tls
     )
     sender = Http1Sender(dialer)
     for _ in range(2):
         assert await outcome(sender, f"http://h:{receiver.port}") == OK
-    assert (seen, network.tried) == ([["10.0.0.1", "127.0.0.1"]], ["127.0.0.1"])
-    for url in ("http://10.0.0.1", "http://[fd00::1]:80"):
+    assert seen == [("h", ["192.0.2.1", "192.0.2.2"])]
+    tried = network.tried.copy()
+    for url, address in (
+        ("http://192.0.2.3", "192.0.2.3"),
+        ("http://[fd00::1]:80", "fd00::1"),
+        ("http://2130706433", "127.0.0.1"),
+        ("http://0x7f.1", "127.0.0.1"),
+    ):
         error = await fault(sender, url)
-        assert (error.fault, error.message) == (
-            Fault.INVALID_REQUEST,
-            "no address of the host may be called",
-        )
-    assert seen[1:] == [["10.0.0.1"], ["fd00::1"]]
-    assert network.tried == ["127.0.0.1"]
-    await sender.close()
-
-
-async def test_the_judge_may_say_why() -> None:
-    """Its own SendError reaches the caller."""
-
-    def judge(_addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
-        raise SendError(Fault.INVALID_REQUEST, "not there")
-
-    sender = Http1Sender(replace(PLAIN, judge=judge))
-    assert (await fault(sender, "http://127.0.0.1")).message == "not there"
+        assert (error.fault, error.message) == (Fault.EGRESS_BLOCKED, "not there")
+        assert seen[-1][1] == [address]
+    assert network.tried == tried
     await sender.close()
 
 
@@ -246,3 +240,44 @@ async def test_dead_names_delay_no_other_and_take_one_thread_each(monkeypatch: p
     assert len(asked) == 31
     assert await system("dead0") == [LOOPBACK]  # asked again: nothing is kept
     assert len(asked) == 32
+
+
+async def test_answers_are_used_again_for_a_while() -> None:
+    """For FRESH_S from when they were asked for; failures are not kept."""
+    asked: list[str] = []
+    now = Now()
+
+    async def resolve(host: str) -> list[IPAddress]:
+        asked.append(host)
+        now.s += 1  # a lookup takes its time
+        if host == "unknown":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [ip_address(f"192.0.2.{len(asked)}")]
+
+    cached = CachedResolver(resolve, now)
+    first = await cached("a")
+    now.s += FRESH_S - 1.5
+    assert await cached("a") == first
+    now.s += 0.5
+    assert await cached("a") != first
+    for _ in range(2):
+        with pytest.raises(socket.gaierror):
+            await cached("unknown")
+    assert asked == ["a", "a", "unknown", "unknown"]
+    assert 0 < FRESH_S <= 30
+
+
+async def test_the_answers_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was asked for least recently goes first."""
+    monkeypatch.setattr("httpqueue.webhooks.client.http1.resolve.MAX_ANSWERS", 2)
+    asked: list[str] = []
+
+    async def resolve(host: str) -> list[IPAddress]:
+        asked.append(host)
+        return [LOOPBACK]
+
+    cached = CachedResolver(resolve, Now())
+    for host in ("a", "b", "a", "c", "a", "b"):
+        await cached(host)
+    assert asked == ["a", "b", "c", "b"]
+    assert len(cached._answers) == 2

@@ -1,7 +1,6 @@
-"""Makes connections: resolve the host, let a judge refuse addresses, connect to one of the others, do TLS.
+"""Makes connections: resolve the host, let a judge see its addresses, connect to one of them, do TLS.
 
-The name is resolved once. So a judge can refuse addresses, and a name server cannot get around it with
-another answer later.
+The name is resolved once. So a name server cannot get around the judge with another answer later.
 """
 
 import asyncio
@@ -10,19 +9,23 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from functools import partial
+from ipaddress import IPv4Address
 from itertools import chain, zip_longest
-from typing import Final
+from typing import Final, TypeVar
 
 from httpqueue.webhooks.client.http1.origin import Origin
-from httpqueue.webhooks.client.http1.resolve import IPAddress, Resolver, SystemResolver
+from httpqueue.webhooks.client.http1.resolve import CachedResolver, Resolver, SystemResolver
 from httpqueue.webhooks.client.http1.tls import client_context
+from httpqueue.webhooks.egress import IPAddress, literal_of
 from httpqueue.webhooks.message import Fault, SendError
 
-Judge = Callable[[Sequence[IPAddress]], Sequence[IPAddress]]
-"""Takes a host's addresses, gives those that may be called. May raise SendError."""
+Judge = Callable[[str, Sequence[IPAddress]], None]
+"""Takes a host and its addresses. Raises SendError when the host must not be called."""
 Connect = Callable[[IPAddress, int], Awaitable[socket.socket]]
 """Takes an address and a port, gives a connected non-blocking socket. Raises OSError."""
+
+ConnectionT = TypeVar("ConnectionT")
 
 STAGGER_S: Final = 0.25
 """How long to try one address before trying the next one as well (RFC 8305 section 5)."""
@@ -31,9 +34,8 @@ _SHUTDOWN_TIMEOUT_S: Final = 1.0
 _MAX_MESSAGE: Final = 199
 
 
-def allow_all(addresses: Sequence[IPAddress]) -> Sequence[IPAddress]:
-    """A judge that refuses no address."""
-    return addresses
+def allow_all(host: str, addresses: Sequence[IPAddress]) -> None:
+    """A judge that refuses nothing."""
 
 
 async def connect_tcp(address: IPAddress, port: int) -> socket.socket:
@@ -54,7 +56,7 @@ async def connect_tcp(address: IPAddress, port: int) -> socket.socket:
 class Dialer:
     """Makes connections. Each of its parts can be replaced."""
 
-    resolve: Resolver = field(default_factory=SystemResolver)
+    resolve: Resolver = field(default_factory=lambda: CachedResolver(SystemResolver()))
     judge: Judge = allow_all
     connect: Connect = connect_tcp
     stagger_s: float = STAGGER_S
@@ -63,14 +65,26 @@ class Dialer:
     async def dial(self, origin: Origin, protocol: asyncio.Protocol) -> None:
         """Connect the protocol to the origin, ready for a request. Has no timeout. Raises SendError."""
         try:
-            literal = _literal(origin.host)
-            addresses = self.judge(await self.resolve(origin.host) if literal is None else [literal])
-            if not addresses:
-                raise SendError(Fault.INVALID_REQUEST, "no address of the host may be called")
-            connection = await self._first_to_connect(in_turn(addresses), origin.port)
+            addresses = await self.addresses(origin.host)
+            connection = await first_to_connect(
+                addresses,
+                lambda address: self.connect(address, origin.port),
+                stagger_s=self.stagger_s,
+                discard=socket.socket.close,
+            )
             await self._attach(connection, origin, protocol)
         except (OSError, UnicodeError) as error:
             raise _translate(error) from None
+
+    async def addresses(self, host: str) -> list[IPAddress]:
+        """The host's addresses, all of which may be called, in the order in which to try them.
+
+        Raises SendError when the host must not be called; socket.gaierror and UnicodeError.
+        """
+        literal = literal_of(host)
+        addresses = await self.resolve(host) if literal is None else (literal,)
+        self.judge(host, addresses)
+        return in_turn(addresses)
 
     async def _attach(self, connection: socket.socket, origin: Origin, protocol: asyncio.Protocol) -> None:
         """Hand the socket to the event loop, which closes it even if this fails."""
@@ -87,33 +101,43 @@ class Dialer:
             ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
         )
 
-    async def _first_to_connect(self, addresses: Sequence[IPAddress], port: int) -> socket.socket:
-        """Happy eyeballs (RFC 8305): try another address every stagger_s, or at once when one fails."""
-        if len(addresses) == 1:
-            return await self.connect(addresses[0], port)
-        attempts: set[asyncio.Future[socket.socket]] = set()
-        errors: list[BaseException] = []
-        try:
-            for address in addresses:
-                attempts.add(asyncio.ensure_future(self.connect(address, port)))
-                winner = await _first(attempts, errors, self.stagger_s)
-                if winner is not None:
-                    return winner
-            while attempts:
-                winner = await _first(attempts, errors, None)
-                if winner is not None:
-                    return winner
-            raise errors[0]
-        finally:
-            for attempt in attempts:
-                attempt.cancel()
-                attempt.add_done_callback(_discard)
+
+async def first_to_connect(
+    addresses: Sequence[IPAddress],
+    connect: Callable[[IPAddress], Awaitable[ConnectionT]],
+    *,
+    stagger_s: float,
+    discard: Callable[[ConnectionT], None],
+) -> ConnectionT:
+    """Happy eyeballs (RFC 8305): try another address every stagger_s, or at once when one fails.
+
+    discard closes a connection that came too late. Raises the error of the first attempt that failed.
+    """
+    if len(addresses) == 1:
+        return await connect(addresses[0])
+    attempts: set[asyncio.Future[ConnectionT]] = set()
+    errors: list[BaseException] = []
+    try:
+        for address in addresses:
+            attempts.add(asyncio.ensure_future(connect(address)))
+            winner = await _first(attempts, errors, stagger_s)
+            if winner is not None:
+                return winner
+        while attempts:
+            winner = await _first(attempts, errors, None)
+            if winner is not None:
+                return winner
+        raise errors[0]
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(partial(_discard, discard))
 
 
 async def _first(
-    attempts: set[asyncio.Future[socket.socket]], errors: list[BaseException], timeout_s: float | None
-) -> socket.socket | None:
-    """Wait for the first attempt to end. Returns its socket; on failure or timeout None, and errors grows."""
+    attempts: set[asyncio.Future[ConnectionT]], errors: list[BaseException], timeout_s: float | None
+) -> ConnectionT | None:
+    """Wait for the first attempt to end. Returns its connection; else None, and errors may grow."""
     done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     for attempt in done:
         attempts.discard(attempt)
@@ -124,10 +148,9 @@ async def _first(
     return None
 
 
-def _discard(attempt: asyncio.Future[socket.socket]) -> None:
-    """Close a connection that came too late."""
+def _discard(discard: Callable[[ConnectionT], None], attempt: asyncio.Future[ConnectionT]) -> None:
     if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().close()
+        discard(attempt.result())
 
 
 def in_turn(addresses: Sequence[IPAddress]) -> list[IPAddress]:
@@ -135,13 +158,6 @@ def in_turn(addresses: Sequence[IPAddress]) -> list[IPAddress]:
     best = [address for address in addresses if address.version == addresses[0].version]
     others = [address for address in addresses if address.version != addresses[0].version]
     return [address for address in chain.from_iterable(zip_longest(best, others)) if address is not None]
-
-
-def _literal(host: str) -> IPAddress | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
 
 
 def _translate(error: OSError | UnicodeError) -> SendError:

@@ -2,18 +2,25 @@
 
 import asyncio
 import socket
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from threading import Thread
 from typing import Final
 
-IPAddress = IPv4Address | IPv6Address
+from httpqueue import clock
+from httpqueue.webhooks.egress import IPAddress
+
 Resolver = Callable[[str], Awaitable[Sequence[IPAddress]]]
 """Takes a host name, gives its addresses, the best first. Raises socket.gaierror."""
 
 MAX_LOOKUPS: Final = 64
 """Hosts looked up at the same time; each takes a thread until the system answers."""
+FRESH_S: Final = 10.0
+"""How long an answer is used again. The system does not tell for how long it is valid."""
+MAX_ANSWERS: Final = 4_096
+"""Answers kept; the one that was asked for least recently goes first."""
 
 
 class SystemResolver:
@@ -42,6 +49,27 @@ class SystemResolver:
             answer.set_running_or_notify_cancel()  # from now on it cannot be cancelled: the thread sets it
             Thread(target=_ask, args=(host, answer), name=f"resolve {host}", daemon=True).start()
             return await asyncio.wrap_future(answer)
+
+
+class CachedResolver:
+    """Keeps the answers of another resolver for FRESH_S. Failures are not kept."""
+
+    def __init__(self, resolve: Resolver, now_s: Callable[[], float] = clock.monotonic_s) -> None:
+        self._resolve = resolve
+        self._now_s = now_s
+        self._answers: OrderedDict[str, tuple[float, Sequence[IPAddress]]] = OrderedDict()
+
+    async def __call__(self, host: str) -> Sequence[IPAddress]:
+        """See Resolver."""
+        asked_s, addresses = self._answers.get(host, (None, ()))
+        if asked_s is None or self._now_s() - asked_s >= FRESH_S:
+            asked_s = self._now_s()
+            addresses = await self._resolve(host)
+            self._answers[host] = asked_s, addresses
+        self._answers.move_to_end(host)
+        while len(self._answers) > MAX_ANSWERS:
+            self._answers.popitem(last=False)
+        return addresses
 
 
 def _ask(host: str, answer: Future[Sequence[IPAddress]]) -> None:

@@ -5,7 +5,13 @@ import resource
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 MAX_FILES: Final = 65_536
+SPARE_FILES: Final = 200
+"""Open files for everything but calls: connections to Redis, clients of the API, logs."""
+
+log = structlog.get_logger()
 
 
 def allow_many_connections() -> None:
@@ -14,6 +20,19 @@ def allow_many_connections() -> None:
     wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(MAX_FILES, most)
     with suppress(ValueError, OSError):  # the system allows even less than it said
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def affordable_calls(wanted: int) -> int:
+    """How many calls this process may have in flight, of so many wanted: each has a socket.
+
+    When the limit of open files allows fewer, this says so. Calls without a socket would only fail.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or wanted + SPARE_FILES <= most:
+        return wanted
+    calls = max(1, most - SPARE_FILES)
+    log.warning("run.few_open_files", limit=most, calls=calls, remedy=f"ulimit -n {wanted + SPARE_FILES}")
+    return calls
 
 
 def collect_garbage_less_often() -> None:

@@ -15,6 +15,7 @@ from httpqueue.run.clock_comparison import ClockComparison
 from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
+from httpqueue.run.limits import affordable_calls
 from httpqueue.run.start_check import check_start
 from httpqueue.run.virtual_clock import VirtualClock
 from httpqueue.runtime.part import Part
@@ -137,6 +138,7 @@ def _backend(shared: _Shared) -> Backend:
 
 async def _open_worker(shared: _Shared, stack: AsyncExitStack) -> Part:
     settings = shared.settings
+    settings = settings.model_copy(update={"concurrency": affordable_calls(settings.concurrency)})
     attempts = await stack.enter_async_context(open_attempts(settings, shared.storage.store, shared.egress))
     return Worker(
         attempts=attempts,

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import InvalidTimerError
 from httpqueue.storage.connection import redis_errors, time_ms
+from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.keys import member_of, name_of
 from httpqueue.storage.partitions import Partitions, at_once
-from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.record import decode_policy, decode_record
 from httpqueue.storage.scripts import Script
 from httpqueue.timers.commands import Position, TimerPage, WakeUp

@@ -40,9 +40,7 @@ class Outbox:
                 return await self.read(partition, consumer, limit=limit)
         return [_entry(partition, *raw) for _, raws in streams for raw in raws]
 
-    async def adopt(
-        self, partition: int, consumer: str, *, idle_ms: int, limit: int
-    ) -> list[OutboxEntry]:
+    async def adopt(self, partition: int, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
         """Take over at most `limit` entries that another consumer has left unacknowledged for idle_ms."""
         with redis_errors():
             await self._create_group(partition)

@@ -65,7 +65,9 @@ class Policies:
             name, _, letter = field_name.partition(b":")
             counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
         return [
-            Application(name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name]))
+            Application(
+                name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name])
+            )
             for name in sorted(counted)
         ]
 

@@ -59,7 +59,6 @@ class Queue:
         those that are due.
         """
 
-
         async def put_in(partition: int, part: Sequence[WakeUp]) -> list[bool]:
             answers = await self._put(
                 partition,

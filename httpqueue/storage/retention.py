@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import member_of, name_of
-from httpqueue.storage.partitions import Partitions, at_once, by_partition
+from httpqueue.storage.keys import name_of
+from httpqueue.storage.partitions import Partitions, by_partition
 from httpqueue.storage.scripts import Script, pack
 
 MAX_POINTERS: Final = 1_000

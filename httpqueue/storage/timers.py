@@ -65,8 +65,6 @@ POINTER_BYTES: Final = 32
 """No pointer is longer."""
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class _Placed:
     """A new timer with the nonce that it gets, its home and the partition where it is to be."""
@@ -203,9 +201,7 @@ class Store:
             if isinstance(answer, Created):
                 return answer
         keeps = placed.timer.if_exists is IfExists.KEEP
-        return Created(
-            Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name)
-        )
+        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name))
 
     async def _due_of(self, partition: int, name: TimerName) -> int:
         """When a timer is due; 0 when it has no readable record (yet)."""
@@ -443,7 +439,8 @@ class Store:
                 [
                     (callback.name, partition, nonce)
                     for finish, nonce in zip(part, nonces, strict=True)
-                    if (callback := _callback_of(finish)) and self._partitions.home_of(callback.name) != partition
+                    if (callback := _callback_of(finish))
+                    and self._partitions.home_of(callback.name) != partition
                 ]
             )
             items = [

@@ -93,7 +93,9 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
     store_url, queue_url = settings.redis_url, settings.broker_redis_url or settings.redis_url
     partitions = Partitions(settings.partitions)
     if settings.arq_partition >= partitions.count:
-        raise SettingsError(f"setting HTTPQUEUE_ARQ_PARTITION: must be below {partitions.count}, HTTPQUEUE_PARTITIONS")
+        raise SettingsError(
+            f"setting HTTPQUEUE_ARQ_PARTITION: must be below {partitions.count}, HTTPQUEUE_PARTITIONS"
+        )
     resources = AsyncExitStack()
 
     async def on_startup(ctx: dict[str, Any]) -> None:

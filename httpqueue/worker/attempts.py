@@ -81,9 +81,7 @@ class Attempts:
         self._calls = 0
         self.finishes = Finishes(store)
 
-    def begin_call(
-        self, wake_ups: Sequence[WakeUp], permits: Mapping[WakeUp, str] = NO_PERMITS
-    ) -> BeginCall:
+    def begin_call(self, wake_ups: Sequence[WakeUp], permits: Mapping[WakeUp, str] = NO_PERMITS) -> BeginCall:
         """A new call of `begin`, with a holder of its own."""
         self._calls += 1
         return BeginCall(tuple(wake_ups), permits, f"{self._name}.{self._calls}")

@@ -10,6 +10,7 @@ from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import Attempt, State
 from httpqueue.webhooks.message import ID_PLACEHOLDER
 
+
 def callback_of(
     name: TimerName,
     spec: Spec,

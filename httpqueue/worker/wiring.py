@@ -25,7 +25,10 @@ async def open_attempts(
 
     proxy = settings.egress_proxy
     sender = create_sender(
-        settings.sender, judge, proxy_url=None if proxy is None else proxy.get_secret_value()
+        settings.sender,
+        judge,
+        proxy_url=None if proxy is None else proxy.get_secret_value(),
+        max_connections=settings.concurrency,
     )
     policy = AttemptPolicy(
         retry=settings.retry_policy,

@@ -96,9 +96,7 @@ async def lose_leases(store: Store, time: FrozenTime) -> None:
     await pass_time(store, time, LEASE_MS + 1)
 
 
-async def begin_one(
-    store: Store, timer_id: str, generation: int = 0, *, key: str | None = None
-) -> Begun:
+async def begin_one(store: Store, timer_id: str, generation: int = 0, *, key: str | None = None) -> Begun:
     """Start an attempt that must not be refused; `key` is the timer's ordering key."""
     [begun] = await begin(store, [wake_up(timer_id, generation, key=key)])
     assert isinstance(begun, Begun)
@@ -128,9 +126,7 @@ async def read_outbox(store: Store, *, limit: int = 5_000, consumer: str = "rela
     """New entries of the outboxes of all partitions; they stay unacknowledged."""
     outbox = storage_of(store).outbox
     return [
-        entry
-        for partition in PARTITIONS.all
-        for entry in await outbox.read(partition, consumer, limit=limit)
+        entry for partition in PARTITIONS.all for entry in await outbox.read(partition, consumer, limit=limit)
     ]
 
 

@@ -44,7 +44,9 @@ class Everywhere:
         found: dict[bytes, float] = {}
         for key in self.keys(field, member):
             found.update(await self._redis.zrange(key, 0, -1, withscores=True))
-        return {name.decode(): score for name, score in sorted(found.items(), key=lambda each: (each[1], each[0]))}
+        return {
+            name.decode(): score for name, score in sorted(found.items(), key=lambda each: (each[1], each[0]))
+        }
 
     async def zcard(self, field: str, member: str = "") -> int:
         """The size of a sorted set."""

@@ -6,8 +6,8 @@ adopt   does the same for entries that a dead relay had read
 promote puts wake-ups that have come near into the queue, application by application
 heal    puts lost wake-ups again, and wakes timers that nothing else wakes
 
-The passes run independently: one that fails does not stop the others. Each visits all partitions, and one that
-is away does not stop the others either.
+The passes run independently: one that fails does not stop the others. Each visits all partitions, and one
+that is away does not stop the others either.
 """
 
 import asyncio

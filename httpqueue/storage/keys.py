@@ -17,9 +17,7 @@ from httpqueue.timers.names import TimerName
 class StoreKeys:
     """A partition's keys on the store's server. `member` is application:id, the name of a timer."""
 
-    records: (
-        str  # + member  string: the record, or a pointer to the partition that has it; see lua/common.lua
-    )
+    records: str  # + member  string: the record, or a pointer to the partition that has it
     pointers: str  # zset: member -> ms at which its pointer is checked: is there a record where it points to?
     due: str  # + application  zset: id -> due ms of its timers that wait for nothing but time
     held: str  # + application  zset: id -> due ms of its timers that run or wait for a lane, line or start

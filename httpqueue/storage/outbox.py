@@ -73,7 +73,10 @@ class Outbox:
                 await self._redis.xgroup_delconsumer(self._keys[partition], OUTBOX_GROUP, consumer)
 
     async def listen(self, on_entry: Callable[[int], None]) -> None:
-        """Call on_entry(partition) when an empty outbox got an entry. Runs until cancelled or until an error."""
+        """Call on_entry(partition) when an empty outbox got an entry.
+
+        Runs until cancelled or until an error.
+        """
         with redis_errors():
             async with self._redis.pubsub() as channel:
                 await channel.subscribe(OUTBOX_CHANNEL)

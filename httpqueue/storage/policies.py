@@ -136,8 +136,7 @@ class Policies:
     async def set_destination(self, host: str, policy: DestinationPolicy) -> None:
         """Replace the policy of a destination. Timers that waited for it try again, as far as it lets them.
 
-        Its host has the policy; the partitions only know that there is one. A partition that says so without
-        need costs a round trip a timer, so the policy comes first and the note last, and it goes in this order.
+        Its host has the policy; the partitions only know that there is one.
         """
         await self._hosts.set_rules(host, policy)
         with redis_errors():

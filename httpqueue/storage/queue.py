@@ -1,4 +1,4 @@
-"""The queue: a list of wake-ups in arq's format in each partition. It can be rebuilt from the store at any time.
+"""The queue: a list of wake-ups in each partition, in arq's format. It can be rebuilt from the store.
 
 A stock arq worker that knows the job function can drain it. Jobs that stock arq enqueues are claimed, too.
 """

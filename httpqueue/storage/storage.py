@@ -71,7 +71,8 @@ class Storage:
         """Check that this server may keep timers.
 
         Raises StartError when it may evict them, unless allow_unsafe is set, and when its archive was made
-        with another error rate or its keys with another number of partitions. Logs a warning when it writes nothing to disk.
+        with another error rate or its keys with another number of partitions. Logs a warning when it writes
+        nothing to disk.
         """
         with redis_errors():
             memory = await self._redis.info("memory")

@@ -212,7 +212,7 @@ class Store:
         return found.timer.due_ms if isinstance(found, Found) else 0
 
     async def _note_at_homes(self, pointers: Sequence[tuple[TimerName, int, str]]) -> dict[TimerName, int]:
-        """Store (name, partition, nonce) at the homes. Returns the names that have a timer elsewhere, and where."""
+        """Store (name, partition, nonce) at the homes. Returns the names that have a timer elsewhere: where."""
 
         async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
             items = [(member_of(name), partition, nonce) for name, partition, nonce in part]
@@ -274,7 +274,7 @@ class Store:
         return answer
 
     async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
-        """Take a changed timer out of its host's line. If this fails, the host finds out in the timer's turn."""
+        """Take a changed timer out of its host's line. If this fails, the host finds out in its turn."""
         match answer:
             case [b"changed", _, _, _, host, generation] if host:
                 with suppress(UnavailableError):
@@ -345,7 +345,8 @@ class Store:
 
         holder: names the worker and this call. When the answer is lost, repeat the call with the same holder:
         the answer has the same attempts. timeout_ms: the timeout of timers without one of their own. room:
-        which calls the worker may start (None: any); it counts for each partition. permits: those of the wake-ups that have a permit of their host.
+        which calls the worker may start in each partition (None: any). permits: those of the wake-ups that
+        have a permit of their host.
         """
 
         async def begin_in(partition: int, part: Sequence[WakeUp]) -> list[Begun | Refused]:
@@ -434,13 +435,13 @@ class Store:
         unblocked: list[WakeUp] = []
 
         async def finish_in(partition: int, part: Sequence[Finish]) -> list[bool]:
-            nonces = [self._nonces.draw() if _callback_of(finish) else "" for finish in part]
+            callbacks = [_callback_of(finish) for finish in part]
+            nonces = [self._nonces.draw() if callback else "" for callback in callbacks]
             await self._note_at_homes(
                 [
                     (callback.name, partition, nonce)
-                    for finish, nonce in zip(part, nonces, strict=True)
-                    if (callback := _callback_of(finish))
-                    and self._partitions.home_of(callback.name) != partition
+                    for callback, nonce in zip(callbacks, nonces, strict=True)
+                    if callback and self._partitions.home_of(callback.name) != partition
                 ]
             )
             items = [
@@ -450,9 +451,9 @@ class Store:
                     finish.begun.holder,
                     *_packed_then(finish.then),
                     encode_attempt(finish.attempt),
-                    _packed_callback(_callback_of(finish), nonce),
+                    _packed_callback(callback, nonce),
                 )
-                for finish, nonce in zip(part, nonces, strict=True)
+                for finish, callback, nonce in zip(part, callbacks, nonces, strict=True)
             ]
             answers, woken = await self._finish(
                 partition, self._script_now(), KEPT_ATTEMPTS, int(take_unblocked), pack(items)

@@ -1,4 +1,4 @@
-"""What relays ask the store, one partition at a time: which wake-ups the queue should have, and which may be lost.
+"""What relays ask each partition: which wake-ups the queue should have, and which may be lost.
 
 When a relay dies before it puts an answer into the queue, its wake-ups are lost. `overdue` finds them again.
 """
@@ -17,7 +17,7 @@ from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import WakeUp
 
 WINDOW: Final = 5_000
-"""About how many wake-ups of one application the queue of a partition holds. The others wait in the due index."""
+"""About how many wake-ups of one application a partition's queue holds. Others wait in the due index."""
 
 _EPOCH: Final = ":epoch"
 """A field of `filled` that is no application: the epoch of the queue that was filled."""

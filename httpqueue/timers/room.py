@@ -1,4 +1,4 @@
-"""What one call of `begin` may start. Pure. worker/slots.py makes it, and lua/begin.lua does what `take` does."""
+"""What one call of `begin` may start. Pure. worker/slots.py makes it; lua/begin.lua does what `take` does."""
 
 from dataclasses import dataclass, field
 from typing import Final

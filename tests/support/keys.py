@@ -71,5 +71,5 @@ class Everywhere:
 
 
 def ended(state: State, application: str = DEFAULT_APPLICATION) -> str:
-    """The member of the index `ended` of an application's timers that ended in that state and have a record."""
+    """The member of the index `ended`: an application's timers that ended in that state and have a record."""
     return f"{state.letter}:{application}"

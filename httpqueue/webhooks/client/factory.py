@@ -24,8 +24,8 @@ def create_sender(
 ) -> Sender:
     """Create a Sender whose every connection the judge has allowed. The caller must close it.
 
-    proxy_url: send everything through this proxy, with httpx whatever the kind is. max_connections: of our own
-    client, in all; further calls wait for one.
+    proxy_url: send everything through this proxy, with httpx whatever the kind is. max_connections: those of
+    our own client; further calls wait for one.
     """
     dialer = Dialer(judge=judge)
     if proxy_url is not None:

@@ -13,7 +13,7 @@ from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from tests.support.cluster import cluster_node
 from tests.support.frozen import FrozenTime
-from tests.support.keys import PARTITIONS
+from tests.support.keys import PARTITIONS, Everywhere
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ async def redis(valkey_server: EmbeddedValkey) -> AsyncIterator[Redis]:
     await client.flushall()
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def everywhere(redis: Redis) -> Everywhere:
+    """Looks into all partitions of the empty server."""
+    return Everywhere(redis)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from redis.asyncio import Redis
 from httpqueue.errors import StartError
 from httpqueue.storage import archive, keys
 from httpqueue.storage.archive import Archive, layer
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun
 from httpqueue.timers.names import TimerName
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import begin, finish_of, forget, new_timer, wake_up
-from tests.support.keys import STORE
+from tests.support.keys import PARTITIONS, here
 
 ERROR_RATES = [0.4, 1e-2, 1e-6, 1e-12]
 
@@ -29,17 +30,32 @@ def small_layers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     layer.cache_clear()
 
 
+def timer_id(number: int) -> str:
+    """The ids of a test are in one partition: each partition has layers of its own."""
+    return here(f"t{number}")
+
+
 def member(number: int) -> str:
     """A timer's name in the archive."""
-    return f"default:t{number}"
+    return f"default:{timer_id(number)}"
+
+
+def archive_of(redis: Redis, error_rate: float) -> Archive:
+    """As a process has it."""
+    return Archive(redis, error_rate=error_rate, partitions=PARTITIONS)
+
+
+def store_of(redis: Redis, error_rate: float = 1e-6) -> Store:
+    """As a process has it."""
+    return Storage(redis, archive_error_rate=error_rate, partitions=PARTITIONS).store
 
 
 async def finish(store: Store, first: int, last: int, *, batch_size: int = 100) -> None:
     """Store these timers, deliver them and forget them."""
     for start in range(first, last, batch_size):
         numbers = range(start, min(start + batch_size, last))
-        await store.create([new_timer(f"t{number}") for number in numbers])
-        begun = await begin(store, [wake_up(f"t{number}") for number in numbers])
+        await store.create([new_timer(timer_id(number)) for number in numbers])
+        begun = await begin(store, [wake_up(timer_id(number)) for number in numbers])
         ends = [finish_of(each, Outcome.DELIVERED, 0) for each in begun if isinstance(each, Begun)]
         assert (await store.finish(ends)).counted == [True] * len(numbers)
         assert await forget(store) == len(numbers)
@@ -47,7 +63,7 @@ async def finish(store: Store, first: int, last: int, *, batch_size: int = 100) 
 
 async def counts(redis: Redis) -> dict[int, int]:
     """Ids in each layer."""
-    found = await redis.hgetall(STORE.archive_counts)  # type: ignore[misc] # redis-py: sync or async
+    found = await redis.hgetall(PARTITIONS.store_keys[0].archive_counts)  # type: ignore[misc] # redis-py: sync or async
     return {int(number): int(count) for number, count in found.items()}
 
 
@@ -94,27 +110,28 @@ def test_no_layer_outgrows_redis(error_rate: float) -> None:
 
 async def test_an_unknown_id_is_not_in_it(redis: Redis) -> None:
     """Nor in one that nobody wrote to."""
-    assert not await Archive(redis, error_rate=1e-6).contains("default:a")
+    for partition in PARTITIONS.all:
+        assert not await archive_of(redis, 1e-6).contains(partition, "default:a")
 
 
 async def test_every_finished_id_is_found_in_whatever_layer(small_layers: None, redis: Redis) -> None:
     """2,000 ids fill three layers: each is found, and each is counted once."""
     del small_layers
-    store = Store(redis, archive=Archive(redis, error_rate=1e-6))
+    store = store_of(redis)
     await finish(store, 0, 2_000)
     assert await counts(redis) == {0: 100, 1: 400, 2: 1_500}
     for number in range(2_000):
-        assert await store.is_archived(TimerName("default", f"t{number}"))
+        assert await store.is_archived(TimerName("default", timer_id(number)))
 
 
 async def test_false_positives_stay_below_the_error_rate(small_layers: None, redis: Redis) -> None:
     """Measured on two full layers and a third one (the hashes are fixed, so is the figure)."""
     del small_layers
-    filter_ = Archive(redis, error_rate=1e-2)
-    await finish(Store(redis, archive=filter_), 0, 1_500, batch_size=10)
+    filter_ = archive_of(redis, 1e-2)
+    await finish(store_of(redis, 1e-2), 0, 1_500, batch_size=10)
     assert set(await counts(redis)) == {0, 1, 2}
     unknown = [member(number) for number in range(10_000, 15_000)]
-    wrong = sum([await filter_.contains(name) for name in unknown])
+    wrong = sum([await filter_.contains(0, name) for name in unknown])
     assert 0 < wrong < 1e-2 * len(unknown)
 
 
@@ -128,29 +145,29 @@ async def test_an_id_that_finishes_again_is_counted_once(redis: Redis, store: St
 async def test_another_process_sees_the_layers_that_one_opened(small_layers: None, redis: Redis) -> None:
     """When it looks an id up, when it starts, and when it archives the next id itself."""
     del small_layers
-    reader, writer = Archive(redis, error_rate=1e-6), Archive(redis, error_rate=1e-6)
-    await finish(Store(redis, archive=Archive(redis, error_rate=1e-6)), 0, 150, batch_size=50)
-    assert await reader.contains(member(149))
-    assert reader.current().number == 1
+    reader, writer = archive_of(redis, 1e-6), store_of(redis)
+    await finish(store_of(redis), 0, 150, batch_size=50)
+    assert await reader.contains(0, member(149))
+    assert reader.current(0).number == 1
 
-    await finish(Store(redis, archive=writer), 150, 250, batch_size=50)
+    await finish(writer, 150, 250, batch_size=50)
     # it did not ask before its first batch; the answer told it
     assert await counts(redis) == {0: 150, 1: 100}
-    assert await reader.contains(member(150))
-    assert await reader.contains(member(249))
+    assert await reader.contains(0, member(150))
+    assert await reader.contains(0, member(249))
 
-    starter = Archive(redis, error_rate=1e-6)
+    starter = archive_of(redis, 1e-6)
     await starter.open()
-    assert starter.current().number == 1
+    assert starter.current(0).number == 1
 
 
 async def test_a_full_last_layer_hands_over_at_start(small_layers: None, redis: Redis) -> None:
     """The next layer has no key yet."""
     del small_layers
-    await finish(Store(redis, archive=Archive(redis, error_rate=1e-6)), 0, 100)
-    starter = Archive(redis, error_rate=1e-6)
+    await finish(store_of(redis), 0, 100)
+    starter = archive_of(redis, 1e-6)
     await starter.open()
-    assert starter.current().number == 1
+    assert starter.current(0).number == 1
 
 
 # --- the manifest ---
@@ -158,27 +175,27 @@ async def test_a_full_last_layer_hands_over_at_start(small_layers: None, redis: 
 
 async def test_the_same_parameters_open_it_again(redis: Redis) -> None:
     """The manifest is written once."""
-    await Archive(redis, error_rate=1e-4).open()
+    await archive_of(redis, 1e-4).open()
     manifest = await redis.get(keys.ARCHIVE_MANIFEST)
-    await Archive(redis, error_rate=1e-4).open()
+    await archive_of(redis, 1e-4).open()
     assert await redis.get(keys.ARCHIVE_MANIFEST) == manifest
 
 
 async def test_another_error_rate_is_refused(redis: Redis) -> None:
     """The message names the setting and the value that would do."""
-    await Archive(redis, error_rate=1e-4).open()
+    await archive_of(redis, 1e-4).open()
     with pytest.raises(StartError, match=r"setting `archive_error_rate`.*\(error rate 0\.0001\)"):
-        await Archive(redis, error_rate=1e-5).open()
+        await archive_of(redis, 1e-5).open()
 
 
 async def test_other_hashes_are_refused(redis: Redis) -> None:
     """As another version of pybloom-live might make them."""
-    await Archive(redis, error_rate=1e-4).open()
+    await archive_of(redis, 1e-4).open()
     manifest = orjson.loads(await redis.get(keys.ARCHIVE_MANIFEST))
     manifest["golden"][0] += 1
     await redis.set(keys.ARCHIVE_MANIFEST, orjson.dumps(manifest))
     with pytest.raises(StartError, match="other parameters"):
-        await Archive(redis, error_rate=1e-4).open()
+        await archive_of(redis, 1e-4).open()
 
 
 @pytest.mark.parametrize("manifest", ["?", "[]", "{}"])
@@ -186,4 +203,4 @@ async def test_a_damaged_manifest_is_refused(redis: Redis, manifest: str) -> Non
     """And said to be unreadable."""
     await redis.set(keys.ARCHIVE_MANIFEST, manifest)
     with pytest.raises(StartError, match="unreadable"):
-        await Archive(redis, error_rate=1e-4).open()
+        await archive_of(redis, 1e-4).open()

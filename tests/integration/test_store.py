@@ -25,7 +25,7 @@ from tests.support.frozen import (
     snapshot,
     wake_up,
 )
-from tests.support.keys import DUE, HELD, STORE, ended
+from tests.support.keys import DUE, HELD, PARTITIONS, Everywhere, ended, place_of, record_key
 from tests.support.records import encode_record
 
 SPEC = Spec("http://receiver/", Delay(0))
@@ -62,13 +62,13 @@ async def is_archived_only(store: Store, timer_id: str) -> None:
 
 async def damage(redis: Redis, record: bytes) -> None:
     """Leave the timer `bad` with a record nobody can read."""
-    await redis.set(STORE.records + "default:bad", record)
+    await redis.set(record_key("bad"), record)
 
 
 # --- create ---
 
 
-async def test_create_writes_record_indices_and_outbox(redis: Redis, frozen_store: Store) -> None:
+async def test_create_writes_record_indices_and_outbox(everywhere: Everywhere, frozen_store: Store) -> None:
     """All of them, with the due time that is answered."""
     spec = Spec("http://receiver/{id}", Delay(1_500), "PUT", {"x-a": "ü"}, {"k": [1, None]})
     assert await frozen_store.create([NewTimer(TimerName("shop", "a"), spec)]) == [
@@ -80,23 +80,25 @@ async def test_create_writes_record_indices_and_outbox(redis: Redis, frozen_stor
     nonce = found.timer.nonce
     assert len(nonce) == 7
     assert found.timer == Timer(TimerName("shop", "a"), nonce, State.SCHEDULED, 0, 0, T0_MS + 1_500, spec)
-    assert await redis.zrange(f"{STORE.due}shop", 0, -1, withscores=True) == [(b"a", T0_MS + 1_500)]
-    assert await redis.zrange(STORE.next, 0, -1, withscores=True) == [(b"shop", T0_MS + 1_500)]
-    [(_, entry)] = await redis.xrange(STORE.outbox)
+    assert await everywhere.zset("due", "shop") == {"a": T0_MS + 1_500}
+    assert await everywhere.zset("next") == {"shop": T0_MS + 1_500}
+    [entry] = await everywhere.stream("outbox")
     assert entry == {b"timer": b"shop:a", b"generation": b"0", b"due": b"1800000001500"}
 
 
 @pytest.mark.parametrize("due_ms", [1, T0_MS, 2_000_000_000_000, 253_402_300_799_999])
-async def test_an_instant_is_due_exactly_then(redis: Redis, frozen_store: Store, due_ms: int) -> None:
+async def test_an_instant_is_due_exactly_then(
+    everywhere: Everywhere, frozen_store: Store, due_ms: int
+) -> None:
     """Past, present, round numbers, and the end of the calendar, in all places."""
     [created] = await frozen_store.create(
         [NewTimer(TimerName("default", "a"), Spec("http://receiver/", Instant(due_ms)))]
     )
     assert created.due_ms == due_ms
     assert (await stored(frozen_store, "a")).due_ms == due_ms
-    assert await redis.zscore(DUE, "a") == due_ms
-    assert await redis.zscore(STORE.next, "default") == due_ms
-    [(_, entry)] = await redis.xrange(STORE.outbox)
+    assert await everywhere.zset(*DUE) == {"a": due_ms}
+    assert await everywhere.zset("next") == {"default": due_ms}
+    [entry] = await everywhere.stream("outbox")
     assert int(entry[b"due"]) == due_ms
 
 
@@ -143,13 +145,13 @@ async def test_create_keeps_an_unreadable_record(redis: Redis, frozen_store: Sto
     await damage(redis, record)
     answers = await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
     assert [answer.creation.value for answer in answers] == ["created", "conflict", "created"]
-    assert await redis.get(STORE.records + "default:bad") == record
+    assert await redis.get(record_key("bad")) == record
 
 
 # --- begin ---
 
 
-async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+async def test_begin_starts_an_attempt(everywhere: Everywhere, frozen_store: Store, time: FrozenTime) -> None:
     """The timer runs until its lease ends, the attempt counts, and it is held with its due time."""
     await frozen_store.create([new_timer("a", 100)])
     time.advance(130)
@@ -159,16 +161,15 @@ async def test_begin_starts_an_attempt(redis: Redis, frozen_store: Store, time: 
     timer = await stored(frozen_store, "a")
     assert (begun.nonce, begun.lost, begun.lease_ms) == (timer.nonce, 0, LEASE_MS)
     assert (timer.state, timer.attempts, timer.due_ms) == (State.RUNNING, 1, T0_MS + 100)
-    assert await redis.zscore(HELD, "a") == T0_MS + 100
-    assert not await redis.exists(DUE, STORE.next)
-    assert await redis.zscore(STORE.running, "default:a") == T0_MS + 130 + LEASE_MS
+    assert await everywhere.zset(*HELD) == {"a": T0_MS + 100}
+    assert not await everywhere.exists(DUE, "next")
+    assert await everywhere.zset("running") == {"default:a": T0_MS + 130 + LEASE_MS}
 
 
 async def test_begin_is_never_early(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
     """One millisecond before the due time it says how long to wait; at the due time it begins."""
     await frozen_store.create([new_timer("a", 100)])
-    time.advance(99)
-    await frozen_store.beat([])
+    await pass_time(frozen_store, time, 99)
     before = await snapshot(redis)
     assert await begin(frozen_store, [wake_up("a")]) == [Refused(wake_up("a"), Refusal.EARLY, 1)]
     assert await snapshot(redis) == before
@@ -216,7 +217,7 @@ async def test_a_duplicate_wake_up_begins_once(frozen_store: Store) -> None:
 
 @damaged
 async def test_begin_sets_an_unreadable_record_aside(
-    redis: Redis, frozen_store: Store, record: bytes
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, record: bytes
 ) -> None:
     """It leaves the indices and stays for inspection; its neighbours begin."""
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
@@ -226,15 +227,15 @@ async def test_begin_sets_an_unreadable_record_aside(
     assert isinstance(first, Begun)
     assert isinstance(last, Begun)
     assert bad == Refused(wake_up("bad"), Refusal.UNREADABLE)
-    assert await redis.zrange(HELD, 0, -1) == [b"a", b"b"]
-    assert not await redis.exists(DUE, STORE.next)
-    assert await redis.zrange(STORE.set_aside, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
-    assert await redis.get(STORE.records + "default:bad") == record
+    assert list(await everywhere.zset(*HELD)) == ["a", "b"]
+    assert not await everywhere.exists(DUE, "next")
+    assert await everywhere.zset("set_aside") == {"default:bad": T0_MS}
+    assert await redis.get(record_key("bad")) == record
 
 
 @pytest.mark.parametrize("spec", [b"", b"{", b"{}", b"[]", b"\xff"])
 async def test_begin_sets_a_timer_aside_whose_spec_means_nothing(
-    redis: Redis, frozen_store: Store, spec: bytes
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, spec: bytes
 ) -> None:
     """The scripts take any string for a spec: it leaves the indices all the same, and its record stays."""
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("b")])
@@ -244,28 +245,30 @@ async def test_begin_sets_a_timer_aside_whose_spec_means_nothing(
     assert isinstance(first, Begun)
     assert isinstance(last, Begun)
     assert bad == Refused(wake_up("bad"), Refusal.UNREADABLE)
-    assert await redis.zrange(HELD, 0, -1) == [b"a", b"b"]
-    assert not await redis.exists(DUE, STORE.next)
-    assert await redis.zrange(STORE.running, 0, -1) == [b"default:a", b"default:b"]
-    assert await redis.zrange(STORE.set_aside, 0, -1, withscores=True) == [(b"default:bad", T0_MS)]
-    assert spec in (await redis.get(STORE.records + "default:bad"))
+    assert list(await everywhere.zset(*HELD)) == ["a", "b"]
+    assert not await everywhere.exists(DUE, "next")
+    assert list(await everywhere.zset("running")) == ["default:a", "default:b"]
+    assert await everywhere.zset("set_aside") == {"default:bad": T0_MS}
+    assert spec in (await redis.get(record_key("bad")))
 
 
 # --- finish ---
 
 
 @pytest.mark.parametrize("state", [State.DONE, State.FAILED])
-async def test_finish_ends_a_timer(redis: Redis, frozen_store: Store, time: FrozenTime, state: State) -> None:
+async def test_finish_ends_a_timer(
+    everywhere: Everywhere, frozen_store: Store, time: FrozenTime, state: State
+) -> None:
     """The record stays for its retention, then the id is archived; nothing will wake the timer again."""
     await frozen_store.create([new_timer("a")])
-    await redis.delete(STORE.outbox)
+    await everywhere.delete("outbox")
     begun = await begin_one(frozen_store, "a")
     last = Attempt(T0_MS, 7, 404, "HTTP 404")
     assert (await frozen_store.finish([Finish(begun, last, End(state, HOUR_MS))])).counted == [True]
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.last_attempt) == (state, 1, last)
-    assert not await redis.exists(DUE, HELD, STORE.next, STORE.running, STORE.outbox)
-    assert await redis.zrange(ended(state), 0, -1, withscores=True) == [(b"a", T0_MS)]
+    assert not await everywhere.exists(DUE, HELD, "next", "running", "outbox")
+    assert await everywhere.zset("ended", ended(state)) == {"a": T0_MS}
     time.advance(HOUR_MS - 1)
     assert await forget(frozen_store) == 0
     await stored(frozen_store, "a")
@@ -278,35 +281,39 @@ async def test_finish_ends_a_timer(redis: Redis, frozen_store: Store, time: Froz
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.FAILED])
 async def test_without_retention_only_the_archive_remembers(
-    redis: Redis, frozen_store: Store, outcome: Outcome
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, outcome: Outcome
 ) -> None:
     """At once; and no key of the timer is left when it was forgotten."""
     await frozen_store.create([new_timer("a")])
     assert not await frozen_store.is_archived(TimerName("default", "a"))
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "a"), outcome, 0)])
     await is_archived_only(frozen_store, "a")
-    assert await redis.exists(f"{STORE.records}default:a")  # its bits are not set yet
+    assert await everywhere.get("a")  # its bits are not set yet
     assert await forget(frozen_store) == 1
     await is_archived_only(frozen_store, "a")
-    left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox, STORE.health, STORE.up}
+    keys = PARTITIONS.store_keys[place_of("a")]
+    left = {keys.archive_counts, f"{keys.archive_layers}0", keys.outbox, keys.up}
     assert {key.decode() for key in await redis.keys()} == left
 
 
-async def test_retry_schedules_the_next_attempt(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+async def test_retry_schedules_the_next_attempt(
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, time: FrozenTime
+) -> None:
     """Record, due index and outbox say the same due time, and the attempt counts on."""
     await frozen_store.create([new_timer("a")])
     begun = await begin_one(frozen_store, "a")
-    await redis.delete(STORE.outbox)
+    await everywhere.delete("outbox")
     time.advance(10)
     assert (await frozen_store.finish([finish_of(begun, Outcome.RETRY, 1_000)])).counted == [True]
     timer = await stored(frozen_store, "a")
     assert (timer.state, timer.attempts, timer.due_ms) == (State.SCHEDULED, 1, T0_MS + 1_010)
     assert timer.last_attempt == Attempt(T0_MS, 0, 503, "HTTP 503")
-    assert await redis.zscore(DUE, "a") == await redis.zscore(STORE.next, "default") == T0_MS + 1_010
-    assert not await redis.exists(HELD, STORE.running)
-    [(_, entry)] = await redis.xrange(STORE.outbox)
+    assert await everywhere.zset(*DUE) == {"a": T0_MS + 1_010}
+    assert await everywhere.zset("next") == {"default": T0_MS + 1_010}
+    assert not await everywhere.exists(HELD, "running")
+    [entry] = await everywhere.stream("outbox")
     assert entry == {b"timer": b"default:a", b"generation": b"0", b"due": b"1800000001010"}
-    assert await redis.pttl(STORE.records + "default:a") == -1
+    assert await redis.pttl(record_key("a")) == -1
     assert not await frozen_store.is_archived(TimerName("default", "a"))
     time.advance(1_000)
     assert (await begin_one(frozen_store, "a")).attempt == 2

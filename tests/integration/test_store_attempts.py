@@ -1,5 +1,7 @@
 """Who holds an attempt: calls that are repeated, leases that are beaten, attempts that are handed back."""
 
+from dataclasses import replace
+
 import pytest
 from redis.asyncio import Redis
 
@@ -27,7 +29,7 @@ from tests.support.frozen import (
     storage_of,
     wake_up,
 )
-from tests.support.keys import DUE, HELD, STORE
+from tests.support.keys import DUE, HELD, Everywhere, here
 from tests.support.states import stored
 
 MIB = 1_048_576
@@ -51,7 +53,9 @@ async def test_a_repeated_begin_gives_the_same_attempts(redis: Redis, frozen_sto
     assert (await frozen_store.finish(ends)).counted == [True, True]
 
 
-async def test_a_repeated_begin_renews_the_lease(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+async def test_a_repeated_begin_renews_the_lease(
+    everywhere: Everywhere, frozen_store: Store, time: FrozenTime
+) -> None:
     """However late it is, unless another worker was faster."""
     await frozen_store.create([new_timer("a"), new_timer("b")])
     wake_ups = [wake_up("a"), wake_up("b")]
@@ -62,7 +66,7 @@ async def test_a_repeated_begin_renews_the_lease(redis: Redis, frozen_store: Sto
     assert isinstance(mine, Begun)
     assert (mine.attempt, mine.lost, mine.started_ms) == (1, 0, time.now_ms)
     assert other == Refused(wake_up("b"), Refusal.RUNNING)
-    assert await redis.zscore(STORE.running, "default:a") == time.now_ms + LEASE_MS
+    assert (await everywhere.zset("running"))["default:a"] == time.now_ms + LEASE_MS
     assert await frozen_store.beat([mine, faster]) == [True, True]
 
 
@@ -103,28 +107,32 @@ async def test_two_wake_ups_to_the_same_worker_begin_once(frozen_store: Store) -
     ],
 )
 async def test_a_lease_is_a_little_longer_than_the_timeout_but_short(
-    redis: Redis, frozen_store: Store, own_ms: int | None, workers_ms: int, lease_ms: int
+    everywhere: Everywhere, frozen_store: Store, own_ms: int | None, workers_ms: int, lease_ms: int
 ) -> None:
     """min(timeout + 15 s, 20 s), whoever says the timeout; beat renews it by as much."""
     await frozen_store.create([new_timer("a", timeout_ms=own_ms)])
     [begun] = await begin(frozen_store, [wake_up("a")], timeout_ms=workers_ms)
     assert isinstance(begun, Begun)
     assert begun.lease_ms == lease_ms
-    assert await redis.zscore(STORE.running, "default:a") == T0_MS + lease_ms
+    assert await everywhere.zset("running") == {"default:a": T0_MS + lease_ms}
 
 
-async def test_beat_renews_lease_and_permit(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
-    """An attempt that is beaten is never taken over, however long it takes; one call for many."""
+async def test_beat_renews_the_lease(everywhere: Everywhere, frozen_store: Store, time: FrozenTime) -> None:
+    """An attempt that is beaten is never taken over, however long it takes; one call for many.
+
+    The permit of its host is renewed there: see test_hosts_serve.py.
+    """
     await storage_of(frozen_store).policies.set_destination("receiver", DestinationPolicy(concurrency=2))
     await frozen_store.create([new_timer("a"), new_timer("b"), new_timer("c")])
-    both = [await begin_one(frozen_store, name) for name in "ab"]
+    permits = [wake_up("a"), wake_up("b")]
+    both = [each for each in await begin(frozen_store, permits, permits=permits) if isinstance(each, Begun)]
     for _ in range(100):
         time.advance(5_000)
         assert await frozen_store.beat(both) == [True, True]
-    assert await redis.zscore(STORE.running, "default:b") == time.now_ms + LEASE_MS
+    assert (await everywhere.zset("running"))["default:b"] == time.now_ms + LEASE_MS
     answers = await begin(frozen_store, [wake_up(name) for name in "abc"])
     refusals = [answer.refusal for answer in answers if isinstance(answer, Refused)]
-    assert refusals == [Refusal.RUNNING, Refusal.RUNNING, Refusal.WAITING]
+    assert refusals == [Refusal.RUNNING, Refusal.RUNNING, Refusal.NEEDS_PERMIT]
 
 
 async def test_after_a_silence_nobody_takes_over_for_a_while(frozen_store: Store, time: FrozenTime) -> None:
@@ -145,36 +153,39 @@ async def test_after_a_silence_nobody_takes_over_for_a_while(frozen_store: Store
 
 @pytest.mark.parametrize(("may_be_sent", "lost"), [(False, 0), (True, 1)])
 async def test_what_is_handed_back_costs_no_attempt(
-    redis: Redis, frozen_store: Store, *, may_be_sent: bool, lost: int
+    everywhere: Everywhere, frozen_store: Store, *, may_be_sent: bool, lost: int
 ) -> None:
     """Another worker makes it at once; what may have been sent counts as a lost worker."""
     await frozen_store.create([new_timer("a", retry=ONCE)])
     begun = await begin_one(frozen_store, "a")
-    await redis.delete(STORE.outbox)
+    await everywhere.delete("outbox")
     assert await frozen_store.hand_back([(begun, may_be_sent)]) == [True]
     timer = await stored(frozen_store)
     assert (timer.state, timer.attempts, timer.due_ms) == (State.SCHEDULED, 0, T0_MS)
-    assert await redis.zrange(DUE, 0, -1) == [b"a"]
-    assert not await redis.exists(HELD, STORE.running)
-    [(_, entry)] = await redis.xrange(STORE.outbox)
+    assert list(await everywhere.zset(*DUE)) == ["a"]
+    assert not await everywhere.exists(HELD, "running")
+    [entry] = await everywhere.stream("outbox")
     assert entry[b"timer"] == b"default:a"
     again = await begin_one(frozen_store, "a")
     assert (again.attempt, again.lost) == (1, lost)
     assert await frozen_store.beat([begun, again]) == [False, True]
 
 
-async def test_handing_back_frees_the_call_and_keeps_the_turn(frozen_store: Store) -> None:
-    """The host takes another one; the lane waits."""
+async def test_handing_back_keeps_the_turn(frozen_store: Store) -> None:
+    """The lane waits, whatever permits its timers have. Who gave its permit back needs another one."""
     await storage_of(frozen_store).policies.set_destination("receiver", DestinationPolicy(concurrency=1))
     await frozen_store.create(
         [new_timer("a", ordering_key="k"), new_timer("b", ordering_key="k"), new_timer("c")]
     )
-    begun, _, waiting = await begin(frozen_store, [wake_up(name) for name in "abc"])
+    a, b, c = wake_up("a", key="k"), wake_up("b", key="k"), wake_up("c")
+    begun, blocked, waiting = await begin(frozen_store, [a, b, c], permits=[a])
     assert isinstance(begun, Begun)
-    assert waiting == Refused(wake_up("c"), Refusal.WAITING)
+    assert blocked == Refused(b, Refusal.BLOCKED)
+    assert waiting == Refused(replace(c, due_ms=T0_MS), Refusal.NEEDS_PERMIT, host="receiver")
     await frozen_store.hand_back([(begun, False)])
-    blocked, free = await begin(frozen_store, [wake_up("b"), wake_up("c")])
-    assert blocked == Refused(wake_up("b"), Refusal.BLOCKED)
+    needs_another, blocked, free = await begin(frozen_store, [a, b, c], permits=[b, c])
+    assert needs_another == Refused(replace(a, due_ms=T0_MS), Refusal.NEEDS_PERMIT, host="receiver")
+    assert blocked == Refused(b, Refusal.BLOCKED)
     assert isinstance(free, Begun)
 
 
@@ -183,9 +194,10 @@ async def test_handing_back_frees_the_call_and_keeps_the_turn(frozen_store: Stor
 
 async def test_a_long_answer_ends_early(frozen_store: Store) -> None:
     """A hundred timers of a mebibyte: some begin, the others are told LATER, and begin then."""
-    left = [wake_up(f"t{number}") for number in range(100)]
+    timer_ids = [here(f"t{number}") for number in range(100)]
+    left = [wake_up(timer_id) for timer_id in timer_ids]
     for first in range(0, 100, 10):
-        timers = [new_timer(f"t{number}", body="x" * MIB) for number in range(first, first + 10)]
+        timers = [new_timer(timer_id, body="x" * MIB) for timer_id in timer_ids[first : first + 10]]
         await frozen_store.create(timers)
     calls = 0
     while left:
@@ -196,7 +208,7 @@ async def test_a_long_answer_ends_early(frozen_store: Store) -> None:
         assert answers[len(begun) :] == [Refused(each, Refusal.LATER) for each in left[len(begun) :]]
         left, calls = later, calls + 1
     assert calls == 25
-    assert (await stored(frozen_store, "t99")).state is State.RUNNING
+    assert (await stored(frozen_store, timer_ids[-1])).state is State.RUNNING
 
 
 # --- names ---

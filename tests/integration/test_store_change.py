@@ -30,7 +30,7 @@ from tests.support.frozen import (
     snapshot,
     wake_up,
 )
-from tests.support.keys import DUE, HELD, STORE, ended
+from tests.support.keys import DUE, HELD, PARTITIONS, Everywhere, ended, here, place_of
 from tests.support.states import ANY, OTHER, bring, change_one, counted, in_each_state, stored
 
 # --- change ---
@@ -50,7 +50,7 @@ async def test_a_change_is_refused_in_other_states(
 
 @pytest.mark.parametrize("state", sorted(ANY))
 async def test_a_change_begins_the_next_generation(
-    redis: Redis, frozen_store: Store, time: FrozenTime, state: State
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, time: FrozenTime, state: State
 ) -> None:
     """With the new content and due time; attempts count from 1, the log is kept, old wake-ups are stale."""
     before = await bring(frozen_store, time, state)
@@ -61,8 +61,8 @@ async def test_a_change_begins_the_next_generation(
     assert await stored(frozen_store) == replace(
         before, state=State.SCHEDULED, generation=1, attempts=0, due_ms=T0_MS + 1_400, spec=OTHER
     )
-    assert await redis.zrange(DUE, 0, -1, withscores=True) == [(b"a", T0_MS + 1_400)]
-    assert not await redis.exists(HELD, *map(ended, FINISHED), STORE.retention)
+    assert await everywhere.zset(*DUE) == {"a": T0_MS + 1_400}
+    assert not await everywhere.exists(HELD, *(("ended", ended(state)) for state in FINISHED), "retention")
     assert await counted(redis) == {"s": 1}
     time.advance(900)
     stale, begun = await begin(frozen_store, [wake_up("a"), wake_up("a", 1)])
@@ -102,14 +102,16 @@ async def test_replay_keeps_the_attempts(frozen_store: Store, time: FrozenTime) 
     assert (timer.state, timer.spec, timer.log) == (State.DONE, failed.spec, (*failed.log, last))
 
 
-async def test_a_change_has_the_worker_use_the_new_timeout(frozen_store: Store, redis: Redis) -> None:
+async def test_a_change_has_the_worker_use_the_new_timeout(
+    frozen_store: Store, everywhere: Everywhere
+) -> None:
     """The lease is that of the new content."""
     await frozen_store.create([new_timer("a", timeout_ms=1_000)])
     await change_one(
         frozen_store, Change(TimerName("default", "a"), ANY, spec=new_timer("a", timeout_ms=1_000).spec)
     )
     await begin_one(frozen_store, "a", 1)
-    assert await redis.zscore(STORE.running, "default:a") == T0_MS + 16_000
+    assert await everywhere.zset("running") == {"default:a": T0_MS + 16_000}
 
 
 async def test_answers_stand_in_the_order_of_the_changes(frozen_store: Store) -> None:
@@ -152,7 +154,9 @@ async def test_the_version_decides(redis: Redis, frozen_store: Store, time: Froz
 # --- cancel ---
 
 
-async def test_cancel_ends_a_scheduled_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+async def test_cancel_ends_a_scheduled_timer(
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, time: FrozenTime
+) -> None:
     """Its record stays for the retention, then its id is archived; nothing sends it."""
     timer = await bring(frozen_store, time, State.SCHEDULED)
     cancelled = await frozen_store.cancel(
@@ -160,16 +164,16 @@ async def test_cancel_ends_a_scheduled_timer(redis: Redis, frozen_store: Store, 
     )
     assert cancelled == Changed(ChangeResult.CHANGED, State.SCHEDULED, T0_MS + 100, timer.version)
     assert await stored(frozen_store) == replace(timer, state=State.CANCELLED)
-    assert not await redis.exists(STORE.archive_counts)
+    assert not await everywhere.exists("archive_counts")
     [refused] = await begin(frozen_store, [wake_up("a")])
     assert refused == Refused(wake_up("a"), Refusal.FINISHED)
-    assert not await redis.exists(DUE, HELD, STORE.next)
+    assert not await everywhere.exists(DUE, HELD, "next")
     assert await counted(redis) == {"c": 1}
     time.advance(HOUR_MS)
     assert await frozen_store.is_archived(TimerName("default", "a"))
     assert await forget(frozen_store) == 1
     assert await frozen_store.is_archived(TimerName("default", "a"))
-    assert await redis.hgetall(STORE.archive_counts) == {b"0": b"1"}  # type: ignore[misc] # sync or async
+    assert await everywhere.hash("archive_counts") == {"0": 1}
 
 
 async def test_cancel_without_retention_leaves_the_archive_alone(redis: Redis, frozen_store: Store) -> None:
@@ -179,11 +183,14 @@ async def test_cancel_without_retention_leaves_the_archive_alone(redis: Redis, f
     assert await frozen_store.is_archived(TimerName("default", "a"))
     assert await forget(frozen_store) == 1
     assert await frozen_store.is_archived(TimerName("default", "a"))
-    left = {STORE.archive_counts, f"{STORE.archive_layers}0", STORE.outbox}
+    home, place = (PARTITIONS.store_keys[place_of("a", key)] for key in (None, "lane"))
+    left = {home.archive_counts, f"{home.archive_layers}0", place.archive_counts, place.outbox}
     assert {key.decode() for key in await redis.keys()} == left
 
 
-async def test_cancel_deletes_a_failed_timer(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
+async def test_cancel_deletes_a_failed_timer(
+    everywhere: Everywhere, frozen_store: Store, time: FrozenTime
+) -> None:
     """At once, whatever its retention; the record goes when the archive has its id."""
     failed = await bring(frozen_store, time, State.FAILED)
     cancelled = await frozen_store.cancel(
@@ -193,9 +200,9 @@ async def test_cancel_deletes_a_failed_timer(redis: Redis, frozen_store: Store, 
     for is_forgotten in (False, True):
         assert await frozen_store.get(TimerName("default", "a")) is None
         assert await frozen_store.is_archived(TimerName("default", "a"))
-        assert await redis.exists(f"{STORE.records}default:a") == (not is_forgotten)
+        assert (await everywhere.get("a") is None) == is_forgotten
         await forget(frozen_store)
-    assert not await redis.exists(ended(State.FAILED), STORE.retention, STORE.counts)
+    assert not await everywhere.exists(("ended", ended(State.FAILED)), "retention", "counts")
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.DONE, State.CANCELLED])
@@ -212,9 +219,10 @@ async def test_cancel_comes_too_late(
 
 async def test_a_full_archive_layer_hands_over_to_the_next(redis: Redis, frozen_store: Store) -> None:
     """Whoever forgets: no process overfills it."""
-    await redis.hset(STORE.archive_counts, "0", "99999")  # type: ignore[misc] # sync or async
-    await frozen_store.create([new_timer("a"), new_timer("b")])
-    for timer_id in "ab":
+    counts, timer_ids = PARTITIONS.store_keys[0].archive_counts, [here("a"), here("b")]
+    await redis.hset(counts, "0", "99999")  # type: ignore[misc] # sync or async
+    await frozen_store.create(list(map(new_timer, timer_ids)))
+    for timer_id in timer_ids:
         await frozen_store.cancel(TimerName("default", timer_id), version=None, retention_ms=0)
         assert await forget(frozen_store) == 1
-    assert await redis.hgetall(STORE.archive_counts) == {b"0": b"100000", b"1": b"1"}  # type: ignore[misc] # as above
+    assert await redis.hgetall(counts) == {b"0": b"100000", b"1": b"1"}  # type: ignore[misc] # as above

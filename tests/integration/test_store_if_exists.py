@@ -28,7 +28,7 @@ from tests.support.frozen import (
     snapshot,
     wake_up,
 )
-from tests.support.keys import DUE, HELD, STORE, ended
+from tests.support.keys import DUE, HELD, Everywhere, ended
 from tests.support.states import ANY, bring, change_one, counted, in_each_state, stored
 
 # --- a new timer whose id is taken ---
@@ -79,7 +79,7 @@ async def test_the_answer_says_who_has_the_id(
 
 @pytest.mark.parametrize("state", [State.SCHEDULED, *sorted(FINISHED)])
 async def test_who_replaces_another_timer_is_all_that_is_left(
-    redis: Redis, frozen_store: Store, time: FrozenTime, state: State
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, time: FrozenTime, state: State
 ) -> None:
     """Of the old one no attempt, index entry or count stays; its wake-ups are stale."""
     before = await bring(frozen_store, time, state)
@@ -90,9 +90,9 @@ async def test_who_replaces_another_timer_is_all_that_is_left(
     assert after == Timer(
         TimerName("default", "a"), after.nonce, State.SCHEDULED, 1, 0, T0_MS + 570, wish.spec
     )
-    assert await redis.zscore(DUE, "a") == T0_MS + 570
+    assert await everywhere.zset(*DUE) == {"a": T0_MS + 570}
     assert await counted(redis) == {"s": 1}
-    assert not await redis.exists(HELD, *map(ended, FINISHED), STORE.retention)
+    assert not await everywhere.exists(HELD, *(("ended", ended(state)) for state in FINISHED), "retention")
     assert await begin(frozen_store, [wake_up("a")]) == [Refused(wake_up("a"), Refusal.STALE)]
 
 
@@ -109,13 +109,14 @@ async def test_what_keeps_the_timer_changes_nothing(
 
 
 async def test_what_a_batch_creates_and_replaces_is_indexed_by_the_last_due_time(
-    redis: Redis, frozen_store: Store
+    everywhere: Everywhere, frozen_store: Store
 ) -> None:
     """Record and index agree."""
     answers = await frozen_store.create([new_timer("a", 100), again(IfExists.REPLACE, 500)])
     assert [answer.creation for answer in answers] == [Creation.CREATED, Creation.REPLACED]
     assert (await stored(frozen_store)).due_ms == T0_MS + 500
-    assert await redis.zscore(DUE, "a") == await redis.zscore(STORE.next, "default") == T0_MS + 500
+    assert await everywhere.zset(*DUE) == {"a": T0_MS + 500}
+    assert await everywhere.zset("next") == {"default": T0_MS + 500}
 
 
 # --- retention ---

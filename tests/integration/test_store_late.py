@@ -17,13 +17,13 @@ from tests.support.frozen import (
     begin_one,
     finish_of,
     forget,
+    heal,
     lose_leases,
     new_timer,
     snapshot,
-    storage_of,
     wake_up,
 )
-from tests.support.keys import DUE, HELD, STORE
+from tests.support.keys import DUE, HELD, Everywhere, record_key
 
 Meanwhile = Callable[[Store, FrozenTime, Begun], Awaitable[object]]
 
@@ -124,25 +124,25 @@ async def test_an_attempt_ends_once(frozen_store: Store) -> None:
 
 @pytest.mark.parametrize("kept_bytes", [0, 1, 12, 40])
 async def test_finish_passes_an_unreadable_record_by(
-    redis: Redis, frozen_store: Store, time: FrozenTime, kept_bytes: int
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, time: FrozenTime, kept_bytes: int
 ) -> None:
     """Its attempt is refused and the next begin sets it aside; its neighbours end."""
-    key = STORE.records + "default:bad"
+    key = record_key("bad")
     begun = await begin_all(frozen_store, "a", "bad", "b")
     await redis.set(key, (await redis.get(key))[:kept_bytes])
     told = [finish_of(each, Outcome.DELIVERED, 0) for each in begun]
     assert (await frozen_store.finish(told)).counted == [True, False, True]
-    assert await redis.zrange(HELD, 0, -1) == [b"bad"]
+    assert list(await everywhere.zset(*HELD)) == ["bad"]
     assert not await frozen_store.is_archived(TimerName("default", "bad"))
     await lose_leases(frozen_store, time)
-    for lost in await storage_of(frozen_store).wake_ups.heal(late_ms=0, limit=9):
+    for lost in await heal(frozen_store):
         assert kept_bytes
         assert lost.name.id == "bad"
         assert await begin(frozen_store, [lost]) == [Refused(lost, Refusal.UNREADABLE)]
-    assert not await redis.exists(HELD, DUE, STORE.running)
+    assert not await everywhere.exists(HELD, DUE, "running")
 
 
-async def test_a_thousand_timers_a_call(redis: Redis, frozen_store: Store) -> None:
+async def test_a_thousand_timers_a_call(everywhere: Everywhere, frozen_store: Store) -> None:
     """Answers stand in the order of the questions."""
     names = [f"t{number}" for number in range(1_000)]
     begun = await begin_all(frozen_store, *names)
@@ -151,9 +151,9 @@ async def test_a_thousand_timers_a_call(redis: Redis, frozen_store: Store) -> No
     even = [finish_of(each, Outcome.RETRY, 5) for each in begun[::2]]
     late = [finish_of(each, Outcome.FAILED) for each in begun[1::2]]
     assert (await frozen_store.finish([*odd, *even, *late])).counted == [True] * 1_000 + [False] * 500
-    assert await redis.zcard(DUE) == 500
+    assert await everywhere.zcard(*DUE) == 500
     assert await forget(frozen_store) == 500
-    assert await redis.hgetall(STORE.archive_counts) == {b"0": b"500"}  # type: ignore[misc] # sync or async
+    assert await everywhere.hash("archive_counts") == {"0": 500}
 
 
 async def test_a_body_of_a_mebibyte(frozen_store: Store) -> None:

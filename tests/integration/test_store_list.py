@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from httpqueue.storage.archive import Archive
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.lookup import Lookup, Window
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Change, ChangeResult, NewTimer, Position, TimerPage
 from httpqueue.timers.names import TimerName
@@ -30,7 +30,7 @@ from tests.support.frozen import (
     new_timer,
     wake_up,
 )
-from tests.support.keys import STORE
+from tests.support.keys import PARTITIONS, record_key
 
 EVERY = frozenset({State.SCHEDULED, State.RUNNING}) | FINISHED
 COUNT = 3_000
@@ -38,9 +38,9 @@ NAMES = [f"t{number}" for number in range(12)]
 
 
 @pytest.fixture
-def lookup(redis: Redis, time: FrozenTime) -> Lookup:
+def lookup(frozen_storage: Storage) -> Lookup:
     """Lists what frozen_store holds."""
-    return Lookup(redis, now=time)
+    return frozen_storage.lookup
 
 
 def order(place: Position) -> tuple[int, TimerName]:
@@ -135,8 +135,8 @@ def test_any_pages_and_any_moves(
         async with Redis.from_url(valkey_server.url) as redis:
             await redis.flushall()
             time = FrozenTime()
-            store = Store(redis, archive=Archive(redis, error_rate=1e-6), now=time)
-            seen = await _page_while_moving(store, Lookup(redis, now=time), spread, steps)
+            storage = Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, now=time)
+            seen = await _page_while_moving(storage.store, storage.lookup, spread, steps)
         due = dict(zip(NAMES, spread, strict=True))
         assert sorted(timer.name.id for timer in seen) == sorted(NAMES)
         assert [timer.name.id for timer in seen] == sorted(
@@ -188,7 +188,7 @@ async def bring_all(store: Store) -> None:
         names = ["scheduled", "running", "done", "failed", "cancelled"]
         await store.create([replace(new_timer(name), name=TimerName(application, name)) for name in names])
         for name in names[1:4]:
-            [begun] = await begin(store, [replace(wake_up(name), name=TimerName(application, name))])
+            [begun] = await begin(store, [wake_up(name, application=application)])
             assert isinstance(begun, Begun)
             if name != "running":
                 outcome = Outcome.DELIVERED if name == "done" else Outcome.FAILED
@@ -244,7 +244,7 @@ async def test_what_cannot_be_read_or_is_over_is_left_out(
     """Its neighbours are listed, and the page goes on behind it."""
     await frozen_store.create([new_timer(name) for name in ("a", "bad", "over", "z")])
     await frozen_store.finish([finish_of(await begin_one(frozen_store, "over"), Outcome.FAILED, 5)])
-    await redis.set(STORE.records + "default:bad", b"garbage")
+    await redis.set(record_key("bad"), b"garbage")
     assert await ids(lookup, Window(EVERY), look_at=1) == ["a", "over", "z"]
     time.advance(5)
     assert await ids(lookup, Window(EVERY), look_at=1) == ["a", "z"]

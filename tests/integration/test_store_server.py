@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -15,7 +16,7 @@ from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import Place
-from httpqueue.timers.commands import Begun, ChangeResult, Creation, OutboxEntry, WakeUp
+from httpqueue.timers.commands import Begun, ChangeResult, Creation, OutboxEntry
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
@@ -25,10 +26,13 @@ from tests.support.frozen import (
     begin,
     closed_port,
     finish_of,
+    forget,
+    heal,
     new_timer,
     snapshot,
     wake_up,
 )
+from tests.support.keys import PARTITIONS
 
 
 @asynccontextmanager
@@ -79,8 +83,8 @@ async def test_a_server_that_does_not_tell_its_settings_is_believed(
     user = "limited"
     await redis.acl_setuser(user, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-config"])
     try:
-        url = valkey_server.url.replace("unix://", f"unix://{user}:any@")
-        async with open_storage(url, archive_error_rate=1e-6) as storage:
+        url = valkey_server.url.replace("://", f"://{user}:any@")
+        async with open_storage(url, archive_error_rate=1e-6, partitions=PARTITIONS) as storage:
             with capture_logs() as logs:
                 await storage.check(allow_unsafe=False)
     finally:
@@ -93,7 +97,7 @@ async def test_an_archive_with_other_parameters_is_refused(
 ) -> None:
     """The message names the setting."""
     await storage.check(allow_unsafe=False)
-    async with open_storage(valkey_server.url, archive_error_rate=1e-3) as other:
+    async with open_storage(valkey_server.url, archive_error_rate=1e-3, partitions=PARTITIONS) as other:
         with pytest.raises(StartError, match="setting `archive_error_rate`"):
             await other.check(allow_unsafe=False)
 
@@ -106,8 +110,9 @@ async def test_without_a_test_clock_the_time_is_the_servers(storage: Storage, st
     assert found is not None
     page = await storage.lookup.list(Window(frozenset({State.SCHEDULED}), "default"), None, look_at=1)
     assert before <= created.due_ms - 5 <= found.now_ms <= page.now_ms <= now_ms()
-    top_up = await storage.wake_ups.top_up(0, horizon_ms=5, limit=1)
-    assert top_up.wake_ups == [WakeUp(TimerName("default", "a"), 0, created.due_ms)]
+    expected = replace(wake_up("a"), due_ms=created.due_ms)
+    top_up = await storage.wake_ups.top_up(expected.partition, 0, horizon_ms=5, limit=1)
+    assert top_up.wake_ups == [expected]
 
 
 # --- full ---
@@ -130,7 +135,8 @@ async def test_on_a_full_server_what_is_stored_goes_on(redis: Redis, storage: St
     await store.create([new_timer(name) for name in names])
     async with configured(redis, "maxmemory", "1"):
         assert await queue.put([wake_up(name) for name in names]) == 4
-        assert len((await queue.claim(10)).wake_ups) == 4
+        claimed = [await queue.claim(partition, 10) for partition in PARTITIONS.all]
+        assert sum(len(claim.wake_ups) for claim in claimed) == 4
         begun = [
             each
             for each in await begin(store, [wake_up(name) for name in names[:3]])
@@ -142,9 +148,10 @@ async def test_on_a_full_server_what_is_stored_goes_on(redis: Redis, storage: St
         assert await store.hand_back([(begun[2], False)]) == [True]
         name = TimerName("default", "cancelled")
         assert (await store.cancel(name, version=None, retention_ms=0)).result is ChangeResult.CHANGED
-        assert await storage.retention.forget(limit=10) == 2
-        assert await storage.wake_ups.admit([wake_up("retried")], horizon_ms=HOUR_MS) != []
-        await storage.wake_ups.heal(late_ms=0, limit=10)
+        assert await forget(store) == 2
+        retried = wake_up("retried")
+        assert await storage.wake_ups.admit(retried.partition, [retried], horizon_ms=HOUR_MS) != []
+        await heal(store)
     assert await store.is_archived(TimerName("default", "done"))
 
 
@@ -159,16 +166,20 @@ CALLS: dict[str, Callable[[Storage], Awaitable[object]]] = {
     "hand_back": lambda storage: storage.store.hand_back([(BEGUN, False)]),
     "get": lambda storage: storage.store.get(TimerName("default", "a")),
     "is_archived": lambda storage: storage.store.is_archived(TimerName("default", "a")),
-    "admit": lambda storage: storage.wake_ups.admit([wake_up("a")], horizon_ms=0),
-    "top_up": lambda storage: storage.wake_ups.top_up(0, horizon_ms=0, limit=1),
-    "overdue": lambda storage: storage.wake_ups.overdue(Place(), by_ms=0, limit=1),
-    "heal": lambda storage: storage.wake_ups.heal(late_ms=0, limit=1),
-    "start_over": lambda storage: storage.wake_ups.start_over_for("epoch"),
-    "forget": lambda storage: storage.retention.forget(limit=1),
-    "read_outbox": lambda storage: storage.outbox.read("one", limit=1, block_ms=1),
-    "adopt_outbox": lambda storage: storage.outbox.adopt("one", idle_ms=0, limit=1),
-    "acknowledge": lambda storage: storage.outbox.acknowledge([OutboxEntry(b"1-1", wake_up("a"))]),
-    "leave_outbox": lambda storage: storage.outbox.leave("one"),
+    "admit": lambda storage: storage.wake_ups.admit(0, [wake_up("a")], horizon_ms=0),
+    "top_up": lambda storage: storage.wake_ups.top_up(0, 0, horizon_ms=0, limit=1),
+    "overdue": lambda storage: storage.wake_ups.overdue(0, Place(), by_ms=0, limit=1),
+    "heal": lambda storage: storage.wake_ups.heal(0, limit=1),
+    "start_over": lambda storage: storage.wake_ups.start_over_for(0, "epoch"),
+    "check_pointers": lambda storage: storage.retention.check_pointers(0),
+    "wait": lambda storage: storage.store.wait([wake_up("a")]),
+    "wake": lambda storage: storage.store.wake([wake_up("a")], are_unknown=True),
+    "listen_outbox": lambda storage: storage.outbox.listen(lambda _: None),
+    "forget": lambda storage: storage.retention.forget(0, limit=1),
+    "read_outbox": lambda storage: storage.outbox.read(0, "one", limit=1),
+    "adopt_outbox": lambda storage: storage.outbox.adopt(0, "one", idle_ms=0, limit=1),
+    "acknowledge": lambda storage: storage.outbox.acknowledge(0, [OutboxEntry(b"1-1", wake_up("a"))]),
+    "leave_outbox": lambda storage: storage.outbox.leave(0, "one"),
     "check": lambda storage: storage.check(allow_unsafe=False),
     "ping": lambda storage: storage.ping(),
 }
@@ -178,7 +189,9 @@ CALLS: dict[str, Callable[[Storage], Awaitable[object]]] = {
 async def test_a_server_that_is_away(call: Callable[[Storage], Awaitable[object]]) -> None:
     """Every method says so, in the same way."""
     with closed_port() as port:
-        async with open_storage(f"redis://127.0.0.1:{port}", archive_error_rate=1e-6) as storage:
+        async with open_storage(
+            f"redis://127.0.0.1:{port}", archive_error_rate=1e-6, partitions=PARTITIONS
+        ) as storage:
             with pytest.raises(UnavailableError, match="ConnectionError"):
                 await call(storage)
 

@@ -56,9 +56,11 @@ def new_timer(timer_id: str, delay_ms: int = 0, **spec: Any) -> NewTimer:
     )
 
 
-def wake_up(timer_id: str, generation: int = 0, *, key: str | None = None) -> WakeUp:
+def wake_up(
+    timer_id: str, generation: int = 0, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+) -> WakeUp:
     """The wake-up of such a timer; `key` is its ordering key."""
-    name = TimerName(DEFAULT_APPLICATION, timer_id)
+    name = TimerName(application, timer_id)
     return WakeUp(name, generation, partition=PARTITIONS.place_of(name, key))
 
 
@@ -141,6 +143,13 @@ async def forget(store: Store) -> int:
     """Forget all timers whose retention is over, as a relay does; returns how many there were."""
     counts = [await store._retention.forget(partition, limit=1_000) for partition in PARTITIONS.all]
     return sum(counts)
+
+
+async def heal(store: Store, *, limit: int = 9) -> list[WakeUp]:
+    """Find timers that nobody else would wake, as a relay does; returns those that lost their worker."""
+    wake_ups = storage_of(store).wake_ups
+    found = [await wake_ups.heal(partition, limit=limit) for partition in PARTITIONS.all]
+    return [wake_up for lost in found for wake_up in lost.workers]
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

@@ -8,6 +8,7 @@ from fakeredis import FakeAsyncRedis
 from httpqueue.errors import StartError
 from httpqueue.storage import keys
 from httpqueue.storage.archive import Archive
+from httpqueue.storage.partitions import ONE_PARTITION
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ async def fake() -> AsyncIterator[FakeAsyncRedis]:
 
 async def test_the_first_one_writes_it_and_the_others_agree(fake: FakeAsyncRedis) -> None:
     """Opening again with the same parameters changes nothing."""
-    await Archive(fake, error_rate=1e-3).open()
+    await Archive(fake, error_rate=1e-3, partitions=ONE_PARTITION).open()
     manifest = await fake.get(keys.ARCHIVE_MANIFEST)
-    await Archive(fake, error_rate=1e-3).open()
+    await Archive(fake, error_rate=1e-3, partitions=ONE_PARTITION).open()
     assert manifest
     assert await fake.get(keys.ARCHIVE_MANIFEST) == manifest
 
@@ -31,4 +32,4 @@ async def test_a_damaged_manifest_is_refused(fake: FakeAsyncRedis, stored: bytes
     """Nobody may guess which bits stand for which id."""
     await fake.set(keys.ARCHIVE_MANIFEST, stored)
     with pytest.raises(StartError, match="setting `archive_error_rate`"):
-        await Archive(fake, error_rate=1e-3).open()
+        await Archive(fake, error_rate=1e-3, partitions=ONE_PARTITION).open()

@@ -9,7 +9,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from httpqueue.storage.connection import LISTEN_S, redis_errors
+from httpqueue.storage.connection import listen, redis_errors
 from httpqueue.storage.keys import OUTBOX_CHANNEL, OUTBOX_GROUP, name_of
 from httpqueue.storage.partitions import Partitions
 from httpqueue.timers.commands import OutboxEntry, WakeUp
@@ -23,6 +23,7 @@ class Outbox:
 
     def __init__(self, redis: Redis, *, partitions: Partitions) -> None:
         self._redis = redis
+        self._partitions = partitions.all
         self._keys = [keys.outbox for keys in partitions.store_keys]
         self._dead_keys = [keys.outbox_dead for keys in partitions.store_keys]
 
@@ -40,9 +41,7 @@ class Outbox:
                 return await self.read(partition, consumer, limit=limit)
         return [_entry(partition, *raw) for _, raws in streams for raw in raws]
 
-    async def adopt(
-        self, partition: int, consumer: str, *, idle_ms: int, limit: int
-    ) -> list[OutboxEntry]:
+    async def adopt(self, partition: int, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
         """Take over at most `limit` entries that another consumer has left unacknowledged for idle_ms."""
         with redis_errors():
             await self._create_group(partition)
@@ -75,14 +74,11 @@ class Outbox:
                 await self._redis.xgroup_delconsumer(self._keys[partition], OUTBOX_GROUP, consumer)
 
     async def listen(self, on_entry: Callable[[int], None]) -> None:
-        """Call on_entry(partition) when an empty outbox got an entry. Runs until cancelled or until an error."""
-        with redis_errors():
-            async with self._redis.pubsub() as channel:
-                await channel.subscribe(OUTBOX_CHANNEL)
-                while True:
-                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                    if message:
-                        on_entry(int(message["data"]))
+        """Call on_entry(partition) when an empty outbox got an entry.
+
+        It may call it for other partitions, too. Runs until cancelled or until an error.
+        """
+        await listen(self._redis, OUTBOX_CHANNEL, self._partitions, on_entry)
 
     async def _create_group(self, partition: int) -> None:
         try:

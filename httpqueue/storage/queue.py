@@ -1,7 +1,7 @@
 """The queue: a list of wake-ups in arq's format in each partition.
 
-It can be rebuilt from the store at any time. A stock arq worker that knows the job function can drain it. Jobs
-that stock arq enqueues are claimed, too.
+It can be rebuilt from the store at any time. A stock arq worker that knows the job function can drain it. What
+stock arq enqueues is claimed, too.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

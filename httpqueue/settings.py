@@ -328,6 +328,11 @@ def load(**overrides: Any) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         field = next(field for field in Settings.model_fields if first["loc"][0] in variables(field))
         raise SettingsError(f"setting {variable(field)}: {_must(first['msg'])}") from error
+    if settings.arq_partition >= settings.partitions:
+        raise SettingsError(
+            f"setting {variable('arq_partition')}: must be less than {settings.partitions}, which is "
+            f"{variable('partitions')}: partitions are counted from 0"
+        )
     if settings.in_memory:
         _check_in_memory(settings)
     _check_proxy(settings)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -142,3 +142,20 @@ def time_ms(time: tuple[int, int], now: StoreNow) -> int:
     seconds, microseconds = time
     now_ms = now()
     return seconds * 1000 + microseconds // 1000 if now_ms is None else now_ms
+
+
+async def listen(redis: Redis, channel: str, partitions: Sequence[int], tell: Callable[[int], None]) -> None:
+    """Call tell(partition) for each message of a pub/sub channel. Runs until cancelled or until an error.
+
+    After each connect, the first one too, it calls tell for all partitions: messages may have been missed.
+    """
+    numbers = {str(partition).encode(): partition for partition in partitions}
+    with redis_errors():
+        async with redis.pubsub() as subscription:
+            await subscription.subscribe(channel)
+            while True:
+                message = await subscription.get_message(timeout=LISTEN_S)
+                if message:  # without a number it is the confirmation of the subscription
+                    number = numbers.get(message["data"])
+                    for partition in partitions if number is None else (number,):
+                        tell(partition)

@@ -9,7 +9,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from httpqueue.storage.connection import LISTEN_S, redis_errors
+from httpqueue.storage.connection import listen, redis_errors
 from httpqueue.storage.keys import OUTBOX_CHANNEL, OUTBOX_GROUP, name_of
 from httpqueue.storage.partitions import Partitions
 from httpqueue.timers.commands import OutboxEntry, WakeUp
@@ -23,6 +23,7 @@ class Outbox:
 
     def __init__(self, redis: Redis, *, partitions: Partitions) -> None:
         self._redis = redis
+        self._partitions = partitions.all
         self._keys = [keys.outbox for keys in partitions.store_keys]
         self._dead_keys = [keys.outbox_dead for keys in partitions.store_keys]
 
@@ -75,6 +76,7 @@ class Outbox:
     async def listen(self, on_entry: Callable[[int], None]) -> None:
         """Call on_entry(partition) when an empty outbox got an entry.
 
+<<<<<<< HEAD
         Runs until cancelled or until an error.
         """
         with redis_errors():
@@ -84,6 +86,11 @@ class Outbox:
                     message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
                     if message:
                         on_entry(int(message["data"]))
+=======
+        It may call it for other partitions, too. Runs until cancelled or until an error.
+        """
+        await listen(self._redis, OUTBOX_CHANNEL, self._partitions, on_entry)
+>>>>>>> t3
 
     async def _create_group(self, partition: int) -> None:
         try:

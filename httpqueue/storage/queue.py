@@ -1,6 +1,11 @@
+<<<<<<< HEAD
 """The queue: a list of wake-ups in each partition, in arq's format. It can be rebuilt from the store.
+=======
+"""The queue: a list of wake-ups in arq's format in each partition.
+>>>>>>> t3
 
-A stock arq worker that knows the job function can drain it. Jobs that stock arq enqueues are claimed, too.
+It can be rebuilt from the store at any time. A stock arq worker that knows the job function can drain it. What
+stock arq enqueues is claimed, too.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,7 +19,7 @@ from arq.connections import ArqRedis
 from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
 
 from httpqueue.clock import StoreNow, server_time
-from httpqueue.storage.connection import LISTEN_S, connect, redis_errors, time_ms
+from httpqueue.storage.connection import connect, listen, redis_errors, time_ms
 from httpqueue.storage.keys import ARQ_JOB_PREFIX, WAKE_CHANNEL, WORKERS, parse_wake_up_id, wake_up_id
 from httpqueue.storage.partitions import Partitions, by_partition
 from httpqueue.storage.scripts import Script, pack
@@ -76,7 +81,7 @@ class Queue:
         wait_ms, ids = await self._claim(partition, self._script_now(), self._ahead_ms, limit)
         wake_ups, unreadable, foreign = [], [], []
         for job_id in ids:
-            wake_up = _read_id(job_id)
+            wake_up = self.wake_up_of(job_id)
             if wake_up is None:
                 foreign.append(job_id)
             else:
@@ -97,7 +102,15 @@ class Queue:
             for job_id in job_ids:
                 pipeline.getdel(ARQ_JOB_PREFIX.encode() + job_id)
             definitions = await pipeline.execute()
-        return list(map(read_job, definitions))
+        return [self.wake_up_of(_argument_of(definition)) for definition in definitions]
+
+    def wake_up_of(self, wake_up_id: bytes) -> WakeUp | None:
+        """The wake-up that an id in the queue names. None when it names none of a partition that there is."""
+        try:
+            wake_up = parse_wake_up_id(wake_up_id.decode())
+        except UnicodeDecodeError:
+            return None
+        return wake_up if wake_up is not None and wake_up.partition in self.partitions else None
 
     async def missing(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
         """Those of these wake-ups that are not in the queue, in the same order."""
@@ -168,15 +181,9 @@ class Queue:
     async def listen(self, on_wake: Callable[[int], None]) -> None:
         """Call on_wake(partition) whenever a wake-up became the earliest of its partition.
 
-        Runs until cancelled or until an error.
+        It may call it for other partitions, too. Runs until cancelled or until an error.
         """
-        with redis_errors():
-            async with self.redis.pubsub() as channel:
-                await channel.subscribe(WAKE_CHANNEL)
-                while True:
-                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                    if message:
-                        on_wake(int(message["data"]))
+        await listen(self.redis, WAKE_CHANNEL, self.partitions, on_wake)
 
     async def ping(self) -> None:
         """Raises UnavailableError when the server does not answer."""
@@ -184,22 +191,14 @@ class Queue:
             await self.redis.ping()
 
 
-def read_job(definition: bytes | None) -> WakeUp | None:
-    """The wake-up that an arq job names as its only argument. None: it names none."""
+def _argument_of(definition: bytes | None) -> bytes:
+    """The only argument of an arq job of ours. Empty when it has none that is a text."""
     try:
         function, args, _, _, _ = deserialize_job_raw(definition or b"", deserializer=orjson.loads)
     except DeserializationError:
-        return None
-    if function != JOB_FUNCTION or len(args) != 1 or not isinstance(args[0], str):
-        return None
-    return parse_wake_up_id(args[0])
-
-
-def _read_id(raw: bytes) -> WakeUp | None:
-    try:
-        return parse_wake_up_id(raw.decode())
-    except UnicodeDecodeError:
-        return None
+        return b""
+    is_ours = function == JOB_FUNCTION and len(args) == 1 and isinstance(args[0], str)
+    return args[0].encode() if is_ours else b""
 
 
 @asynccontextmanager

@@ -212,7 +212,7 @@ class Store:
         return found.timer.due_ms if isinstance(found, Found) else 0
 
     async def _note_at_homes(self, pointers: Sequence[tuple[TimerName, int, str]]) -> dict[TimerName, int]:
-        """Store (name, partition, nonce) at the homes. Returns the names that have a timer elsewhere: where."""
+        """Store (name, partition, nonce) at the homes. Returns {name: partition} of those elsewhere."""
 
         async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
             items = [(member_of(name), partition, nonce) for name, partition, nonce in part]

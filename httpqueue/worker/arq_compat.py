@@ -17,9 +17,8 @@ from arq.worker import func
 from httpqueue import clock
 from httpqueue.errors import SettingsError, UnavailableError
 from httpqueue.settings import Settings, load
-from httpqueue.storage.keys import parse_wake_up_id
 from httpqueue.storage.partitions import Partitions
-from httpqueue.storage.queue import JOB_FUNCTION, open_queue
+from httpqueue.storage.queue import JOB_FUNCTION, Queue, open_queue
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
 from httpqueue.timers.commands import Refusal, Refused
@@ -35,7 +34,8 @@ log = structlog.get_logger()
 
 async def deliver(ctx: dict[str, Any], wake_up_id: str | None = None) -> None:
     """The arq job function: make one attempt. The argument, or else the job's id, is the wake-up's id."""
-    wake_up = parse_wake_up_id(wake_up_id or ctx["job_id"])
+    queue: Queue = ctx["queue"]
+    wake_up = queue.wake_up_of((wake_up_id or ctx["job_id"]).encode())
     if wake_up is None:
         log.error("worker.unreadable", job=ctx["job_id"])
         return
@@ -109,7 +109,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         attempts = await resources.enter_async_context(open_attempts(settings, storage.store, egress))
         finishing = asyncio.create_task(attempts.finishes.run())
         resources.callback(finishing.cancel)
-        ctx["attempts"], ctx["permits"] = attempts, Permits(storage, queue)
+        ctx["attempts"], ctx["permits"], ctx["queue"] = attempts, Permits(storage, queue), queue
         attempts.finishes.told.listen(lambda told: ctx["permits"].note_finished(told[0]))
 
     async def on_shutdown(_: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Permits:
     async def ask(self, wanted: Wanted) -> list[Served]:
         """Give ended permits back, and ask for others.
 
-        When it returns, timers that got no permit are marked as waiting in the store. If a rate holds them up,
+        When it returns, timers without a permit are marked as waiting in the store. If a rate holds them up,
         they have wake-ups in the queue for the time at which it lets them start.
         """
         ended, self._ended = self._ended, {}

@@ -52,5 +52,5 @@ async def test_a_script_on_a_server_that_is_away() -> None:
     with closed_port() as port:
         client = connect(f"redis://127.0.0.1:{port}", Redis)
         with pytest.raises(UnavailableError, match=rf"ConnectionError: .*127\.0\.0\.1:{port}"):
-            await Script(client, "put", QUEUE)("", "")
+            await Script(client, "put", [QUEUE])(0, "", "")
         await client.aclose()

@@ -39,7 +39,10 @@ VALUES: dict[str, tuple[str, Any]] = {
     "broker_redis_url": ("broker:6379", "redis://broker:6379"),
     "data_dir": ("/data", Path("/data")),
     "allow_unsafe_redis": ("true", True),
+    "partitions": ("4", 4),
+    "arq_partition": ("3", 3),
     "concurrency": ("7", 7),
+    "host_concurrency": ("9", 9),
     "relay_batch_size": ("8", 8),
     "horizon_ms": ("1h", 3_600_000),
     "max_attempts": ("3", 3),
@@ -67,6 +70,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "virtual_clock": ("true", True),
 }
 """A value for every setting, as text and as read; none is the default."""
+NEEDED = {"arq_partition": ("HTTPQUEUE_PARTITIONS", "4")}
+"""What else has to be set for the value of a setting to be a valid one."""
 EVERY_NAME = [(field, name) for field in Settings.model_fields for name in variables(field)]
 
 
@@ -138,8 +143,14 @@ def test_documented_in_full() -> None:
 def test_every_name(field: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting can be set under each of its names, and nothing else changes."""
     text, value = VALUES[field]
+<<<<<<< HEAD
     nothing: dict[str, Any] = {}
     before = dict(Settings(**nothing))  # not load(), which also checks that settings go together
+=======
+    if field in NEEDED:
+        monkeypatch.setenv(*NEEDED[field])
+    before = load().model_dump()
+>>>>>>> t3
     assert before[field] != value
     monkeypatch.setenv(name, text)
     assert dict(Settings(**nothing)) == before | {field: value}
@@ -278,6 +289,10 @@ def test_endless_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("HTTP_PORT", "x", "must be a valid integer"),
         ("HTTPQUEUE_PORT", "65536", "must be less than or equal to 65535"),
         ("HTTP_METRICS_PORT", "-1", "must be greater than or equal to 0"),
+        ("HTTPQUEUE_PARTITIONS", "0", "must be greater than or equal to 1"),
+        ("HTTPQUEUE_PARTITIONS", "1025", "must be less than or equal to 1024"),
+        ("HTTPQUEUE_ARQ_PARTITION", "-1", "must be greater than or equal to 0"),
+        ("HTTPQUEUE_HOST_CONCURRENCY", "0", "must be greater than or equal to 1"),
         ("CONSUMER_CONCURRENCY", "0", "must be greater than or equal to 1"),
         ("RELAY_BATCH_SIZE", "1001", "must be less than or equal to 1000"),
         ("PRODUCER_MAX_RETRY", "-1", "must be greater than or equal to 0"),
@@ -301,6 +316,17 @@ def test_endless_duration(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_value(name: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line names the variable that is set, under the name that is set, and what it must be."""
     assert refusal(monkeypatch, name, text) == message
+
+
+@pytest.mark.parametrize(("partitions", "arq_partition"), [("", "1"), ("4", "4"), ("4", "5")])
+def test_a_partition_that_there_is_not(
+    partitions: str, arq_partition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stock arq worker would wait for ever at a queue that nobody fills."""
+    monkeypatch.setenv("HTTPQUEUE_PARTITIONS", partitions)
+    assert refusal(monkeypatch, "HTTPQUEUE_ARQ_PARTITION", arq_partition) == (
+        f"must be less than {partitions or 1}, which is HTTPQUEUE_PARTITIONS: partitions are counted from 0"
+    )
 
 
 def test_bad_value_of_two_names(monkeypatch: pytest.MonkeyPatch) -> None:

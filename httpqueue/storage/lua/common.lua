@@ -60,10 +60,10 @@ local function call_for_all(command, key, arguments)
 end
 
 -- The key of a wake-up's arq job. A wake-up id begins with the hash tag that ends the prefix of the jobs' keys.
--- nil: the id is not ours, and its job may be in another slot.
+-- nil: it is no wake-up id of this partition. The job may be in another slot, and its definition has to be read.
 local function job_key(wake_up_id)
   local tag = string.match(keys.jobs, '{%d+}$')
-  if string.sub(wake_up_id, 1, #tag) == tag then
+  if string.match(wake_up_id, '^{%d+}[^:]*:[^:]*:%d+$') and string.sub(wake_up_id, 1, #tag) == tag then
     return keys.jobs .. string.sub(wake_up_id, #tag + 1)
   end
 end

@@ -143,14 +143,11 @@ def test_documented_in_full() -> None:
 def test_every_name(field: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting can be set under each of its names, and nothing else changes."""
     text, value = VALUES[field]
-<<<<<<< HEAD
     nothing: dict[str, Any] = {}
     before = dict(Settings(**nothing))  # not load(), which also checks that settings go together
-=======
     if field in NEEDED:
         monkeypatch.setenv(*NEEDED[field])
     before = load().model_dump()
->>>>>>> t3
     assert before[field] != value
     monkeypatch.setenv(name, text)
     assert dict(Settings(**nothing)) == before | {field: value}

@@ -76,21 +76,9 @@ class Outbox:
     async def listen(self, on_entry: Callable[[int], None]) -> None:
         """Call on_entry(partition) when an empty outbox got an entry.
 
-<<<<<<< HEAD
-        Runs until cancelled or until an error.
-        """
-        with redis_errors():
-            async with self._redis.pubsub() as channel:
-                await channel.subscribe(OUTBOX_CHANNEL)
-                while True:
-                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                    if message:
-                        on_entry(int(message["data"]))
-=======
         It may call it for other partitions, too. Runs until cancelled or until an error.
         """
         await listen(self._redis, OUTBOX_CHANNEL, self._partitions, on_entry)
->>>>>>> t3
 
     async def _create_group(self, partition: int) -> None:
         try:

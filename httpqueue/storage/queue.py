@@ -1,11 +1,7 @@
-<<<<<<< HEAD
-"""The queue: a list of wake-ups in each partition, in arq's format. It can be rebuilt from the store.
-=======
 """The queue: a list of wake-ups in arq's format in each partition.
->>>>>>> t3
 
-It can be rebuilt from the store at any time. A stock arq worker that knows the job function can drain it. What
-stock arq enqueues is claimed, too.
+It can be rebuilt from the store at any time. A stock arq worker that knows the job function can drain it.
+What stock arq enqueues is claimed, too.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -60,7 +60,7 @@ class HostKeys:
     rules: str  # string: the host's DestinationPolicy as JSON; absent when it has none
     line: str  # zset: wake-up that waits for the host -> due ms; 0 when its worker was lost
     permits: str  # zset: wake-up that may be called -> lease end ms
-    last_start: str  # string: ms at which the rate let the last call start; only with a rate
+    pace: str  # hash: last -> ms at which the rate let a call start; since -> ms at which the rules changed
     served: str  # string: ms at which somebody last served the line
     health: str  # hash: failures in a row, last_ms and result of the last call
 

@@ -497,13 +497,15 @@ local function next_start(rules, now, earliest)
   if not rules.rate then
     return earliest
   end
-  local last = math.min(tonumber(redis.call('GET', keys.last_start) or 0), now)
-  return math.max(last + 1000 / rules.rate, earliest)
+  local pace = redis.call('HMGET', keys.pace, 'last', 'since')
+  local last, since = math.min(tonumber(pace[1] or 0), now), math.min(tonumber(pace[2] or 0), now)
+  return math.max(last + 1000 / rules.rate, since, earliest)
 end
 
-local function note_start(rules, last)
-  local kept_ms = math.ceil(1000 / rules.rate) + 3600000
-  redis.call('SET', keys.last_start, string.format('%.3f', last), 'PX', kept_ms)
+-- Note a time in `pace`: `last` start, or `since` when the rules hold.
+local function note_pace(field, ms)
+  redis.call('HSET', keys.pace, field, string.format('%.3f', ms))
+  redis.call('PEXPIRE', keys.pace, FORGET_HOST_MS)
 end
 
 -- How many more permits there are; less than 0 after the limit was lowered.

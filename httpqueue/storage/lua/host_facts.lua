@@ -1,5 +1,5 @@
 -- host_facts: read where wake-ups stand at the host. Changes nothing.
--- KEYS    rules, line, permits, last_start
+-- KEYS    rules, line, permits, pace
 -- ARGV    1 now   2 msgpack [member, ...]
 -- RETURNS {rules as JSON or '', {place, start ms, ...}}
 -- place: 'line', 'permit' or ''. start: when the rate lets a wake-up in the line start; 0: see host_serve.

@@ -1,5 +1,5 @@
 -- host_probe: put expired permits back into the host's line, and tell which wake-ups of it to wake.
--- KEYS    rules, line, permits, last_start, served
+-- KEYS    rules, line, permits, pace, served
 -- ARGV    1 now   2 how long nobody has served the line, at least, ms   3 the most wake-ups to tell
 --         4 1: write these rules   5 rules as JSON; '': none
 -- RETURNS {now ms, 1 when there is a line or a permit, or 0; {member, ...} to wake}
@@ -17,10 +17,7 @@ local function write_rules(text)
   else
     redis.call('SET', keys.rules, text)
   end
-  local rules = read_rules()
-  if rules.rate then -- there is nothing to catch up with after a pause or under another rate
-    note_start(rules, next_start(rules, now, now) - 1000 / rules.rate)
-  end
+  note_pace('since', now) -- there is nothing to catch up with after a pause or under another rate
 end
 
 if ARGV[4] == '1' then

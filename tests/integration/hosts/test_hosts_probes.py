@@ -27,7 +27,7 @@ async def test_a_line_that_nobody_serves_for_10_s_is_woken(hosts: Hosts, time: F
     assert await probe(hosts) == "bc"
     assert await probe(hosts) == ""
     time.advance(PROBE_MS)
-    assert await probe(hosts) == "bc"
+    assert await probe(hosts) == "abc"  # the lease of a has ended
 
 
 async def test_a_probe_that_comes_early_wakes_nobody(hosts: Hosts, time: FrozenTime) -> None:

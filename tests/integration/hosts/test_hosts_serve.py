@@ -29,14 +29,16 @@ from tests.support.hosts import (
 async def test_without_rules_who_asks_gets_a_permit_and_nobody_gets_it_twice(
     redis: Redis, hosts: Hosts
 ) -> None:
-    """A second worker that asks for the same is refused, and the wake-up does not join the line."""
+    """A second worker that asks for the same waits until its permit was given back: it may be a quick retry."""
     assert granted(await serve(hosts, "ab")) == "ab"
     again = await serve(hosts, "bc")
     assert granted(again) == "c"
     assert starts(again) == {"b": None}
     assert await permits(redis) == "abc"
+    assert await line(redis) == "b"
+    assert await is_indexed(redis)
+    assert granted(await serve(hosts, ended="b")) == "b"
     assert await line(redis) == ""
-    assert not await is_indexed(redis)
 
 
 async def test_the_earliest_get_the_permits_whoever_asked(redis: Redis, hosts: Hosts) -> None:
@@ -428,3 +430,10 @@ async def test_nothing_stays_of_a_host_that_has_nothing(redis: Redis, hosts: Hos
     await hosts.probe([HOST])
     for key in await redis.keys():
         assert await redis.pttl(key) > 0
+
+
+async def test_rules_that_change_without_a_call_hold_nobody_up(hosts: Hosts) -> None:
+    """The distance counts from a call, not from a change."""
+    for rate in (20, 0.001):
+        await hosts.set_rules(HOST, DestinationPolicy(rate=rate))
+    assert granted(await serve(hosts, "ab")) == "a"

@@ -15,6 +15,7 @@ from httpqueue.timers.commands import Begun
 from httpqueue.webhooks.outcome import Outcome
 from tests.support import frozen
 from tests.support.frozen import HOUR_MS, finish_of, new_timer
+from tests.support.keys import PARTITIONS
 from tests.support.processes import REPOSITORY
 
 TIMERS = 100
@@ -51,8 +52,8 @@ def documented() -> dict[str, int]:
 async def test_round_trips_for_a_hundred_timers(
     valkey_server: EmbeddedValkey, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each path takes as many for 100 timers as for one."""
-    async with open_storage(valkey_server.url, archive_error_rate=1e-6) as storage:
+    """Each path takes as many for 100 timers as for one, in each partition."""
+    async with open_storage(valkey_server.url, archive_error_rate=1e-6, partitions=PARTITIONS) as storage:
         await count_round_trips(storage, queue, monkeypatch)
 
 
@@ -67,8 +68,8 @@ async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.
         await store.create(timers)
 
     async def begin() -> None:
-        claim = await queue.claim(TIMERS)
-        answers = await frozen.begin(store, claim.wake_ups)
+        claims = [await queue.claim(partition, TIMERS) for partition in PARTITIONS.all]
+        answers = await frozen.begin(store, [each for claim in claims for each in claim.wake_ups])
         begun.extend(answer for answer in answers if isinstance(answer, Begun))
 
     async def finish() -> None:
@@ -87,4 +88,4 @@ async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.
         "worker: finish": await trips.of(finish),
     }
     assert len(begun) == TIMERS
-    assert measured == documented()
+    assert measured == {path: count * PARTITIONS.count for path, count in documented().items()}

@@ -6,14 +6,17 @@ from redis.asyncio import Redis
 from httpqueue.errors import UnavailableError
 from httpqueue.storage import scripts
 from httpqueue.storage.scripts import Script
-from tests.support.keys import QUEUE, STORE
+from tests.support.keys import PARTITIONS
+
+STORE, QUEUE = PARTITIONS.store_keys[-1], PARTITIONS.queue_keys[-1]
 
 
 async def run(monkeypatch: pytest.MonkeyPatch, redis: Redis, text: str) -> object:
-    """The answer of a script with this text."""
+    """The answer of a script with this text, in the last partition."""
     files = {"common": "-- what all of them share\n", "of_this_test": text}
     monkeypatch.setattr(scripts, "_read", files.__getitem__)
-    return await Script(redis, "of_this_test", STORE, QUEUE)()
+    script = Script(redis, "of_this_test", PARTITIONS.store_keys, PARTITIONS.queue_keys)
+    return await script(PARTITIONS.count - 1)
 
 
 async def test_a_script_gets_its_keys_by_name(monkeypatch: pytest.MonkeyPatch, redis: Redis) -> None:

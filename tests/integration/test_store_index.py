@@ -1,4 +1,7 @@
-"""What relays ask for, wake-up by wake-up, and the outbox entry by entry: nothing is lost on the way."""
+"""What relays ask for, wake-up by wake-up, and the outbox entry by entry: nothing is lost on the way.
+
+Each partition has all of this for itself, so these timers are in the first one.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -8,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from httpqueue.storage import keys
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import Place, WakeUps
@@ -18,27 +20,47 @@ from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.outcome import Outcome
+from tests.support import frozen
 from tests.support.frozen import (
     LEASE_MS,
     T0_MS,
     FrozenTime,
     begin,
-    begin_one,
     finish_of,
+    heal,
     lose_leases,
-    new_timer,
-    outbox_of,
     pass_time,
-    wake_up,
+    storage_of,
 )
-from tests.support.keys import DUE, HELD, STORE
+from tests.support.keys import DUE, HELD, PARTITIONS, STORE, Everywhere, here, record_key
 
 HORIZON_MS = 1_000
 
 
+def new_timer(name: str, delay_ms: int = 0) -> NewTimer:
+    """A timer of the default application, due after delay_ms."""
+    return frozen.new_timer(here(name), delay_ms)
+
+
+def of(application: str, name: str, delay_ms: int = 0) -> NewTimer:
+    """A timer of an application."""
+    timer_id = here(name, application=application)
+    return replace(frozen.new_timer(timer_id, delay_ms), name=TimerName(application, timer_id))
+
+
+def wake_up(name: str, generation: int = 0, ms: int = 0) -> WakeUp:
+    """The wake-up of new_timer, due so many ms after T0_MS."""
+    return replace(frozen.wake_up(here(name), generation), due_ms=T0_MS + ms)
+
+
+async def begin_one(store: Store, name: str) -> Begun:
+    """Start an attempt of new_timer."""
+    return await frozen.begin_one(store, here(name))
+
+
 def names(found: list[WakeUp]) -> list[str]:
-    """The timers' ids."""
-    return [each.name.id for each in found]
+    """Of new_timer or of."""
+    return [each.name.id.partition("-")[0] for each in found]
 
 
 def readable(entries: list[OutboxEntry]) -> list[str]:
@@ -55,12 +77,7 @@ def wake_ups(frozen_storage: Storage) -> WakeUps:
 @pytest.fixture
 def few(redis: Redis, time: FrozenTime) -> WakeUps:
     """The same for a queue that holds some 10 wake-ups of one application."""
-    return WakeUps(redis, now=time, window=10)
-
-
-def of(application: str, timer_id: str, delay_ms: int = 0) -> NewTimer:
-    """A timer of an application."""
-    return replace(new_timer(timer_id, delay_ms), name=TimerName(application, timer_id))
+    return WakeUps(redis, partitions=PARTITIONS, now=time, window=10)
 
 
 async def top_up(wake_ups: WakeUps, *, limit: int = 500, horizon_ms: int = HORIZON_MS) -> list[WakeUp]:
@@ -68,7 +85,7 @@ async def top_up(wake_ups: WakeUps, *, limit: int = 500, horizon_ms: int = HORIZ
     found: list[WakeUp] = []
     start: int | None = 0
     while start is not None:
-        page = await wake_ups.top_up(start, horizon_ms=horizon_ms, limit=limit)
+        page = await wake_ups.top_up(0, start, horizon_ms=horizon_ms, limit=limit)
         assert len(page.wake_ups) <= limit
         found += page.wake_ups
         start = page.next
@@ -80,7 +97,7 @@ async def overdue(wake_ups: WakeUps, *, by_ms: int = 0, limit: int = 500) -> lis
     found: list[WakeUp] = []
     place: Place | None = Place()
     while place is not None:
-        page, place = await wake_ups.overdue(place, by_ms=by_ms, limit=limit)
+        page, place = await wake_ups.overdue(0, place, by_ms=by_ms, limit=limit)
         assert len(page) <= limit
         found += page
     return found
@@ -96,8 +113,8 @@ async def test_the_queue_is_filled_up_to_the_horizon(
     """What is due exactly then is in it; the order is that of the due times; each is handed out once."""
     await frozen_store.create([new_timer("c", 1_001), new_timer("b", 1_000), new_timer("a", 999)])
     assert await top_up(wake_ups, limit=limit) == [
-        WakeUp(TimerName("default", "a"), 0, T0_MS + 999),
-        WakeUp(TimerName("default", "b"), 0, T0_MS + 1_000),
+        wake_up("a", ms=999),
+        wake_up("b", ms=1_000),
     ]
     assert names(await top_up(wake_ups, horizon_ms=999)) == []
 
@@ -120,7 +137,7 @@ async def test_many_at_one_instant_are_each_found_once(
     await frozen_store.create([new_timer(f"t{number}") for number in range(5)])
     for timer_id, due_ms in (("s", T0_MS - 1), ("r", T0_MS - 2)):
         await frozen_store.create(
-            [NewTimer(TimerName("default", timer_id), Spec("http://receiver/", Instant(due_ms)))]
+            [NewTimer(TimerName("default", here(timer_id)), Spec("http://receiver/", Instant(due_ms)))]
         )
     expected = ["r", "s", "t0", "t1", "t2", "t3", "t4"]
     assert names(await top_up(wake_ups, limit=limit)) == expected
@@ -136,8 +153,8 @@ async def test_a_new_wake_up_goes_where_the_queue_is_filled(
     assert names(await top_up(few)) == [f"t{number:02}" for number in range(10)]
     new = {"early": 5, "same": 90, "late": 95, "far": 1_001}
     await frozen_store.create([new_timer(name, ms) for name, ms in new.items()])
-    asked = [WakeUp(TimerName("default", name), 0, T0_MS + ms) for name, ms in new.items()]
-    assert names(await few.admit(asked, horizon_ms=HORIZON_MS)) == ["early", "same"]
+    asked = [wake_up(name, ms=ms) for name, ms in new.items()]
+    assert names(await few.admit(0, asked, horizon_ms=HORIZON_MS)) == ["early", "same"]
     time.advance(1)
     begun = await begin(frozen_store, [wake_up("t00")])
     assert isinstance(begun[0], Begun)
@@ -149,10 +166,10 @@ async def test_a_wake_up_of_an_application_that_nobody_filled_in_yet_need_not_wa
 ) -> None:
     """Unless it has more than the queue may hold of it: then top_up decides."""
     await frozen_store.create([new_timer("a"), new_timer("b", 1_001)])
-    asked = [WakeUp(TimerName("default", "a"), 0, T0_MS), WakeUp(TimerName("default", "b"), 0, T0_MS + 1_001)]
-    assert names(await few.admit(asked, horizon_ms=HORIZON_MS)) == ["a"]
+    asked = [wake_up("a"), wake_up("b", ms=1_001)]
+    assert names(await few.admit(0, asked, horizon_ms=HORIZON_MS)) == ["a"]
     await frozen_store.create([new_timer(f"t{number:02}", number) for number in range(20)])
-    assert await few.admit(asked, horizon_ms=HORIZON_MS) == []
+    assert await few.admit(0, asked, horizon_ms=HORIZON_MS) == []
     assert len(await top_up(few)) == 10
 
 
@@ -182,8 +199,8 @@ async def test_a_flood_before_what_the_queue_was_filled_with(
     for first in range(0, 100, 5):
         flood = [new_timer(f"t{number:02}", number) for number in range(first, first + 5)]
         created = await frozen_store.create(flood)
-        asked = [WakeUp(one.name, 0, each.due_ms) for one, each in zip(flood, created, strict=True)]
-        admitted += names(await few.admit(asked, horizon_ms=HORIZON_MS))
+        asked = [WakeUp(one.name, 0, each.due_ms, 0) for one, each in zip(flood, created, strict=True)]
+        admitted += names(await few.admit(0, asked, horizon_ms=HORIZON_MS))
     assert admitted == [f"t{number:02}" for number in range(15)]  # with `last` not more than twice the window
     in_queue = [wake_up(name) for name in ["last", *admitted]]
     begun: list[str] = []
@@ -205,31 +222,31 @@ async def test_applications_are_filled_each_for_itself(frozen_store: Store, few:
 
 
 async def test_a_paused_application_gets_no_wake_ups(
-    redis: Redis, frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
+    frozen_storage: Storage, frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
 ) -> None:
     """When it goes on, all that became due meanwhile, though nobody stood in its line."""
     await frozen_store.create([new_timer("before", 100)])
     assert names(await top_up(wake_ups)) == ["before"]
-    await Policies(redis).update_application("default", lambda _: ApplicationPolicy(paused=True))
+    await frozen_storage.policies.update_application("default", lambda _: ApplicationPolicy(paused=True))
     await frozen_store.create([new_timer("meanwhile", 200)])
-    new = [WakeUp(TimerName("default", "meanwhile"), 0, T0_MS + 200)]
-    assert await wake_ups.admit(new, horizon_ms=HORIZON_MS) == []
+    new = [wake_up("meanwhile", ms=200)]
+    assert await wake_ups.admit(0, new, horizon_ms=HORIZON_MS) == []
     time.advance(300)
     assert await top_up(wake_ups) == await overdue(wake_ups) == []
-    await Policies(redis).update_application("default", lambda _: ApplicationPolicy())
+    await frozen_storage.policies.update_application("default", lambda _: ApplicationPolicy())
     assert names(await top_up(wake_ups)) == ["before", "meanwhile"]
 
 
 async def test_until_when_the_queue_is_complete(frozen_store: Store, few: WakeUps, time: FrozenTime) -> None:
     """So long promote need not come again: until the first that is not in the queue may be due."""
     await frozen_store.create([of("small", "a", 500)])
-    page = await few.top_up(0, horizon_ms=HORIZON_MS, limit=500)
+    page = await few.top_up(0, 0, horizon_ms=HORIZON_MS, limit=500)
     assert page.complete_for_ms is None
     await frozen_store.create([of("big", f"t{number:03}", 10 * number) for number in range(50)])
-    page = await few.top_up(0, horizon_ms=HORIZON_MS, limit=500)
+    page = await few.top_up(0, 0, horizon_ms=HORIZON_MS, limit=500)
     assert page.complete_for_ms == 90
     time.advance(200)
-    page = await few.top_up(0, horizon_ms=HORIZON_MS, limit=500)
+    page = await few.top_up(0, 0, horizon_ms=HORIZON_MS, limit=500)
     assert page.complete_for_ms == 0
 
 
@@ -254,9 +271,9 @@ async def test_a_running_timer_is_found_when_its_worker_is_lost(
     await frozen_store.create([new_timer("a")])
     await begin_one(frozen_store, "a")
     await pass_time(frozen_store, time, LEASE_MS - 1)
-    assert await wake_ups.heal(late_ms=0, limit=9) == []
+    assert await heal(frozen_store) == []
     time.advance(1)
-    assert await wake_ups.heal(late_ms=0, limit=9) == [WakeUp(TimerName("default", "a"), 0, T0_MS)]
+    assert await heal(frozen_store) == [wake_up("a")]
     assert await top_up(wake_ups) == await overdue(wake_ups) == []
 
 
@@ -267,17 +284,18 @@ async def test_nothing_is_missed_when_the_place_moves_away(
     await frozen_store.create([new_timer(f"t{number}") for number in range(6)])
     await top_up(wake_ups)
     time.advance(1)
-    first, place = await wake_ups.overdue(Place(), by_ms=0, limit=3)
+    first, place = await wake_ups.overdue(0, Place(), by_ms=0, limit=3)
     assert names(first) == ["t0", "t1", "t2"]
     assert place is not None
     await begin(frozen_store, [wake_up("t2"), wake_up("t0")])
-    rest, end = await wake_ups.overdue(place, by_ms=0, limit=10)
+    rest, end = await wake_ups.overdue(0, place, by_ms=0, limit=10)
     assert (names(rest), end) == (["t3", "t4", "t5"], None)
 
 
 @pytest.mark.parametrize("found_by", [top_up, overdue])
 async def test_an_entry_without_a_record_leaves_the_index(
     redis: Redis,
+    everywhere: Everywhere,
     frozen_store: Store,
     wake_ups: WakeUps,
     time: FrozenTime,
@@ -289,38 +307,38 @@ async def test_an_entry_without_a_record_leaves_the_index(
     if found_by is overdue:
         assert len(await top_up(wake_ups)) == 7
     time.advance(1)
-    await redis.delete(*(f"{STORE.records}default:t{number}" for number in (0, 2, 3, 5)))
-    await redis.delete(f"{STORE.records}empty:a")
+    await redis.delete(*(record_key(here(f"t{number}")) for number in (0, 2, 3, 5)))
+    await redis.delete(record_key(here("a", application="empty"), application="empty"))
     assert names(await found_by(wake_ups)) == ["t1", "t4"]
-    assert await redis.zrange(DUE, 0, -1) == [b"t1", b"t4"]
-    assert await redis.zrange(STORE.next, 0, -1) == [b"default"]
+    assert list(await everywhere.zset(*DUE)) == [here("t1"), here("t4")]
+    assert list(await everywhere.zset("next")) == ["default"]
 
 
 async def test_a_running_entry_without_a_record_leaves_the_indices(
-    redis: Redis, frozen_store: Store, wake_ups: WakeUps, time: FrozenTime
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, time: FrozenTime
 ) -> None:
     """When its lease is over; nobody else would take it out."""
     await frozen_store.create([new_timer("a")])
     await begin_one(frozen_store, "a")
-    await redis.delete(f"{STORE.records}default:a")
+    await redis.delete(record_key(here("a")))
     await lose_leases(frozen_store, time)
-    assert await wake_ups.heal(late_ms=0, limit=9) == []
-    assert not await redis.exists(STORE.running, HELD, DUE)
+    assert await heal(frozen_store) == []
+    assert not await everywhere.exists("running", HELD, DUE)
 
 
 @pytest.mark.parametrize("record", [b"garbage", b"\xc1", b"\xa1s"])
 async def test_an_unreadable_record_is_woken_to_be_set_aside(
-    redis: Redis, frozen_store: Store, wake_ups: WakeUps, record: bytes
+    redis: Redis, everywhere: Everywhere, frozen_store: Store, wake_ups: WakeUps, record: bytes
 ) -> None:
     """The wake-up it gets ends in begin; its neighbours are found."""
     await frozen_store.create([new_timer("a"), new_timer("bad"), new_timer("c")])
-    await redis.set(STORE.records + "default:bad", record)
+    await redis.set(record_key(here("bad")), record)
     found = await top_up(wake_ups)
-    assert found == [WakeUp(TimerName("default", name), 0, T0_MS) for name in ("a", "bad", "c")]
+    assert found == [wake_up(name) for name in ("a", "bad", "c")]
     answers = await begin(frozen_store, found)
     assert answers[1] == Refused(found[1], Refusal.UNREADABLE)
-    assert not await redis.exists(DUE, STORE.next)
-    assert await redis.zrange(HELD, 0, -1) == [b"a", b"c"]
+    assert not await everywhere.exists(DUE, "next")
+    assert list(await everywhere.zset(*HELD)) == [here("a"), here("c")]
 
 
 # --- the outbox ---
@@ -328,13 +346,13 @@ async def test_an_unreadable_record_is_woken_to_be_set_aside(
 
 async def test_the_outbox_is_read_in_order_and_by_one(redis: Redis, frozen_store: Store) -> None:
     """At most `limit` entries; what one consumer read the next one does not get; acknowledged is gone."""
-    await outbox_of(frozen_store).read("one", limit=1, block_ms=1)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=1)
     await frozen_store.create([new_timer(name) for name in "abc"])
-    first = await outbox_of(frozen_store).read("one", limit=2, block_ms=1)
-    rest = await outbox_of(frozen_store).read("two", limit=2, block_ms=1)
-    nothing = await outbox_of(frozen_store).read("one", limit=2, block_ms=1)
+    first = await storage_of(frozen_store).outbox.read(0, "one", limit=2)
+    rest = await storage_of(frozen_store).outbox.read(0, "two", limit=2)
+    nothing = await storage_of(frozen_store).outbox.read(0, "one", limit=2)
     assert (readable(first), readable(rest), nothing) == (["a", "b"], ["c"], [])
-    await outbox_of(frozen_store).acknowledge(first)
+    await storage_of(frozen_store).outbox.acknowledge(0, first)
     assert await redis.xlen(STORE.outbox) == 1
     assert (await redis.xpending(STORE.outbox, keys.OUTBOX_GROUP))["pending"] == 1
 
@@ -342,39 +360,39 @@ async def test_the_outbox_is_read_in_order_and_by_one(redis: Redis, frozen_store
 async def test_what_was_written_before_the_first_reader_came_is_read(frozen_store: Store) -> None:
     """By the read that makes the consumer group."""
     await frozen_store.create([new_timer("a")])
-    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     assert readable(entries) == ["a"]
 
 
 async def test_reading_goes_on_after_the_stream_was_deleted(redis: Redis, frozen_store: Store) -> None:
     """The group went with it and is made again; entries since then are read."""
-    await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     await redis.delete(STORE.outbox)
     await frozen_store.create([new_timer("a")])
-    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     assert readable(entries) == ["a"]
 
 
 async def test_left_entries_are_adopted(frozen_store: Store) -> None:
     """Delay their idle time and not before; adopted ones are the new reader's."""
-    assert await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9) == []
+    assert await storage_of(frozen_store).outbox.adopt(0, "two", idle_ms=0, limit=9) == []
     await frozen_store.create([new_timer(name) for name in "abc"])
-    await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
-    assert await outbox_of(frozen_store).adopt("two", idle_ms=600_000, limit=9) == []
-    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=2)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=9)
+    assert await storage_of(frozen_store).outbox.adopt(0, "two", idle_ms=600_000, limit=9) == []
+    adopted = await storage_of(frozen_store).outbox.adopt(0, "two", idle_ms=0, limit=2)
     assert readable(adopted) == ["a", "b"]
-    await outbox_of(frozen_store).acknowledge(adopted)
-    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
+    await storage_of(frozen_store).outbox.acknowledge(0, adopted)
+    adopted = await storage_of(frozen_store).outbox.adopt(0, "two", idle_ms=0, limit=9)
     assert readable(adopted) == ["c"]
 
 
 async def test_a_deleted_entry_is_not_adopted(redis: Redis, frozen_store: Store) -> None:
     """Somebody took it out of the stream; the others come."""
-    await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     await frozen_store.create([new_timer("a"), new_timer("b")])
-    [first, _] = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    [first, _] = await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     await redis.xdel(STORE.outbox, first.entry_id)
-    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
+    adopted = await storage_of(frozen_store).outbox.adopt(0, "two", idle_ms=0, limit=9)
     assert readable(adopted) == ["b"]
 
 
@@ -382,15 +400,15 @@ async def test_redis_6_names_deleted_entries_without_an_id(
     frozen_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are passed over; the answer is what the client makes of that of a server before 7.0."""
-    await outbox_of(frozen_store).adopt("one", idle_ms=0, limit=9)
+    await storage_of(frozen_store).outbox.adopt(0, "one", idle_ms=0, limit=9)
     fields = {b"timer": b"default:a", b"generation": b"0", b"due": b"1"}
 
     async def xautoclaim(*_: object, **__: object) -> list[Any]:
         return [b"0-0", [(None, None), (b"1-1", fields)]]
 
     monkeypatch.setattr(Redis, "xautoclaim", xautoclaim)
-    adopted = await outbox_of(frozen_store).adopt("one", idle_ms=0, limit=9)
-    assert adopted == [OutboxEntry(b"1-1", WakeUp(TimerName("default", "a"), 0, 1))]
+    adopted = await storage_of(frozen_store).outbox.adopt(0, "one", idle_ms=0, limit=9)
+    assert adopted == [OutboxEntry(b"1-1", WakeUp(TimerName("default", "a"), 0, 1, 0))]
 
 
 @pytest.mark.parametrize(
@@ -409,40 +427,40 @@ async def test_an_unreadable_entry_goes_to_the_dead_stream(
     redis: Redis, frozen_store: Store, fields: dict[Any, Any]
 ) -> None:
     """With all its fields; the entries around it are read."""
-    await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     await frozen_store.create([new_timer("a")])
     await redis.xadd(STORE.outbox, fields)
     await frozen_store.create([new_timer("b")])
-    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     assert [entry.wake_up is None for entry in entries] == [False, True, False]
-    await outbox_of(frozen_store).acknowledge(entries)
+    await storage_of(frozen_store).outbox.acknowledge(0, entries)
     assert [kept for _, kept in await redis.xrange(STORE.outbox_dead)] == [fields]
     assert await redis.xlen(STORE.outbox) == 0
 
 
 async def test_a_consumer_leaves_when_it_has_done_its_work(redis: Redis, frozen_store: Store) -> None:
     """One with entries in hand stays in the group, so that they are adopted."""
-    await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     await frozen_store.create([new_timer("a")])
-    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
-    await outbox_of(frozen_store).leave("one")
-    adopted = await outbox_of(frozen_store).adopt("two", idle_ms=0, limit=9)
+    entries = await storage_of(frozen_store).outbox.read(0, "one", limit=9)
+    await storage_of(frozen_store).outbox.leave(0, "one")
+    adopted = await storage_of(frozen_store).outbox.adopt(0, "two", idle_ms=0, limit=9)
     assert adopted == entries
-    await outbox_of(frozen_store).acknowledge(adopted)
-    await outbox_of(frozen_store).leave("one")
-    await outbox_of(frozen_store).leave("two")
+    await storage_of(frozen_store).outbox.acknowledge(0, adopted)
+    await storage_of(frozen_store).outbox.leave(0, "one")
+    await storage_of(frozen_store).outbox.leave(0, "two")
     assert await redis.xinfo_consumers(STORE.outbox, keys.OUTBOX_GROUP) == []
 
 
 async def test_a_retry_is_in_the_outbox(frozen_store: Store) -> None:
     """With its next due time."""
-    await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     await frozen_store.create([new_timer("a")])
     [begun] = await begin(frozen_store, [wake_up("a")])
     assert isinstance(begun, Begun)
     await frozen_store.finish([finish_of(begun, Outcome.RETRY, 70)])
-    entries = await outbox_of(frozen_store).read("one", limit=9, block_ms=1)
+    entries = await storage_of(frozen_store).outbox.read(0, "one", limit=9)
     assert [entry.wake_up for entry in entries] == [
-        WakeUp(TimerName("default", "a"), 0, T0_MS),
-        WakeUp(TimerName("default", "a"), 0, T0_MS + 70),
+        wake_up("a"),
+        wake_up("a", ms=70),
     ]

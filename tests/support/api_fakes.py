@@ -10,9 +10,8 @@ from starlette.types import ASGIApp
 from httpqueue import clock
 from httpqueue.api.app import create_app
 from httpqueue.api.backend import Backend, Readiness
-from httpqueue.storage.lookup import Lookup
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.record import encode_spec
+from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Nonces, Store
 from httpqueue.timers.commands import Created, Creation, Found, NewTimer
 from httpqueue.timers.cron import first_due
@@ -76,11 +75,11 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
 
 def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
     """That store, and nothing else: whatever asks Redis itself fails the test."""
-    redis = Redis(port=1)
+    away = Storage(Redis(port=1), archive_error_rate=1e-6)
     return Backend(
         store=cast(Store, store),
-        lookup=Lookup(redis),
-        policies=Policies(redis),
+        lookup=away.lookup,
+        policies=away.policies,
         readiness=readiness,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,

@@ -28,13 +28,13 @@ def place_of(timer_id: str, key: str | None = None, application: str = DEFAULT_A
     return PARTITIONS.place_of(TimerName(application, timer_id), key)
 
 
-def here(name: str, partition: int = 0) -> str:
+def here(name: str, partition: int = 0, application: str = DEFAULT_APPLICATION) -> str:
     """A timer id that has its home in this partition: `name`, or the first of `name-0`, `name-1`, … that has.
 
     Such ids of names of equal length are in the same order as the names.
     """
     ids = chain([name], (f"{name}-{number}" for number in count()))
-    return next(timer_id for timer_id in ids if place_of(timer_id) == partition)
+    return next(timer_id for timer_id in ids if place_of(timer_id, application=application) == partition)
 
 
 def record_key(timer_id: str, key: str | None = None, application: str = DEFAULT_APPLICATION) -> str:

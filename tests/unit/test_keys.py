@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpqueue.storage import keys
+from httpqueue.storage.partitions import MAX_PARTITIONS
 from httpqueue.timers.commands import WakeUp
 from httpqueue.timers.names import TimerName
 from tests.support.keys import QUEUE, STORE
@@ -14,10 +15,10 @@ from tests.support.keys import QUEUE, STORE
 NAME = st.text(st.sampled_from("abcXYZ019._~-"), min_size=1, max_size=128)
 
 
-@given(NAME, NAME, st.integers(0, 2**53))
-def test_wake_up_id_round_trip(application: str, timer_id: str, generation: int) -> None:
-    """A wake-up's id says which timer and generation it is of."""
-    wake_up = WakeUp(TimerName(application, timer_id), generation)
+@given(NAME, NAME, st.integers(0, 2**53), st.integers(0, MAX_PARTITIONS - 1))
+def test_wake_up_id_round_trip(application: str, timer_id: str, generation: int, partition: int) -> None:
+    """A wake-up's id says which timer and generation it is of, and where the timer is."""
+    wake_up = WakeUp(TimerName(application, timer_id), generation, partition=partition)
     assert keys.parse_wake_up_id(keys.wake_up_id(wake_up)) == wake_up
 
 
@@ -40,19 +41,28 @@ def test_what_is_no_member(member: bytes) -> None:
     [
         "",
         "7",
-        "a:7",
-        "a:b",
-        "a:b:",
-        "a:b:x",
-        "a:b:-1",
-        "a:b:07",
-        "a:b: 7",
-        "a:b:7\n",
-        "a:b:1_0",
-        "a:b:٣",  # isdecimal, and int() reads it
-        "a:b:c:7",
-        "a:b:" + "9" * 17,
-        "a:b:" + "9" * 5_000,  # more digits than int() reads
+        "a:b:7",
+        "{}a:b:7",
+        "{x}a:b:7",
+        "{-1}a:b:7",
+        "{01}a:b:7",
+        "{٣}a:b:7",  # isdecimal, and int() reads it
+        "{999999}a:b:7",
+        "{0a:b:7",
+        " {0}a:b:7",
+        "{0}a:7",
+        "{0}a:b",
+        "{0}a:b:",
+        "{0}a:b:x",
+        "{0}a:b:-1",
+        "{0}a:b:07",
+        "{0}a:b: 7",
+        "{0}a:b:7\n",
+        "{0}a:b:1_0",
+        "{0}a:b:٣",
+        "{0}a:b:c:7",
+        "{0}a:b:" + "9" * 17,
+        "{0}a:b:" + "9" * 5_000,  # more digits than int() reads
         "0b0f4a3e4f2e4d0c8f6a2c9c0e1d7b55",  # as stock arq names a job
     ],
 )
@@ -70,13 +80,31 @@ def test_any_wake_up_id(text: str) -> None:
 
 def test_store_keys_share_a_slot() -> None:
     """Every key that a script touches carries the partition's hash tag."""
-    of_a_timer = [*asdict(STORE).values(), QUEUE.queue]
+    of_a_timer = [*asdict(STORE).values(), *asdict(QUEUE).values()]
     assert all("{0}" in key for key in of_a_timer)
     assert len(set(of_a_timer)) == len(of_a_timer)
 
 
+def test_a_job_has_the_key_that_arq_gives_it() -> None:
+    """In the slot of its partition."""
+    wake_up = WakeUp(TimerName("shop", "a"), 3, partition=0)
+    assert keys.wake_up_id(wake_up) == "{0}shop:a:3"
+    assert keys.ARQ_JOB_PREFIX + keys.wake_up_id(wake_up) == f"{QUEUE.jobs}shop:a:3"
+
+
+def test_the_keys_of_a_host_share_a_slot() -> None:
+    """And no other host has them, nor a partition."""
+    of_hosts = [list(asdict(of_a_host).values()) for of_a_host in map(keys.host_keys, ("a", "b", "0"))]
+    for host, of_a_host in zip(("a", "b", "0"), of_hosts, strict=True):
+        assert all(f"{{host:{host}}}" in key for key in of_a_host)
+    index = asdict(keys.host_index_keys()).values()
+    assert all("{hosts}" in key for key in index)
+    every = [key for of_a_host in of_hosts for key in of_a_host] + [*index, *asdict(STORE).values()]
+    assert len(set(every)) == len(every)
+
+
 def test_partitions_share_no_key() -> None:
-    """But for the job definitions, whose names hold the timer's."""
+    """Not even one that is the beginning of another's."""
     for of_partition in (keys.store_keys, keys.queue_keys):
-        both = [asdict(of_partition(partition)).values() for partition in (0, 1)]
-        assert {*both[0]} & {*both[1]} <= {QUEUE.jobs}
+        one, other = ({*asdict(of_partition(partition)).values()} for partition in (1, 11))
+        assert not any(key.startswith(prefix) for key in other for prefix in one)

@@ -43,6 +43,18 @@ def valkey_server(
         yield server
 
 
+@pytest.fixture(scope="session")
+def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey | Server]:
+    """A second server like the first, for queues apart from the store: a cluster has no databases."""
+    data_dir: Path = tmp_path_factory.mktemp("other")
+    if PARTITIONS.count > 1:
+        with cluster_node(data_dir) as url:
+            yield Server(url)
+    else:
+        with EmbeddedValkey(data_dir, persistent=False) as server:
+            yield server
+
+
 @pytest.fixture
 async def redis(valkey_server: EmbeddedValkey) -> AsyncIterator[Redis]:
     """An empty server, and a client to look into it."""

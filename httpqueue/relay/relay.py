@@ -11,8 +11,9 @@ that is away does not stop the others either.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -89,8 +90,8 @@ class Relay:
         self._stopping.set()
 
     async def _leave(self) -> None:
-        with suppress(UnavailableError):
-            for partition in self._partitions:
+        for partition in self._partitions:
+            with suppress(UnavailableError):
                 await self._outbox.leave(partition, self._consumer)
 
     async def _listen(self) -> None:
@@ -108,13 +109,18 @@ class Relay:
                 async with asyncio.timeout(SWEEP_S):
                     await self._bell.wait()
         partitions, self._rung = self._rung or {*self._partitions}, set()
-        try:
-            for partition in partitions:
-                if await self._drain_one(partition):
-                    self._rung.add(partition)  # until a read finds nothing: more may have come meanwhile
-        except UnavailableError:
-            self._rung |= partitions
-            raise
+
+        async def drain_one(partition: int) -> int:
+            try:
+                count = await self._drain_one(partition)
+            except UnavailableError:
+                self._rung.add(partition)
+                raise
+            if count:
+                self._rung.add(partition)  # until a read finds nothing: more may have come meanwhile
+            return count
+
+        await _all_of(partial(drain_one, partition) for partition in partitions)
 
     async def drain(self) -> int:
         """Act on new outbox entries. Returns how many. After an error, the next call acts on them again."""
@@ -172,11 +178,16 @@ class Relay:
 
     async def heal(self) -> int:
         """Put lost wake-ups again. Returns how many."""
-        healed = await self._in_each(self._heal_in)
-        for host in await self._hosts.due_probes(limit=self._batch_size):
-            healed += await self._put(await self._hosts.probe(host), by="heal")
+        in_partitions = [partial(self._heal_in, partition) for partition in self._partitions]
+        healed = await _all_of([*in_partitions, self._heal_hosts])
         if healed:
             log.warning("relay.heal", count=healed)
+        return healed
+
+    async def _heal_hosts(self) -> int:
+        healed = 0
+        for host in await self._hosts.due_probes(limit=self._batch_size):
+            healed += await self._put(await self._hosts.probe(host), by="heal")
         return healed
 
     async def _heal_in(self, partition: int) -> int:
@@ -222,15 +233,7 @@ class Relay:
 
     async def _in_each(self, one: Callable[[int], Awaitable[int]]) -> int:
         """Do this in all partitions. One that is away stops no other."""
-        count, problem = 0, None
-        for partition in self._partitions:
-            try:
-                count += await one(partition)
-            except UnavailableError as error:
-                problem = error
-        if problem is not None:
-            raise problem
-        return count
+        return await _all_of(partial(one, partition) for partition in self._partitions)
 
     async def _act_on(self, partition: int, entries: Sequence[OutboxEntry]) -> int:
         if not entries:
@@ -262,6 +265,19 @@ class Relay:
         added = await self._queue.put(wake_ups)
         WAKE_UPS_PUT.labels(by).inc(added)
         return added
+
+
+async def _all_of(calls: Iterable[Callable[[], Awaitable[int]]]) -> int:
+    """Make all calls and add up their answers. If a server was away, raise that when all have been made."""
+    count, problem = 0, None
+    for call in calls:
+        try:
+            count += await call()
+        except UnavailableError as error:
+            problem = error
+    if problem is not None:
+        raise problem
+    return count
 
 
 async def _for_ever(

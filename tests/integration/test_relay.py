@@ -22,31 +22,32 @@ from tests.support.frozen import (
     FrozenTime,
     begin,
     begin_one,
+    claim,
     closed_port,
     new_timer,
     pass_time,
     storage_of,
     wake_up,
 )
-from tests.support.keys import QUEUE, STORE
+from tests.support.keys import PARTITIONS, STORE, Everywhere, place_of
 
 HORIZON_MS = 600_000
 DAY_MS = 86_400_000
 
 
 @pytest.fixture
-async def far_queue(redis: Redis, valkey_server: EmbeddedValkey, time: FrozenTime) -> AsyncIterator[Queue]:
+async def far_queue(other_server: EmbeddedValkey, time: FrozenTime) -> AsyncIterator[Queue]:
     """A queue apart from the store, which can lose its data alone."""
-    del redis  # asked for because it empties the server
-    async with open_queue(f"{valkey_server.url}?db=1") as queue:
-        yield Queue(queue.redis, now=time)
+    async with open_queue(other_server.url, partitions=PARTITIONS, now=time) as queue:
+        await queue.redis.flushall()
+        yield queue
 
 
 @pytest.fixture
 async def dead_queue() -> AsyncIterator[Queue]:
     """A queue whose server is away."""
     with closed_port() as port:
-        async with open_queue(f"redis://127.0.0.1:{port}") as queue:
+        async with open_queue(f"redis://127.0.0.1:{port}", partitions=PARTITIONS) as queue:
             yield queue
 
 
@@ -57,8 +58,8 @@ def make_relay(store: Store, queue: Queue, *, batch_size: int = 500) -> Relay:
 
 async def queued(queue: Queue) -> dict[str, int]:
     """Timer's id -> when it is due, for all that is in the queue; they are of generation 0."""
-    entries = await queue.redis.zrange(QUEUE.queue, 0, -1, withscores=True)
-    return {name.decode().split(":")[1]: int(due_ms) for name, due_ms in entries}
+    entries = await Everywhere(queue.redis).zset("queue")
+    return {name.split(":")[1]: int(due_ms) for name, due_ms in entries.items()}
 
 
 # --- drain ---
@@ -68,9 +69,9 @@ async def test_drain_puts_what_is_near(redis: Redis, frozen_store: Store, far_qu
     """Up to the horizon; what is further ahead is left to the due index. All leave the outbox."""
     delays = {"now": 0, "soon": 1, "edge": HORIZON_MS, "far": HORIZON_MS + 1}
     await frozen_store.create([new_timer(name, delay_ms) for name, delay_ms in delays.items()])
-    assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 4
+    assert await make_relay(frozen_store, far_queue).drain() == 4
     assert await queued(far_queue) == {"now": T0_MS, "soon": T0_MS + 1, "edge": T0_MS + HORIZON_MS}
-    assert await redis.xlen(STORE.outbox) == 0
+    assert await Everywhere(redis).xlen() == 0
 
 
 async def test_a_timer_in_30_days_adds_no_key_to_the_queue(
@@ -79,7 +80,7 @@ async def test_a_timer_in_30_days_adds_no_key_to_the_queue(
     """Until the clock is in its horizon: then promote puts it."""
     await frozen_store.create([new_timer("a", 30 * DAY_MS)])
     rel = make_relay(frozen_store, far_queue)
-    await rel.drain(block_ms=1)
+    await rel.drain()
     assert await rel.promote() == await rel.heal() == await rel.forget() == 0
     assert await far_queue.redis.keys("arq:*") == []
     time.advance(30 * DAY_MS - HORIZON_MS - 1)
@@ -97,10 +98,11 @@ async def test_an_unreadable_outbox_entry_is_set_aside(
     await redis.xadd(STORE.outbox, {"timer": "?"})
     await frozen_store.create([new_timer("b")])
     with capture_logs() as logs:
-        assert await make_relay(frozen_store, far_queue).drain(block_ms=1) == 3
+        assert await make_relay(frozen_store, far_queue).drain() == 3
     assert logs == [{"event": "relay.unreadable", "log_level": "error", "count": 1}]
     assert sorted(await queued(far_queue)) == ["a", "b"]
-    assert (await redis.xlen(STORE.outbox), await redis.xlen(STORE.outbox_dead)) == (0, 1)
+    assert await Everywhere(redis).xlen() == 0
+    assert await Everywhere(redis).xlen("outbox_dead") == 1
 
 
 async def test_entries_wait_for_a_queue_that_is_away(
@@ -111,12 +113,12 @@ async def test_entries_wait_for_a_queue_that_is_away(
     rel = make_relay(frozen_store, dead_queue)
     for _ in range(2):
         with pytest.raises(UnavailableError):
-            await rel.drain(block_ms=1)
+            await rel.drain()
     rel._queue = far_queue
-    assert await rel.drain(block_ms=1) == 2
+    assert await rel.drain() == 2
     assert sorted(await queued(far_queue)) == ["a", "b"]
-    assert await redis.xlen(STORE.outbox) == 0
-    assert await rel.drain(block_ms=1) == 0
+    assert await Everywhere(redis).xlen() == 0
+    assert await rel.drain() == 0
 
 
 async def test_what_a_dead_relay_had_read_is_adopted(
@@ -129,13 +131,13 @@ async def test_what_a_dead_relay_had_read_is_adopted(
     """When it has been left long enough."""
     await frozen_store.create([new_timer("a"), new_timer("b")])
     with pytest.raises(UnavailableError):
-        await make_relay(frozen_store, dead_queue).drain(block_ms=1)
+        await make_relay(frozen_store, dead_queue).drain()
     rel = make_relay(frozen_store, far_queue)
     assert await rel.adopt() == 0
     monkeypatch.setattr(relay, "ADOPT_AFTER_MS", 0)
     assert await rel.adopt() == 2
     assert sorted(await queued(far_queue)) == ["a", "b"]
-    assert await redis.xlen(STORE.outbox) == 0
+    assert await Everywhere(redis).xlen() == 0
 
 
 async def test_many_relays_share_the_outbox(redis: Redis, frozen_store: Store, far_queue: Queue) -> None:
@@ -143,17 +145,18 @@ async def test_many_relays_share_the_outbox(redis: Redis, frozen_store: Store, f
     await frozen_store.create([new_timer(f"t{number}", number) for number in range(2_000)])
 
     async def drain_all(rel: Relay) -> list[int]:
-        counts = [await rel.drain(block_ms=1)]
+        counts = [await rel.drain()]
         while counts[-1]:
-            counts.append(await rel.drain(block_ms=1))
+            counts.append(await rel.drain())
         return counts
 
     relays = [make_relay(frozen_store, far_queue, batch_size=100) for _ in range(4)]
     counts = await asyncio.gather(*(drain_all(rel) for rel in relays))
     assert sum(map(sum, counts)) == 2_000
     assert await queued(far_queue) == {f"t{number}": T0_MS + number for number in range(2_000)}
-    assert await redis.xlen(STORE.outbox) == 0
-    assert (await redis.xpending(STORE.outbox, keys.OUTBOX_GROUP))["pending"] == 0
+    assert await Everywhere(redis).xlen() == 0
+    for outbox in Everywhere(redis).keys("outbox"):
+        assert (await redis.xpending(outbox, keys.OUTBOX_GROUP))["pending"] == 0
 
 
 # --- promote ---
@@ -190,10 +193,10 @@ async def test_a_queue_that_lost_its_data_is_refilled(frozen_store: Store, far_q
     assert await rel.promote() == 5
     before = await queued(far_queue)
     assert await rel.promote() == 0
-    await far_queue.redis.flushdb()
+    await far_queue.redis.flushall()
     with capture_logs() as logs:
         assert await rel.promote() == 5
-    assert [entry["event"] for entry in logs] == ["relay.refill"]
+    assert [entry["event"] for entry in logs] == ["relay.refill"] * PARTITIONS.count
     assert await queued(far_queue) == before
 
 
@@ -206,16 +209,16 @@ async def test_heal_wakes_a_timer_whose_worker_died_before_begin(
     """When it is overdue by the grace time, not before."""
     await frozen_store.create([new_timer("a")])
     rel = make_relay(frozen_store, far_queue)
-    await rel.drain(block_ms=1)
+    await rel.drain()
     assert await rel.promote() == 0  # it is there
-    assert len((await far_queue.claim(1)).wake_ups) == 1
+    assert len(await claim(far_queue, 1)) == 1
     time.advance(GRACE_MS - 1)
     assert await rel.heal() == 0
     time.advance(1)
     with capture_logs() as logs:
         assert await rel.heal() == 1
     assert logs == [{"event": "relay.heal", "log_level": "warning", "count": 1}]
-    [again] = (await far_queue.claim(1)).wake_ups
+    [again] = await claim(far_queue, 1)
     [begun] = await begin(frozen_store, [again])
     assert isinstance(begun, Begun)
 
@@ -232,7 +235,7 @@ async def test_heal_wakes_a_timer_that_runs_past_its_lease(
     time.advance(1)
     assert await rel.heal() == 1
     time.advance(1)
-    [again] = (await far_queue.claim(1)).wake_ups
+    [again] = await claim(far_queue, 1)
     [begun] = await begin(frozen_store, [again])
     assert isinstance(begun, Begun)
     assert (begun.attempt, begun.lost) == (1, 1)
@@ -267,7 +270,7 @@ async def test_after_an_outage_workers_have_time_to_tell_that_they_live(
     assert await frozen_store.beat([alive]) == [True]
     time.advance(1)
     assert await rel.heal() == 1
-    assert [each.name.id for each in (await far_queue.claim(9)).wake_ups] == ["b"]
+    assert [each.name.id for each in await claim(far_queue, 9)] == ["b"]
     assert (await begin_one(frozen_store, "b")).lost == 1
     assert await frozen_store.beat([alive, dead]) == [True, False]
 
@@ -278,7 +281,7 @@ async def test_heal_leaves_what_is_in_the_queue_alone(
     """Overdue, but waiting for a worker."""
     await frozen_store.create([new_timer("a"), new_timer("b", 5)])
     rel = make_relay(frozen_store, far_queue)
-    await rel.drain(block_ms=1)
+    await rel.drain()
     before = await queued(far_queue)
     time.advance(GRACE_MS + 5)
     assert await rel.heal() == 0
@@ -293,31 +296,37 @@ async def test_heal_finds_all_that_was_lost(frozen_store: Store, far_queue: Queu
     time.advance(GRACE_MS)
     assert await rel.heal() == 0
     for _ in range(2):
-        assert len((await far_queue.claim(500)).wake_ups) == 5
+        assert len(await claim(far_queue, 500)) == 5
         assert await rel.heal() == 5
 
 
 # --- run ---
 
 
-async def until_blocked(redis: Redis) -> None:
-    """Return when a client waits at the server for new entries."""
-    async with asyncio.timeout(30):
-        while not (await redis.info("clients"))["blocked_clients"]:
-            pass
+@pytest.fixture
+def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relays look for nothing by themselves, but for their first look."""
+    monkeypatch.setattr(relay, "SWEEP_S", 3_600.0)
 
 
+async def consumers(redis: Redis) -> list[object]:
+    """The relays that all outboxes know."""
+    outboxes = [outbox for outbox in Everywhere(redis).keys("outbox") if await redis.exists(outbox)]
+    return [each for outbox in outboxes for each in await redis.xinfo_consumers(outbox, keys.OUTBOX_GROUP)]
+
+
+@pytest.mark.usefixtures("no_sweeps")
 @pytest.mark.parametrize("end", ["stop", "cancel"])
 async def test_run_relays_until_its_end(redis: Redis, store: Store, queue: Queue, end: str) -> None:
-    """It is stopped or cancelled, and leaves no consumer behind."""
+    """It hears of each entry; it is stopped or cancelled, and leaves no consumer behind."""
     rel = make_relay(store, queue)
     running = asyncio.create_task(rel.run())
-    await until_blocked(redis)
-    await store.create([new_timer("a")])
-    async with asyncio.timeout(30):
-        while not await queued(queue):
-            pass
-    await until_blocked(redis)
+    names = [f"t{number}" for number in range(4 * PARTITIONS.count)]
+    for number, name in enumerate(names):
+        await store.create([new_timer(name)])
+        async with asyncio.timeout(30):
+            while len(await queued(queue)) <= number or await Everywhere(redis).xlen():
+                pass
     if end == "stop":
         await rel.stop()
         await rel.stop()
@@ -327,7 +336,29 @@ async def test_run_relays_until_its_end(redis: Redis, store: Store, queue: Queue
         running.cancel()
         await asyncio.wait([running])
         assert running.cancelled()
-    assert await redis.xinfo_consumers(STORE.outbox, keys.OUTBOX_GROUP) == []
+    assert await consumers(redis) == []
+    assert {place_of(name) for name in names} == {*PARTITIONS.all}
+
+
+async def test_outboxes_are_looked_at_without_a_word(
+    redis: Redis, store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message may be lost: the next sweep finds what it was about."""
+    rel = make_relay(store, queue)
+
+    async def deaf() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(relay, "SWEEP_S", 0.01)
+    monkeypatch.setattr(rel, "_listen", deaf)
+    running = asyncio.create_task(rel.run())
+    async with asyncio.timeout(30):
+        for number in range(4):
+            await store.create([new_timer(str(number))])
+            while await Everywhere(redis).xlen():
+                pass
+    await rel.stop()
+    await running
 
 
 async def test_a_relay_that_is_stopped_before_it_runs(redis: Redis, store: Store, queue: Queue) -> None:
@@ -339,14 +370,14 @@ async def test_a_relay_that_is_stopped_before_it_runs(redis: Redis, store: Store
     assert await redis.keys("*") == []
 
 
-@pytest.mark.parametrize("name", ["forget", "drain", "adopt", "promote", "heal"])
+@pytest.mark.parametrize("name", ["forget", "_listen", "_drain_one", "adopt", "promote", "heal"])
 async def test_a_bug_in_a_pass_ends_the_relay(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """run() raises it; only an outage is waited for."""
     rel = make_relay(store, queue)
 
-    async def broken() -> None:
+    async def broken(*_: object) -> None:
         raise KeyError("bug")
 
     monkeypatch.setattr(rel, name, broken)
@@ -360,17 +391,16 @@ async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: p
     """Which is logged once when it begins and once when it is over."""
     rel, over = make_relay(store, queue), asyncio.Event()
     read_outbox = rel._outbox.read
-    failures = [UnavailableError("gone"), UnavailableError("gone")]
-    relayed = False
+    failures = [UnavailableError("gone")] * 2 * PARTITIONS.count
+    reads: list[int] = []
 
-    async def read(consumer: str, *, limit: int, block_ms: int) -> list[OutboxEntry]:
-        nonlocal relayed
+    async def read(partition: int, consumer: str, *, limit: int) -> list[OutboxEntry]:
         if failures:
             raise failures.pop()
-        if relayed:  # the pass before this one ended well
+        if partition in reads:  # the pass before this one ended well
             over.set()
-        relayed = True
-        return await read_outbox(consumer, limit=limit, block_ms=block_ms)
+        reads.append(partition)
+        return await read_outbox(partition, consumer, limit=limit)
 
     await store.create([new_timer("a")])
     monkeypatch.setattr(rel._outbox, "read", read)

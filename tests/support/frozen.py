@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from httpqueue.storage.queue import Queue
 from httpqueue.storage.scripts import pack
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
@@ -150,6 +151,13 @@ async def heal(store: Store, *, limit: int = 9) -> list[WakeUp]:
     wake_ups = storage_of(store).wake_ups
     found = [await wake_ups.heal(partition, limit=limit) for partition in PARTITIONS.all]
     return [wake_up for lost in found for wake_up in lost.workers]
+
+
+async def claim(queue: Queue, limit: int = 1_000) -> list[WakeUp]:
+    """Pop at most `limit` due wake-ups from the queue of each partition."""
+    return [
+        wake_up for partition in PARTITIONS.all for wake_up in (await queue.claim(partition, limit)).wake_ups
+    ]
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from httpqueue.clock import now_ms
 from httpqueue.storage import archive
+from httpqueue.storage.partitions import ONE_PARTITION
 from httpqueue.storage.queue import open_queue
 from httpqueue.storage.storage import Storage
 from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Refused, WakeUp
@@ -57,9 +58,9 @@ async def _finish_all(storage: Storage, wake_ups: Sequence[WakeUp], *, retention
 
 async def _work_off(on: Server, storage: Storage, count: int) -> None:
     """Finish so many timers, all that the queue has; their records are kept."""
-    async with open_queue(on.url) as queue:
+    async with open_queue(on.url, partitions=ONE_PARTITION) as queue:
         for _ in range(0, count, BATCH):
-            claim = await queue.claim(BATCH)
+            claim = await queue.claim(0, BATCH)
             await _finish_all(storage, claim.wake_ups, retention_ms=FAR_MS)
 
 
@@ -115,7 +116,7 @@ async def archived(lab: Lab) -> list[Figure]:
             timers = new_timers(BATCH, now_ms() - 1)
             await storage.store.create(timers)
             await _finish_all(storage, [WakeUp(timer.name, 0) for timer in timers], retention_ms=0)
-            if await storage.retention.forget(limit=BATCH) != BATCH:
+            if await storage.retention.forget(0, limit=BATCH) != BATCH:
                 raise LostError("a finished timer was not forgotten")
             if not await storage.store.is_archived(timers[0].name):
                 raise LostError("a finished timer is not in the archive")

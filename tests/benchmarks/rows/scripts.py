@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from httpqueue.clock import now_ms
+from httpqueue.storage.partitions import ONE_PARTITION
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage
 from httpqueue.timers.commands import Begun, Refused, WakeUp
@@ -44,7 +45,7 @@ async def _live(storage: Storage, queue: Queue, stages: Stages, wake_ups: Sequen
     begun: list[Begun | Refused] = []
 
     async def claim(some: Sequence[WakeUp]) -> None:
-        claimed.extend((await queue.claim(len(some))).wake_ups)
+        claimed.extend((await queue.claim(0, len(some))).wake_ups)
 
     async def begin(some: Sequence[WakeUp]) -> None:
         begun.extend(await storage.store.begin(some, holder="bench", timeout_ms=20_000))
@@ -53,7 +54,7 @@ async def _live(storage: Storage, queue: Queue, stages: Stages, wake_ups: Sequen
     await stages.run("claim", wake_ups, claim)
     await stages.run("begin", claimed, begin)
     await stages.run("finish", delivered(begun, retention_ms=0), storage.store.finish)
-    await stages.run("forget", wake_ups, lambda some: storage.retention.forget(limit=len(some)))
+    await stages.run("forget", wake_ups, lambda some: storage.retention.forget(0, limit=len(some)))
 
 
 async def _stages(count: int, *, persistent: bool) -> dict[str, float]:
@@ -61,7 +62,7 @@ async def _stages(count: int, *, persistent: bool) -> dict[str, float]:
     async with (
         server(persistent=persistent) as on,
         storage_of(on) as storage,
-        open_queue(on.url) as queue,
+        open_queue(on.url, partitions=ONE_PARTITION) as queue,
     ):
         timers = new_timers(count, now_ms() - 1)
         for first in range(0, count, BATCH):

@@ -5,6 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from httpqueue.clock import monotonic_s, now_ms, sleep
+from httpqueue.storage.partitions import ONE_PARTITION
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage
 from httpqueue.timers.commands import NewTimer, WakeUp
@@ -43,7 +44,7 @@ async def _lose_wake_up(storage: Storage, queue: Queue, url: str) -> int:
     claimed: list[WakeUp] = []
     until_s = monotonic_s() + LOSE_S
     while monotonic_s() < until_s:
-        claimed += (await queue.claim(CLAIM)).wake_ups
+        claimed += (await queue.claim(0, CLAIM)).wake_ups
         await sleep(POLL_S)
     if not any(wake_up.name == name for wake_up in claimed):
         raise LostError("the wake-up was never in the queue")
@@ -53,7 +54,7 @@ async def _lose_wake_up(storage: Storage, queue: Queue, url: str) -> int:
 
 async def _healed_s(on: Server, storage: Storage) -> float:
     """How late a webhook is whose wake-up a worker lost. Call this before a worker is there."""
-    async with open_queue(on.url) as queue, receiver() as webhooks:
+    async with open_queue(on.url, partitions=ONE_PARTITION) as queue, receiver() as webhooks:
         due_ms = await _lose_wake_up(storage, queue, f"{webhooks.url}0")
         async with part("worker", on):
             arrivals = await webhooks.wait_for(1)

@@ -279,6 +279,7 @@ class Worker:
         if self._is_full:
             self._wake.set()
         self._slots.end(running.begun.wake_up.name.application, running.begun.host)
+        self._lines.note_end(running.begun.host, clock.monotonic_s())
         if running.has_bug:
             del self._running[id(running.begun)]
 

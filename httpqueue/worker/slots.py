@@ -23,9 +23,11 @@ from httpqueue.timers.room import FACTOR, Room, is_below
 PART: Final = 8
 """Who has no more than 1 / PART of its threshold is in no Room."""
 HOLD_S: Final = 0.2
-"""So long a new line may hold back claims. When it is not empty by then, it stands (cf. CoDel, RFC 8289)."""
+"""A line that is likely to be empty within this time passes: claims wait for it."""
 PAUSE_S: Final = 10.0
-"""So long no line holds back claims after one turned out to stand: hosts may hang one after the other."""
+"""So long no new line passes after one turned out to stand: hosts may hang one after the other."""
+FIRST_CLAIM: Final = 64
+"""How many wake-ups to claim at first, when nobody knows how many of them may begin."""
 GROWTH: Final = 128
 """A claim grows by 1 / GROWTH, 2 / GROWTH, ... of itself while nothing is refused."""
 
@@ -137,8 +139,29 @@ def _add(counts: dict[str, int], name: str, by: int) -> int:
 class _Line:
     waiting: int
     application: str
-    holds_until_s: float
-    """0: it stands."""
+    new_until_s: float
+    """Until then nobody knows how fast its host is."""
+    counted_since_s: float
+    ended: int = 0
+    """Calls of the host that have ended since counted_since_s."""
+    ended_before: int = 0
+    """Those that ended in the HOLD_S / 2 before."""
+
+    def note_end(self, now_s: float) -> None:
+        """A call of the host has ended."""
+        self._count_until(now_s)
+        self.ended += 1
+
+    def is_passing(self, now_s: float) -> bool:
+        """Whether no more wait than have ended in about the last HOLD_S, or it is too new to tell."""
+        self._count_until(now_s)
+        return now_s < self.new_until_s or self.waiting <= self.ended + self.ended_before
+
+    def _count_until(self, now_s: float) -> None:
+        halves = int((now_s - self.counted_since_s) / (HOLD_S / 2))
+        if halves:
+            self.ended, self.ended_before = 0, self.ended if halves == 1 else 0
+            self.counted_since_s = now_s
 
 
 class Lines:
@@ -159,9 +182,16 @@ class Lines:
         if not waiting:
             self._lines.pop(host, None)
         elif line is None:
-            self._lines[host] = _Line(waiting, application, now_s + HOLD_S if self._may_hold(now_s) else 0)
+            new_until_s = now_s + HOLD_S if now_s >= self._paused_until_s else 0
+            self._lines[host] = _Line(waiting, application, new_until_s, now_s)
         else:
             line.waiting, line.application = waiting, application
+
+    def note_end(self, host: str, now_s: float) -> None:
+        """A call to the host has ended."""
+        line = self._lines.get(host)
+        if line is not None:
+            line.note_end(now_s)
 
     @property
     def is_any_waiting(self) -> bool:
@@ -196,20 +226,16 @@ class Lines:
     def is_passing(self, host: str, now_s: float) -> bool:
         """Whether the host has a line that is likely to be empty in a moment."""
         line = self._lines.get(host)
-        return line is not None and line.holds_until_s > now_s and self._may_hold(now_s)
+        return line is not None and line.is_passing(now_s)
 
     def passing(self, now_s: float) -> int:
         """How many timers wait in lines that are likely to be empty in a moment."""
         for line in self._lines.values():
-            if 0 < line.holds_until_s <= now_s:
-                line.holds_until_s = 0
-                self._paused_until_s = now_s + PAUSE_S
-        if not self._may_hold(now_s):
-            return 0
-        return sum(line.waiting for line in self._lines.values() if line.holds_until_s)
-
-    def _may_hold(self, now_s: float) -> bool:
-        return now_s >= self._paused_until_s
+            if 0 < line.new_until_s <= now_s:
+                line.new_until_s = 0
+                if not line.is_passing(now_s):
+                    self._paused_until_s = now_s + PAUSE_S
+        return sum(line.waiting for line in self._lines.values() if line.is_passing(now_s))
 
 
 class ClaimLimit:
@@ -221,8 +247,9 @@ class ClaimLimit:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._size = float(most)
+        self._size = float(min(most, FIRST_CLAIM))
         self._growth = 0
+        self._is_starting = True
 
     def size(self, passing: int) -> int:
         """How many to claim while so many timers wait in passing lines. 0: until a call ends, or HOLD_S."""
@@ -231,8 +258,11 @@ class ClaimLimit:
     def note_begun(self, accepted: int, refused: int) -> None:
         """How a batch with claimed wake-ups went. refused: those that joined a passing line."""
         if refused:
+            self._is_starting = False
             self._growth = 0
             self._size = max(accepted, self._size / 2, 1)
+        elif self._is_starting:  # as TCP's slow start
+            self._size *= 2
         else:
             self._growth += 1
             self._size *= 1 + self._growth / GROWTH

@@ -79,6 +79,7 @@ class Simulation:
         while self._ends and self._ends[0][0] <= self.now_s:
             ended_s, _, timer = heappop(self._ends)
             self.slots.end(timer.application, timer.host)
+            self.known.note_end(timer.host, ended_s)
             self.in_flight[timer.application, timer.host] -= 1
             retry_s = self._retry_s(timer.host)
             if retry_s is not None:

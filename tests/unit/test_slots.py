@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.worker.slots import HOLD_S, PAUSE_S, ClaimLimit, Lines, Slots
+from httpqueue.worker.slots import FIRST_CLAIM, HOLD_S, PAUSE_S, ClaimLimit, Lines, Slots
 
 CALLS = st.tuples(st.sampled_from("abc"), st.sampled_from(["h", "i", "j", "ruled"]))
 
@@ -236,9 +236,26 @@ def test_a_new_line_holds_back_claims_for_a_while() -> None:
     )
 
 
+def test_a_line_whose_host_is_quick_passes_whatever_happened_before() -> None:
+    """As many calls have ended lately as timers wait; when no more end, it stands again."""
+    lines = Lines(Slots(10_000, 200))
+    lines.note_line("slow", 9, "a", 0)
+    assert lines.passing(HOLD_S) == 0  # from now on new lines stand
+    lines.note_line("quick", 3, "a", HOLD_S)
+    for number in range(3):
+        assert not lines.is_passing("quick", HOLD_S)
+        lines.note_end("quick", HOLD_S + number * 0.01)
+        lines.note_end("unknown", HOLD_S)
+    assert lines.passing(HOLD_S + 0.03) == 3
+    assert not lines.is_passing("quick", HOLD_S + 0.03 + 1.5 * HOLD_S)
+
+
 def test_claims_follow_what_begins_and_grow_again() -> None:
     """Never below 1, or nothing would ever be learnt; never above the most."""
     limit = ClaimLimit(500)
+    assert limit.size(0) == FIRST_CLAIM
+    for _ in range(4):  # twice as many each time, while nobody knows
+        limit.note_begun(limit.size(0), 0)
     assert limit.size(0) == 500
     limit.note_begun(300, 200)
     assert limit.size(0) == 300

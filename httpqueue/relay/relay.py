@@ -25,7 +25,7 @@ from httpqueue.runtime.metrics import OUTBOX_UNREADABLE, WAKE_UPS_PUT
 from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage
-from httpqueue.storage.wake_ups import Place
+from httpqueue.storage.wake_ups import Look, Place
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 SWEEP_S: Final = 2.0
@@ -56,6 +56,7 @@ class Relay:
         self._consumer = uuid4().hex
         self._unfinished: dict[int, list[OutboxEntry]] = {}
         self._handed_out: dict[int, list[WakeUp]] = {}
+        self._epochs: dict[int, str] = {}
         self._promote_pause_s = SWEEP_S
         self._rung = set(self._partitions)
         """Partitions whose outboxes may have new entries."""
@@ -108,7 +109,10 @@ class Relay:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_S):
                     await self._bell.wait()
-        partitions, self._rung = self._rung or {*self._partitions}, set()
+        if not self._rung:
+            looks = await self._look()
+            self._rung = {each for each in self._partitions if looks[each].has_entries}
+        partitions, self._rung = self._rung, set()
 
         async def drain_one(partition: int) -> int:
             try:
@@ -124,7 +128,7 @@ class Relay:
 
     async def drain(self) -> int:
         """Act on new outbox entries. Returns how many. After an error, the next call acts on them again."""
-        return await self._in_each(self._drain_one)
+        return await self._in_each(self._drain_one, self._partitions)
 
     async def _drain_one(self, partition: int) -> int:
         entries = self._unfinished.get(partition)
@@ -144,7 +148,8 @@ class Relay:
             )
             return await self._act_on(partition, entries)
 
-        return await self._in_each(adopt_in)
+        looks = await self._look()
+        return await self._in_each(adopt_in, [each for each in self._partitions if looks[each].has_entries])
 
     async def promote(self) -> int:
         """Put the wake-ups that the queue should have next. Returns how many it did not have yet.
@@ -152,12 +157,20 @@ class Relay:
         When the queue has lost its data, it is filled again from the beginning.
         """
         self._promote_pause_s = SWEEP_S
-        return await self._in_each(self._promote_in)
+        epochs, looks = await self._queue.epochs(), await self._look()
+
+        async def promote_in(partition: int) -> int:
+            epoch = epochs[partition]
+            is_other = epoch != self._epochs.get(partition)
+            if is_other and await self._wake_ups.start_over_for(partition, epoch):
+                log.info("relay.refill", partition=partition, epoch=epoch)
+            self._epochs[partition] = epoch
+            has_work = looks[partition].has_near or self._handed_out.get(partition)
+            return await self._promote_in(partition) if has_work else 0
+
+        return await self._in_each(promote_in, self._partitions)
 
     async def _promote_in(self, partition: int) -> int:
-        epoch = await self._queue.epoch(partition)
-        if await self._wake_ups.start_over_for(partition, epoch):
-            log.info("relay.refill", partition=partition, epoch=epoch)
         count = await self._put_handed_out(partition)
         start, complete_for_ms = 0, None
         while True:
@@ -178,17 +191,19 @@ class Relay:
 
     async def heal(self) -> int:
         """Put lost wake-ups again. Returns how many."""
-        in_partitions = [partial(self._heal_in, partition) for partition in self._partitions]
+        looks = await self._look()
+        in_partitions = [partial(self._heal_in, each) for each in self._partitions if looks[each].must_heal]
         healed = await _all_of([*in_partitions, self._heal_hosts])
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
 
     async def _heal_hosts(self) -> int:
-        healed = 0
-        for host in await self._hosts.due_probes(limit=self._batch_size):
-            healed += await self._put(await self._hosts.probe(host), by="heal")
-        return healed
+        """Put the wake-ups of lines that nobody serves. They are not lost, so they do not count."""
+        hosts = await self._hosts.due_probes(limit=self._batch_size)
+        if hosts:
+            await self._put(await self._hosts.probe(hosts), by="heal")
+        return 0
 
     async def _heal_in(self, partition: int) -> int:
         healed = 0
@@ -229,11 +244,15 @@ class Relay:
                 count += forgotten
             return count
 
-        return await self._in_each(forget_in)
+        looks = await self._look()
+        return await self._in_each(forget_in, [each for each in self._partitions if looks[each].has_expired])
 
-    async def _in_each(self, one: Callable[[int], Awaitable[int]]) -> int:
-        """Do this in all partitions. One that is away stops no other."""
-        return await _all_of(partial(one, partition) for partition in self._partitions)
+    async def _look(self) -> list[Look]:
+        return await self._wake_ups.look(horizon_ms=self._horizon_ms, overdue_ms=GRACE_MS)
+
+    async def _in_each(self, one: Callable[[int], Awaitable[int]], partitions: Iterable[int]) -> int:
+        """Do this in these partitions. One that is away stops no other."""
+        return await _all_of(partial(one, partition) for partition in partitions)
 
     async def _act_on(self, partition: int, entries: Sequence[OutboxEntry]) -> int:
         if not entries:

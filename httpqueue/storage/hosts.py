@@ -23,7 +23,7 @@ from httpqueue.storage.keys import (
     wake_up_id,
 )
 from httpqueue.storage.record import decode_policy, encode_policy
-from httpqueue.storage.scripts import HostScript, Script, pack
+from httpqueue.storage.scripts import PipelinedScript, Script, pack
 from httpqueue.timers.commands import WakeUp
 from httpqueue.timers.policies import DestinationPolicy
 
@@ -139,7 +139,7 @@ class Hosts:
         self._keys = host_index_keys()
         self._index = Script(redis, "host_index", [self._keys])
         self._serve, self._probe, self._renew, self._facts = (
-            HostScript(redis, f"host_{name}") for name in ("serve", "probe", "renew", "facts")
+            PipelinedScript(redis, f"host_{name}") for name in ("serve", "probe", "renew", "facts")
         )
 
     async def serve(self, requests: Sequence[Serve]) -> list[Served]:

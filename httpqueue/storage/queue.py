@@ -141,13 +141,15 @@ class Queue:
         now_ms = self._now()
         return "" if now_ms is None else now_ms
 
-    async def epoch(self, partition: int) -> str:
-        """The identity of a partition's queue, a random text. When it changes, the queue lost its data."""
-        key = self._keys[partition].epoch
+    async def epochs(self) -> list[str]:
+        """The identity of each partition's queue, a random text. When it changes, the queue lost its data."""
         with redis_errors():
-            await self.redis.set(key, uuid4().hex, nx=True)
-            epoch = await self.redis.get(key)
-        return epoch.decode() if epoch else ""
+            pipeline = self.redis.pipeline(transaction=False)
+            for keys in self._keys:
+                pipeline.set(keys.epoch, uuid4().hex, nx=True)
+                pipeline.get(keys.epoch)
+            answers = await pipeline.execute()
+        return [epoch.decode() if epoch else "" for epoch in answers[1::2]]
 
     async def wake(self) -> None:
         """Tell all workers to look for due wake-ups now."""

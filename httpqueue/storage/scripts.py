@@ -44,15 +44,15 @@ class Script:
             return await self._script(keys=self._keys[partition], args=args)
 
 
-class HostScript:
-    """A script for a host: its keys differ by call. The header names fields of keys.HostKeys."""
+class PipelinedScript:
+    """A script whose keys differ by call. Many calls are one round trip."""
 
     def __init__(self, redis: Redis, name: str) -> None:
         self._redis = redis
         self._text, self._names = _with_keys(name)
         self._hash = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, calls: Sequence[tuple[HostKeys, Sequence[Any]]]) -> list[Any]:
+    async def __call__(self, calls: Sequence[tuple[Known, Sequence[Any]]]) -> list[Any]:
         """Run it with these keys and arguments, in one pipeline. The answers are in the same order.
 
         Raises UnavailableError. Some of the calls may have succeeded then.
@@ -70,7 +70,7 @@ class HostScript:
                     raise answer
         return answers
 
-    async def _run(self, calls: Sequence[tuple[HostKeys, Sequence[Any]]]) -> list[Any]:
+    async def _run(self, calls: Sequence[tuple[Known, Sequence[Any]]]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for known, args in calls:
             keys = [_key(name, (known,)) for name in self._names]

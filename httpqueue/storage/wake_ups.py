@@ -13,7 +13,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.keys import member_of, name_of
 from httpqueue.storage.partitions import Partitions
-from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.scripts import PipelinedScript, Script, pack
 from httpqueue.timers.commands import WakeUp
 
 WINDOW: Final = 5_000
@@ -32,6 +32,20 @@ class TopUp:
     """The `start` of the next call. None: there is nothing more to put now."""
     complete_for_ms: int | None
     """The queue has all wake-ups that are due in the next so many ms. None: all up to the horizon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a relay has to do in a partition."""
+
+    has_entries: bool
+    """The outbox has entries."""
+    has_expired: bool
+    """Some timer's retention is over."""
+    has_near: bool
+    """Some timer is due within the horizon."""
+    must_heal: bool
+    """Something may be lost, or attempts are being made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +85,19 @@ class WakeUps:
     ) -> None:
         self._redis = redis
         self._now = now
+        self._keys = partitions.store_keys
         self._filled = [keys.filled for keys in partitions.store_keys]
+        self._look = PipelinedScript(redis, "look")
         self._window = window
         self._admit, self._top_up, self._overdue, self._heal = (
             Script(redis, name, partitions.store_keys) for name in ("admit", "top_up", "overdue", "heal")
         )
+
+    async def look(self, *, horizon_ms: int, overdue_ms: int) -> list[Look]:
+        """What there is to do in each partition. This is one round trip for all of them."""
+        args = (self._script_now(), horizon_ms, overdue_ms)
+        answers = await self._look([(keys, args) for keys in self._keys])
+        return [Look(*map(bool, answer)) for answer in answers]
 
     async def admit(self, partition: int, wake_ups: Sequence[WakeUp], *, horizon_ms: int) -> list[WakeUp]:
         """Those that go into the queue now. top_up finds the others later, in the due index."""

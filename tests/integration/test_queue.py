@@ -236,7 +236,7 @@ async def test_foreign_entries_are_told_and_out_of_the_way(
 async def test_no_entry_expires_and_none_is_a_pickle(queue: Queue) -> None:
     """However far ahead it is due; the definition is JSON."""
     await queue.put([at("a", T0_MS + 10**12)])
-    await queue.epoch(HERE)
+    (await queue.epochs())[HERE]
     for key in await queue.redis.keys():
         assert await queue.redis.pttl(key) == -1
     definition = await queue.redis.get(f"{KEYS.jobs}default:a:0")
@@ -293,10 +293,10 @@ async def test_listening_says_when_the_server_is_away() -> None:
 
 async def test_the_epoch_changes_when_the_queue_lost_its_data(queue: Queue, redis: Redis) -> None:
     """And only then."""
-    epoch = await queue.epoch(HERE)
-    assert epoch == await queue.epoch(HERE) != ""
+    epoch = (await queue.epochs())[HERE]
+    assert epoch == (await queue.epochs())[HERE] != ""
     await redis.flushall()
-    assert await queue.epoch(HERE) not in {epoch, ""}
+    assert (await queue.epochs())[HERE] not in {epoch, ""}
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ async def test_the_epoch_changes_when_the_queue_lost_its_data(queue: Queue, redi
     [
         lambda queue: queue.put([at("a", partition=0)]),
         lambda queue: queue.claim(0, 1),
-        lambda queue: queue.epoch(0),
+        lambda queue: queue.epochs(),
         lambda queue: queue.ping(),
     ],
     ids=["put", "claim", "epoch", "ping"],

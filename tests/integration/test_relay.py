@@ -177,7 +177,7 @@ async def test_promote_goes_on_where_the_queue_went_away(
     """Nothing of the page that failed is missed."""
     await frozen_store.create([new_timer(f"t{number}", number) for number in range(5)])
     rel = make_relay(frozen_store, far_queue, batch_size=2)
-    monkeypatch.setattr(dead_queue, "epoch", far_queue.epoch)
+    monkeypatch.setattr(dead_queue, "epochs", far_queue.epochs)
     rel._queue = dead_queue
     with pytest.raises(UnavailableError):
         await rel.promote()

@@ -66,7 +66,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _open(self) -> None:
         await self.redis.flushall()
         async with open_queue(self.url) as queue:
-            assert await self.storage.wake_ups.start_over_for(await queue.epoch())
+            assert await self.storage.wake_ups.start_over_for(0, (await queue.epochs())[0])
 
     def do(self, call: Coroutine[Any, Any, Any]) -> Any:
         """Its answer."""

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import member_of, name_of
-from httpqueue.storage.partitions import Partitions, at_once, by_partition
+from httpqueue.storage.keys import name_of
+from httpqueue.storage.partitions import Partitions, by_partition
 from httpqueue.storage.scripts import Script, pack
 
 MAX_POINTERS: Final = 1_000
@@ -75,16 +75,22 @@ class Retention:
         """Takes (member, partition that the pointer names or -1, its nonce). Drops those without a record."""
         if not pointers:
             return
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            for member, partition, _ in pointers:
-                pipeline.exists(self._partitions.store_keys[max(partition, 0)].records + member.decode())
-            exist = await pipeline.execute()
+        exist = await self._have_records([(member, partition) for member, partition, _ in pointers])
         items = [
-            (member, nonce, partition >= 0 and bool(is_there))
-            for (member, partition, nonce), is_there in zip(pointers, exist, strict=True)
+            (member, nonce, is_there) for (member, _, nonce), is_there in zip(pointers, exist, strict=True)
         ]
         await by_partition(items, lambda item: self._home_of(item[0]), self._settle_at)
+
+    async def _have_records(self, places: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Whether each member has a record in its partition; -1 is none."""
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for member, partition in places:
+                pipeline.exists(self._partitions.store_keys[max(partition, 0)].records + member.decode())
+            answers = await pipeline.execute()
+        return [
+            partition >= 0 and bool(answer) for (_, partition), answer in zip(places, answers, strict=True)
+        ]
 
     async def _settle_at(
         self, home: int, items: Sequence[tuple[bytes, bytes, bool]]

@@ -229,7 +229,7 @@ async def test_a_crash_between_pointer_and_record(
     time: FrozenTime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is there. A timer with another ordering key is stored when the pointer is dropped: after 60 s."""
+    """Nothing is there. Another ordering key is refused until the pointer is dropped: for 60 s."""
     store, place = storage.store, away_from_home(partitions)
     with monkeypatch.context() as patch:
         patch.setattr(store, "_create", Crash(store, "_create", is_after=False))
@@ -303,7 +303,48 @@ async def test_a_crash_while_forgetting(
     assert (await create(store, keyed(None))).creation is Creation.CREATED
 
 
+@several
+async def test_a_timer_that_was_posted_twice(
+    redis: Redis, storage: Storage, partitions: Partitions, time: FrozenTime
+) -> None:
+    """Its pointer might be that of a third one that is being stored, so it goes a minute after the record."""
+    store, timer = storage.store, keyed(lane_to(partitions, away_from_home(partitions)))
+    assert [(await create(store, timer)).creation for _ in range(2)] == [Creation.CREATED, Creation.EXISTS]
+    await store.cancel(NAME, version=None, retention_ms=0)
+    assert await forget_all(storage) == 1
+    assert await pointed_to(redis, partitions) is not None
+    assert await store.get(NAME) is None
+    assert await store.is_archived(NAME)
+    time.advance(POINTER_CHECK_MS)
+    await check_all_pointers(storage)
+    assert await no_key_is_left(redis)
+
+
 # --- races ---
+
+
+@several
+@pytest.mark.parametrize("order", interleavings("BFES", "PC"))
+async def test_a_timer_created_while_the_last_one_is_forgotten(
+    redis: Redis, storage: Storage, partitions: Partitions, time: FrozenTime, order: str
+) -> None:
+    """It keeps its pointer, whichever of the steps come first.
+
+    Bury, forget, look for the record, settle the pointer; point and create.
+    """
+    store, retention, place = storage.store, storage.retention, away_from_home(partitions)
+    timer = keyed(lane_to(partitions, place), 70)
+    await create(store, timer)
+    await store.cancel(NAME, version=None, retention_ms=5)
+    time.advance(5)
+    turns = InTurn(order)
+    for step, method in zip("BFES", ("_bury", "_forget", "_have_records", "_settle_pointers"), strict=True):
+        turns.gate(retention, method, step)
+    for step, method in zip("PC", ("_point", "_create"), strict=True):
+        turns.gate(store, method, step)
+    created, _ = await asyncio.gather(create(store, timer), retention.forget_these(place, [b"default:a"]))
+    assert created == Created(Creation.CREATED, time.now_ms + 70)
+    await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
 
 
 @several

@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from itertools import compress
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -63,8 +64,6 @@ KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
 POINTER_BYTES: Final = 32
 """No pointer is longer."""
-
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +149,17 @@ class Store:
             )
             for timer in timers
         ]
-        return [
-            await self._create_again(each, answer.partition, now_ms)
-            if isinstance(answer, _Elsewhere)
-            else answer
-            for each, answer in zip(placed, await self._create_where(placed, now_ms), strict=True)
-        ]
+        places: dict[TimerName, int] = {}
+        # A later timer of a name, if it would be in another partition, comes when the first one is stored.
+        are_first = [places.setdefault(each.timer.name, each.place) == each.place for each in placed]
+        answers = iter(await self._create_where(list(compress(placed, are_first)), now_ms))
+        created = []
+        for each, is_first in zip(placed, are_first, strict=True):
+            answer = next(answers) if is_first else (await self._create_where([each], now_ms))[0]
+            if isinstance(answer, _Elsewhere):
+                answer = await self._create_again(each, answer.partition, now_ms)
+            created.append(answer)
+        return created
 
     async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
         """Store each timer in its place, and a pointer at its home before, if that is another partition."""
@@ -203,9 +207,7 @@ class Store:
             if isinstance(answer, Created):
                 return answer
         keeps = placed.timer.if_exists is IfExists.KEEP
-        return Created(
-            Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name)
-        )
+        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name))
 
     async def _due_of(self, partition: int, name: TimerName) -> int:
         """When a timer is due; 0 when it has no readable record (yet)."""
@@ -443,7 +445,8 @@ class Store:
                 [
                     (callback.name, partition, nonce)
                     for finish, nonce in zip(part, nonces, strict=True)
-                    if (callback := _callback_of(finish)) and self._partitions.home_of(callback.name) != partition
+                    if (callback := _callback_of(finish))
+                    and self._partitions.home_of(callback.name) != partition
                 ]
             )
             items = [

@@ -218,6 +218,26 @@ async def test_over_retention_the_name_is_free_at_once(
             await redis.flushall()
 
 
+async def test_a_name_twice_in_a_batch(redis: Redis, store: Store, partitions: Partitions) -> None:
+    """The first one is stored, the others are judged by it, wherever their ordering keys lead."""
+    for first in every_key(partitions):
+        for second in every_key(partitions):
+            answers = await store.create(
+                [keyed(first, 1), keyed(second, 2), keyed(second, 3, IfExists.KEEP), new_timer("b")]
+            )
+            refused = Creation.CONFLICT if first == second else Creation.OTHER_LANE
+            assert [each.creation for each in answers] == [
+                Creation.CREATED,
+                refused,
+                Creation.KEPT,
+                Creation.CREATED,
+            ]
+            assert [each.due_ms for each in answers] == [T0_MS + 1] * 3 + [T0_MS]
+            timer = await stored(store)
+            assert (timer.spec.ordering_key, timer.due_ms) == (first, T0_MS + 1)
+            await redis.flushall()
+
+
 # --- crashes ---
 
 

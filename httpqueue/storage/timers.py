@@ -217,12 +217,17 @@ class Store:
             return 0
         return found.timer.due_ms if isinstance(found, Found) else 0
 
-    async def _note_at_homes(self, pointers: Sequence[tuple[TimerName, int, str]]) -> dict[TimerName, int]:
-        """Store (name, partition, nonce) at the homes. Returns the names that have a timer elsewhere, and where."""
+    async def _note_at_homes(
+        self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False
+    ) -> dict[TimerName, int]:
+        """Store (name, partition, nonce) at the homes. Returns names that have a timer elsewhere, and where.
+
+        when_full: even when the server is full.
+        """
 
         async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
             items = [(member_of(name), partition, nonce) for name, partition, nonce in part]
-            answers: list[int] = await self._point(home, self._script_now(), pack(items))
+            answers: list[int] = await self._point(home, self._script_now(), int(when_full), pack(items))
             return answers
 
         answers = await by_partition(pointers, lambda each: self._partitions.home_of(each[0]), note)
@@ -447,7 +452,8 @@ class Store:
                     for finish, nonce in zip(part, nonces, strict=True)
                     if (callback := _callback_of(finish))
                     and self._partitions.home_of(callback.name) != partition
-                ]
+                ],
+                when_full=True,
             )
             items = [
                 (

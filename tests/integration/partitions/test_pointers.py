@@ -344,30 +344,6 @@ async def test_a_timer_that_was_posted_twice(
 
 
 @several
-@pytest.mark.parametrize("order", interleavings("BFES", "PC"))
-async def test_a_timer_created_while_the_last_one_is_forgotten(
-    redis: Redis, storage: Storage, partitions: Partitions, time: FrozenTime, order: str
-) -> None:
-    """It keeps its pointer, whichever of the steps come first.
-
-    Bury, forget, look for the record, settle the pointer; point and create.
-    """
-    store, retention, place = storage.store, storage.retention, away_from_home(partitions)
-    timer = keyed(lane_to(partitions, place), 70)
-    await create(store, timer)
-    await store.cancel(NAME, version=None, retention_ms=5)
-    time.advance(5)
-    turns = InTurn(order)
-    for step, method in zip("BFES", ("_bury", "_forget", "_have_records", "_settle_pointers"), strict=True):
-        turns.gate(retention, method, step)
-    for step, method in zip("PC", ("_point", "_create"), strict=True):
-        turns.gate(store, method, step)
-    created, _ = await asyncio.gather(create(store, timer), retention.forget_these(place, [b"default:a"]))
-    assert created == Created(Creation.CREATED, time.now_ms + 70)
-    await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
-
-
-@several
 @pytest.mark.parametrize("order", ["PKC", *(f"K{order}" for order in interleavings("ES", "PC"))])
 async def test_a_timer_created_while_pointers_are_checked(
     redis: Redis, storage: Storage, partitions: Partitions, time: FrozenTime, order: str
@@ -444,6 +420,25 @@ async def test_a_callback_whose_timer_ended_otherwise(
     await check_all_pointers(storage)
     assert await pointed_to(redis, partitions, CALLBACK) is None
     assert (await stored(store)).spec.ordering_key == key
+
+
+async def test_on_a_full_server_timers_with_callbacks_end(
+    redis: Redis, storage: Storage, partitions: Partitions
+) -> None:
+    """But new timers are refused, and leave no pointer."""
+    store = storage.store
+    key, refused = (lane_to(partitions, away_from_home(partitions), number) for number in range(2))
+    await create(store, keyed(key))
+    begun = await begin_one(store, wake_up_of(partitions, NAME, key))
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(UnavailableError, match="maxmemory"):
+            await store.create([new_timer(f"t{number}", ordering_key=refused) for number in range(20)])
+        assert (await store.finish([ended_with_callback(begun)])).counted == [True]
+    finally:
+        await redis.config_set("maxmemory", "0")
+    assert (await stored(store, CALLBACK)).state is State.SCHEDULED
+    assert not await redis.keys("*default:t*")
 
 
 def ended_with_callback(begun: Begun) -> Finish:

@@ -206,16 +206,17 @@ class Store:
             [answer] = await self._create_where([placed], now_ms)
             if isinstance(answer, Created):
                 return answer
-        keeps = placed.timer.if_exists is IfExists.KEEP
-        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name))
+        due_ms = await self._due_of(partition, name)
+        keeps = placed.timer.if_exists is IfExists.KEEP and due_ms is not None
+        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, due_ms or 0)
 
-    async def _due_of(self, partition: int, name: TimerName) -> int:
-        """When a timer is due; 0 when it has no readable record (yet)."""
+    async def _due_of(self, partition: int, name: TimerName) -> int | None:
+        """When a timer is due; None when it has no readable record (yet)."""
         try:
             found = await self._get_in(partition, name)
         except InvalidTimerError:
-            return 0
-        return found.timer.due_ms if isinstance(found, Found) else 0
+            return None
+        return found.timer.due_ms if isinstance(found, Found) else None
 
     async def _note_at_homes(
         self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False

@@ -258,7 +258,8 @@ async def test_a_crash_between_pointer_and_record(
     assert await pointed_to(redis, partitions) == place
     assert await store.get(NAME) is None
     assert not await store.is_archived(NAME)
-    assert await create(store, keyed(None)) == Created(Creation.OTHER_LANE, 0)
+    for if_exists in (IfExists.CONFLICT, IfExists.KEEP):
+        assert await create(store, keyed(None, if_exists=if_exists)) == Created(Creation.OTHER_LANE, 0)
     time.advance(POINTER_CHECK_MS - 1)
     assert await check_all_pointers(storage) == 0
     assert await pointed_to(redis, partitions) == place
@@ -341,6 +342,30 @@ async def test_a_timer_that_was_posted_twice(
 
 
 # --- races ---
+
+
+@several
+@pytest.mark.parametrize("order", interleavings("BFES", "PC"))
+async def test_a_timer_created_while_the_last_one_is_forgotten(
+    redis: Redis, storage: Storage, partitions: Partitions, time: FrozenTime, order: str
+) -> None:
+    """It keeps its pointer, whichever of the steps come first.
+
+    Bury, forget, look for the record, settle the pointer; point and create.
+    """
+    store, retention, place = storage.store, storage.retention, away_from_home(partitions)
+    timer = keyed(lane_to(partitions, place), 70)
+    await create(store, timer)
+    await store.cancel(NAME, version=None, retention_ms=5)
+    time.advance(5)
+    turns = InTurn(order)
+    for step, method in zip("BFES", ("_bury", "_forget", "_have_records", "_settle_pointers"), strict=True):
+        turns.gate(retention, method, step)
+    for step, method in zip("PC", ("_point", "_create"), strict=True):
+        turns.gate(store, method, step)
+    created, _ = await asyncio.gather(create(store, timer), retention.forget_these(place, [b"default:a"]))
+    assert created == Created(Creation.CREATED, time.now_ms + 70)
+    await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
 
 
 @several

@@ -1,7 +1,8 @@
 """Forgets timers whose retention is over: puts their ids into the archive and drops their records.
 
 Both happen in one transaction, so a crash loses nothing. A timer that is not at its home has its id in the
-archive there first, then its record goes, then the pointer to it.
+archive there first, then its record goes, then the pointer to it. The pointer must have the nonce of that
+record: otherwise somebody creates the next timer of the name. Such a pointer is checked a minute later.
 """
 
 from collections.abc import Sequence
@@ -45,24 +46,26 @@ class Retention:
     async def forget_these(self, partition: int, members: Sequence[bytes]) -> int:
         """Forget these members, except timers created anew meanwhile. Returns how many were forgotten."""
         away = [member for member in members if self._home_of(member) != partition]
-        nonces = await by_partition(away, self._home_of, self._bury_at)
+        await by_partition(away, self._home_of, self._bury_at)
         is_away = frozenset(away)
         layer = self._archive.current(partition)
         batch = [
             (member, [] if member in is_away else layer.positions(member.decode())) for member in members
         ]
-        forgotten, count = await self._forget(partition, self._script_now(), layer.number, pack(batch))
+        forgotten, count, nonces = await self._forget(
+            partition, self._script_now(), layer.number, pack(batch)
+        )
         await self._archive.note_count(partition, layer.number, count)
         await self._settle([(member, partition, nonce) for member, nonce in zip(away, nonces, strict=True)])
         return int(forgotten)
 
-    async def _bury_at(self, home: int, members: Sequence[bytes]) -> list[bytes]:
-        """Put ids into the archive. Returns the nonces of the pointers."""
+    async def _bury_at(self, home: int, members: Sequence[bytes]) -> Sequence[bytes]:
+        """Put ids into the archive. Returns them."""
         layer = self._archive.current(home)
         batch = [(member, layer.positions(member.decode())) for member in members]
-        count, nonces = await self._bury(home, self._script_now(), layer.number, pack(batch))
+        count = await self._bury(home, self._script_now(), layer.number, pack(batch))
         await self._archive.note_count(home, layer.number, count)
-        return list(nonces)
+        return members
 
     async def check_pointers(self, home: int) -> int:
         """Drop pointers that have pointed nowhere for some time. Returns how many were looked at."""
@@ -75,16 +78,22 @@ class Retention:
         """Takes (member, partition that the pointer names or -1, its nonce). Drops those without a record."""
         if not pointers:
             return
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            for member, partition, _ in pointers:
-                pipeline.exists(self._partitions.store_keys[max(partition, 0)].records + member.decode())
-            exist = await pipeline.execute()
+        exist = await self._have_records([(member, partition) for member, partition, _ in pointers])
         items = [
-            (member, nonce, partition >= 0 and bool(is_there))
-            for (member, partition, nonce), is_there in zip(pointers, exist, strict=True)
+            (member, nonce, is_there) for (member, _, nonce), is_there in zip(pointers, exist, strict=True)
         ]
         await by_partition(items, lambda item: self._home_of(item[0]), self._settle_at)
+
+    async def _have_records(self, places: Sequence[tuple[bytes, int]]) -> list[bool]:
+        """Whether each member has a record in its partition; -1 is none."""
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for member, partition in places:
+                pipeline.exists(self._partitions.store_keys[max(partition, 0)].records + member.decode())
+            answers = await pipeline.execute()
+        return [
+            partition >= 0 and bool(answer) for (_, partition), answer in zip(places, answers, strict=True)
+        ]
 
     async def _settle_at(
         self, home: int, items: Sequence[tuple[bytes, bytes, bool]]

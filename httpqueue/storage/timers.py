@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from itertools import compress
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -148,12 +149,17 @@ class Store:
             )
             for timer in timers
         ]
-        return [
-            await self._create_again(each, answer.partition, now_ms)
-            if isinstance(answer, _Elsewhere)
-            else answer
-            for each, answer in zip(placed, await self._create_where(placed, now_ms), strict=True)
-        ]
+        places: dict[TimerName, int] = {}
+        # A later timer of a name, if it would be in another partition, comes when the first one is stored.
+        are_first = [places.setdefault(each.timer.name, each.place) == each.place for each in placed]
+        answers = iter(await self._create_where(list(compress(placed, are_first)), now_ms))
+        created = []
+        for each, is_first in zip(placed, are_first, strict=True):
+            answer = next(answers) if is_first else (await self._create_where([each], now_ms))[0]
+            if isinstance(answer, _Elsewhere):
+                answer = await self._create_again(each, answer.partition, now_ms)
+            created.append(answer)
+        return created
 
     async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
         """Store each timer in its place, and a pointer at its home before, if that is another partition."""
@@ -200,23 +206,29 @@ class Store:
             [answer] = await self._create_where([placed], now_ms)
             if isinstance(answer, Created):
                 return answer
-        keeps = placed.timer.if_exists is IfExists.KEEP
-        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, await self._due_of(partition, name))
+        due_ms = await self._due_of(partition, name)
+        keeps = placed.timer.if_exists is IfExists.KEEP and due_ms is not None
+        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, due_ms or 0)
 
-    async def _due_of(self, partition: int, name: TimerName) -> int:
-        """When a timer is due; 0 when it has no readable record (yet)."""
+    async def _due_of(self, partition: int, name: TimerName) -> int | None:
+        """When a timer is due; None when it has no readable record (yet)."""
         try:
             found = await self._get_in(partition, name)
         except InvalidTimerError:
-            return 0
-        return found.timer.due_ms if isinstance(found, Found) else 0
+            return None
+        return found.timer.due_ms if isinstance(found, Found) else None
 
-    async def _note_at_homes(self, pointers: Sequence[tuple[TimerName, int, str]]) -> dict[TimerName, int]:
-        """Store (name, partition, nonce) at the homes. Returns {name: partition} of those elsewhere."""
+    async def _note_at_homes(
+        self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False
+    ) -> dict[TimerName, int]:
+        """Store (name, partition, nonce) at the homes. Returns names that have a timer elsewhere, and where.
+
+        when_full: even when the server is full.
+        """
 
         async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
             items = [(member_of(name), partition, nonce) for name, partition, nonce in part]
-            answers: list[int] = await self._point(home, self._script_now(), pack(items))
+            answers: list[int] = await self._point(home, self._script_now(), int(when_full), pack(items))
             return answers
 
         answers = await by_partition(pointers, lambda each: self._partitions.home_of(each[0]), note)
@@ -442,7 +454,8 @@ class Store:
                     (callback.name, partition, nonce)
                     for callback, nonce in zip(callbacks, nonces, strict=True)
                     if callback and self._partitions.home_of(callback.name) != partition
-                ]
+                ],
+                when_full=True,
             )
             items = [
                 (

@@ -49,12 +49,13 @@ class Everywhere:
     `member` is what stands behind the prefix of the key, as keys.py says.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, partitions: Partitions = PARTITIONS) -> None:
         self._redis = redis
+        self._partitions = partitions
 
     def keys(self, field: str, member: str = "") -> list[str]:
         """The key in each partition."""
-        families: list[Any] = [PARTITIONS.store_keys, PARTITIONS.queue_keys]
+        families: list[Any] = [self._partitions.store_keys, self._partitions.queue_keys]
         family = next(family for family in families if hasattr(family[0], field))
         return [getattr(keys, field) + member for keys in family]
 
@@ -99,7 +100,8 @@ class Everywhere:
 
     async def get(self, timer_id: str, key: str | None = None, application: str = DEFAULT_APPLICATION) -> Any:
         """A timer's record; `key` is its ordering key."""
-        return await self._redis.get(record_key(timer_id, key, application))
+        partition = self._partitions.place_of(TimerName(application, timer_id), key)
+        return await self._redis.get(f"{self.keys('records')[partition]}{application}:{timer_id}")
 
 
 def ended(state: State, application: str = DEFAULT_APPLICATION) -> str:

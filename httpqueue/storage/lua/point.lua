@@ -1,13 +1,16 @@
 -- point: note at the homes of timers with ordering keys in which partitions they are. It comes before `create`.
 -- KEYS    records, pointers
--- ARGV    1 now   2 msgpack [[member, partition, nonce], ...]
+-- ARGV    1 now   2 1: even when the server is full   3 msgpack [[member, partition, nonce], ...]
 -- RETURNS for each timer -1: noted; or the partition that has another timer of this name
 -- A pointer to the same partition gets the new nonce, so that nobody who saw the old one drops it.
 
+if ARGV[2] == '1' then
+  go_on_when_full(keys.pointers)
+end
 local now = now_ms(ARGV[1])
 local own = tonumber(string.match(keys.records, '{(%d+)}'))
 local answers = {}
-for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
+for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
   local member, partition, nonce = unpack(item)
   local record = redis.call('GET', keys.records .. member)
   local known = record and (read_pointer(record) or own)

@@ -1,7 +1,7 @@
 -- settle_pointers: drop pointers that point to no record, and check the others no more.
 -- KEYS    records, pointers
 -- ARGV    1 now   2 msgpack [[member, nonce that the pointer had, is there a record?], ...]
--- A pointer that has another nonce was written meanwhile, for another timer of the name.
+-- A pointer that has another nonce is for another timer of the name, whose record may not be there yet.
 
 go_on_when_full(keys.pointers)
 local now = now_ms(ARGV[1])

@@ -13,12 +13,12 @@ from httpqueue.api.backend import Backend
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, NewTimer, WakeUp
+from httpqueue.timers.commands import Begun, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, begin, finish_of
+from tests.support.frozen import HOUR_MS, begin, finish_of, wake_up
 from tests.support.pipeline import running
 from tests.support.receiver import Receiver
 
@@ -73,7 +73,7 @@ async def fire(store: Store, names: list[str]) -> None:
     """Begin and finish them, as a worker does; those that are due."""
     while names:
         some = [names.pop() for _ in range(min(AT_ONCE, len(names)))]
-        answers = await begin(store, [WakeUp(TimerName(DEFAULT_APPLICATION, name), 0) for name in some])
+        answers = await begin(store, [wake_up(name) for name in some])
         begun = [answer for answer in answers if isinstance(answer, Begun)]
         await store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])
 

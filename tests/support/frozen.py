@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from httpqueue.storage.queue import Queue
 from httpqueue.storage.scripts import pack
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
@@ -96,9 +97,7 @@ async def lose_leases(store: Store, time: FrozenTime) -> None:
     await pass_time(store, time, LEASE_MS + 1)
 
 
-async def begin_one(
-    store: Store, timer_id: str, generation: int = 0, *, key: str | None = None
-) -> Begun:
+async def begin_one(store: Store, timer_id: str, generation: int = 0, *, key: str | None = None) -> Begun:
     """Start an attempt that must not be refused; `key` is the timer's ordering key."""
     [begun] = await begin(store, [wake_up(timer_id, generation, key=key)])
     assert isinstance(begun, Begun)
@@ -128,9 +127,7 @@ async def read_outbox(store: Store, *, limit: int = 5_000, consumer: str = "rela
     """New entries of the outboxes of all partitions; they stay unacknowledged."""
     outbox = storage_of(store).outbox
     return [
-        entry
-        for partition in PARTITIONS.all
-        for entry in await outbox.read(partition, consumer, limit=limit)
+        entry for partition in PARTITIONS.all for entry in await outbox.read(partition, consumer, limit=limit)
     ]
 
 
@@ -145,6 +142,13 @@ async def forget(store: Store) -> int:
     """Forget all timers whose retention is over, as a relay does; returns how many there were."""
     counts = [await store._retention.forget(partition, limit=1_000) for partition in PARTITIONS.all]
     return sum(counts)
+
+
+async def claim(queue: Queue, limit: int = 1_000) -> list[WakeUp]:
+    """Pop at most `limit` due wake-ups from the queue of each partition."""
+    return [
+        wake_up for partition in PARTITIONS.all for wake_up in (await queue.claim(partition, limit)).wake_ups
+    ]
 
 
 async def snapshot(redis: Redis) -> dict[bytes, bytes | None]:

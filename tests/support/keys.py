@@ -44,7 +44,9 @@ class Everywhere:
         found: dict[bytes, float] = {}
         for key in self.keys(field, member):
             found.update(await self._redis.zrange(key, 0, -1, withscores=True))
-        return {name.decode(): score for name, score in sorted(found.items(), key=lambda each: (each[1], each[0]))}
+        return {
+            name.decode(): score for name, score in sorted(found.items(), key=lambda each: (each[1], each[0]))
+        }
 
     async def zcard(self, field: str, member: str = "") -> int:
         """The size of a sorted set."""
@@ -57,6 +59,11 @@ class Everywhere:
             for name, count in (await self._redis.hgetall(key)).items():  # type: ignore[misc] # sync or async
                 found[name.decode()] = found.get(name.decode(), 0) + int(count)
         return found
+
+    async def delete(self, field: str) -> None:
+        """Delete it in all partitions."""
+        for key in self.keys(field):
+            await self._redis.delete(key)
 
     async def xlen(self, field: str = "outbox") -> int:
         """The length of a stream."""

@@ -457,8 +457,8 @@ async def test_what_has_ended_is_told_before_anything_is_begun(
         order.append("finished")
         return await finish(attempts, **options)
 
-    async def told(limit: int) -> Claim:
-        claimed = await claim(limit)
+    async def told(partition: int, limit: int) -> Claim:
+        claimed = await claim(partition, limit)
         order.extend(wake.name.id for wake in claimed.wake_ups)
         return claimed
 
@@ -468,7 +468,7 @@ async def test_what_has_ended_is_told_before_anything_is_begun(
         await pipeline.schedule("a", receiver.url)
         await failures.get()
         await pipeline.schedule("b", receiver.url)
-        await pipeline.relay.drain(block_ms=100)
+        await pipeline.relay.drain()
         for _ in range(3):  # each after a longer pause, in which the worker could have claimed
             await failures.get()
         is_away = False

@@ -3,17 +3,20 @@
 import random
 from dataclasses import replace
 
+import pytest
+
 from httpqueue.clock import now_ms, sleep
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Change, ChangeResult, NewTimer
+from httpqueue.timers.commands import Change, Changed, ChangeResult, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
 from tests.support.frozen import LEASE_MS, FrozenTime, begin_one, pass_time
+from tests.support.keys import PARTITIONS
 from tests.support.pipeline import QUICK, Pipeline, running, working
 from tests.support.receiver import Received, Receiver, Reply, Writer, hang
 
@@ -56,7 +59,7 @@ async def test_a_lane_of_1000(valkey_server: EmbeddedValkey, store: Store, queue
     policy = replace(QUICK, retry=replace(QUICK.retry, base_ms=2, max_ms=4))
     async with (
         Receiver() as receiver,
-        open_queue(valkey_server.url) as other_queue,
+        open_queue(valkey_server.url, partitions=PARTITIONS) as other_queue,
         running(store, queue, policy=policy) as pipeline,
         working(store, other_queue, policy=policy) as other_worker,
     ):
@@ -115,7 +118,7 @@ async def test_a_lane_does_not_wedge_when_its_worker_dies(
         for name, schedule in (("first", Delay(1)), ("next", Delay(2))):
             await pipeline.schedule(name, f"{receiver.url}/{name}", schedule, ordering_key=LANE)
         time.advance(2)
-        await begin_one(frozen_store, "first")
+        await begin_one(frozen_store, "first", key=LANE)
         await settle(pipeline, receiver, time)
         await pass_time(frozen_store, time, LEASE_MS)
         await pipeline.relay.heal()
@@ -166,13 +169,27 @@ async def test_rescheduling_the_head_lets_the_next_go(store: Store, queue: Queue
         await pipeline.until("next", State.DONE)
 
 
-async def test_moving_the_head_to_another_lane_lets_the_next_go(store: Store, queue: Queue) -> None:
-    """Its content may say so, too."""
+@pytest.mark.parametrize("lane", ["other", None])
+async def test_the_head_does_not_leave_its_lane(store: Store, queue: Queue, lane: str | None) -> None:
+    """An ordering key cannot change while there is a record: the head stays, and holds the lane."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await blocked(pipeline, receiver)
-        spec = Spec(f"{receiver.url}/first", Delay(0), ordering_key="other")
-        await store.change([replace(CHANGE, spec=spec)])
+        spec = Spec(f"{receiver.url}/first", Delay(0), ordering_key=lane)
+        [changed] = await store.change([replace(CHANGE, spec=spec, due=Delay(0))])
+        assert changed == Changed(ChangeResult.OTHER_LANE, State.SCHEDULED)
+        await pipeline.schedule("free2", f"{receiver.url}/free")
+        await pipeline.until("free2", State.DONE)
+        assert [request.path for request in receiver.requests] == ["/first", "/free", "/free"]
+
+
+async def test_new_content_of_the_head_keeps_its_place(store: Store, queue: Queue) -> None:
+    """With the same key it is sent from its lane, before the next one."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        await blocked(pipeline, receiver)
+        spec = Spec(f"{receiver.url}/new", Delay(0), ordering_key=LANE)
+        await store.change([replace(CHANGE, spec=spec, due=Instant(0))])
         await pipeline.until("next", State.DONE)
+        assert [request.path for request in receiver.requests[2:]] == ["/new", "/next"]
 
 
 async def test_a_head_that_fails_lets_the_next_go(store: Store, queue: Queue) -> None:

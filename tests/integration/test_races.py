@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 
-from httpqueue.storage.keys import member_of
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.record import decode_record
 from httpqueue.storage.timers import Store
@@ -15,7 +14,7 @@ from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
-from tests.support.keys import STORE
+from tests.support.keys import Everywhere
 from tests.support.pipeline import Pipeline, running
 from tests.support.receiver import Receiver
 
@@ -58,7 +57,8 @@ class Races:
         self.expected.update(dict.fromkeys(names, "old"))
         timers = [TimerName(DEFAULT_APPLICATION, name) for name in names]
         # all at once, because they are due in a moment
-        records = await self.store._redis.mget([STORE.records + member_of(timer) for timer in timers])
+        everywhere = Everywhere(self.store._redis)
+        records = await asyncio.gather(*(everywhere.get(timer.id) for timer in timers))
         for timer, record in zip(timers, records, strict=True):
             self.first_versions[timer.id] = f"{decode_record(timer, record).nonce}.0.0.s"
 

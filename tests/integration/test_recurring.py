@@ -10,12 +10,12 @@ import pytest
 from httpqueue import clock
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import ChangeResult, NewTimer, WakeUp
+from httpqueue.timers.commands import ChangeResult, NewTimer
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Cron, Instant
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import State, Timer
-from tests.support.frozen import T0_MS, FrozenTime, begin_one, lose_leases
+from tests.support.frozen import T0_MS, FrozenTime, begin_one, lose_leases, wake_up
 from tests.support.pipeline import QUICK, Pipeline, running
 from tests.support.receiver import Receiver, Reply, reply_when
 
@@ -94,9 +94,7 @@ async def test_it_never_overlaps_itself(frozen_store: Store, frozen_queue: Queue
         for minutes in range(1, 4):
             time.now_ms = FIRST_MS + minutes * MINUTE_MS + MINUTE_MS // 2
             await pipeline.relay.heal()
-            await pipeline.queue.put(
-                [WakeUp(TimerName("default", "a"), 0), WakeUp(TimerName("default", "a"), 1)]
-            )
+            await pipeline.queue.put([wake_up("a", 0), wake_up("a", 1)])
             await settle(pipeline, time, receiver.url, f"b{minutes}")
         assert len(await receiver.wait_for(1, path="/a")) == 1
         answer.set()

@@ -36,7 +36,7 @@ from httpqueue.timers.timer import State
 from tests.support.api_lab import Lab
 from tests.support.egress import PRIVATE
 from tests.support.frozen import FrozenTime
-from tests.support.keys import STORE
+from tests.support.keys import PARTITIONS, Everywhere, place_of
 
 EXAMPLES: Final = 15
 """Generated requests a call, besides those of the coverage phase."""
@@ -109,7 +109,7 @@ def backend_of(redis: Redis) -> Backend:
     async def advance(_target_of: Callable[[int], int]) -> None:
         pass
 
-    storage = Storage(redis, archive_error_rate=1e-6)
+    storage = Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS)
     return Backend(
         store=storage.store,
         lookup=storage.lookup,
@@ -146,10 +146,15 @@ async def seed(url: str) -> list[str]:
     """The states that can be reached without waiting."""
     async with Redis.from_url(url) as redis:
         await redis.flushall()
-        lab = Lab(redis, Storage(redis, archive_error_rate=1e-6).store, FrozenTime(clock.now_ms()))
+        lab = Lab(
+            redis,
+            Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS).store,
+            FrozenTime(clock.now_ms()),
+        )
         for state in State:
             await lab.bring(state.value, state)
-        await redis.set(f"{STORE.records}default:damaged", b"garbage")
+        key = Everywhere(redis).keys("records", "default:damaged")[place_of("damaged")]
+        await redis.set(key, b"garbage")
         await lab.client.aclose()
     return [*(state.value for state in State), "damaged"]
 

@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from httpqueue.relay.relay import GRACE_MS, Relay
 from httpqueue.storage.embedded import EmbeddedValkey
-from httpqueue.storage.lookup import Lookup, Window
+from httpqueue.storage.keys import wake_up_id
+from httpqueue.storage.lookup import Window
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
@@ -20,8 +21,18 @@ from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.schedule import Instant
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.frozen import HOUR_MS, T0_MS, FrozenTime, begin, finish_of, new_timer
-from tests.support.keys import QUEUE, STORE
+from tests.support.frozen import (
+    HOUR_MS,
+    T0_MS,
+    FrozenTime,
+    begin,
+    claim,
+    finish_of,
+    new_timer,
+    storage_of,
+    wake_up,
+)
+from tests.support.keys import PARTITIONS, Everywhere, place_of
 from tests.support.round_trips import RoundTrips
 
 MANY = 20_000
@@ -42,7 +53,7 @@ async def create(store: Store, application: str, count: int) -> None:
 
 def small_relay(storage: Storage, queue: Queue) -> Relay:
     """One whose queue holds some WINDOW wake-ups of each application."""
-    storage.wake_ups = WakeUps(storage._redis, now=storage._now, window=WINDOW)
+    storage.wake_ups = WakeUps(storage._redis, partitions=storage.partitions, now=storage._now, window=WINDOW)
     return Relay(storage=storage, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
 
 
@@ -67,16 +78,16 @@ async def test_a_list_costs_what_its_own_timers_cost(
     valkey_server: EmbeddedValkey,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One round trip, and not one look at the 20,000 of somebody else that are due before and after."""
+    """One round trip to each partition, and not one look at the 20,000 of somebody else."""
     await frozen_store.create([of("small", f"t{number}") for number in range(10)])
     async with Redis.from_url(valkey_server.url) as client:
-        lookup = Lookup(client, now=time)
+        lookup = Storage(client, archive_error_rate=1e-6, partitions=PARTITIONS, now=time).lookup
         costs = []
         for _ in range(2):
             await lookup.list(Window(EVERY, "small"), None, look_at=100)
             before, trips = await commands(redis), RoundTrips(monkeypatch, client)
             page = await lookup.list(Window(EVERY, "small"), None, look_at=100)
-            assert trips.count == 1
+            assert trips.count == PARTITIONS.count
             costs.append(await commands(redis) - before)
             assert (len(page.timers), page.next) == (10, None)
             await create(frozen_store, "big", MANY)
@@ -84,16 +95,16 @@ async def test_a_list_costs_what_its_own_timers_cost(
     assert costs[1]["get"] == 10
 
 
-async def test_a_page_is_bounded_in_bytes(redis: Redis, frozen_store: Store, time: FrozenTime) -> None:
-    """Timers of 500 KB: each page ends after some 4 MB, and none is left out."""
+async def test_a_page_is_bounded_in_bytes(frozen_storage: Storage, frozen_store: Store) -> None:
+    """Timers of 500 KB: each page ends after some 4 MB of a partition, and none is left out."""
     names = [f"t{number}" for number in range(30)]
     for first in range(0, 30, 10):
         await frozen_store.create([of("big", name, body="x" * 500_000) for name in names[first : first + 10]])
     seen: list[str] = []
     position = None
     while True:
-        page = await Lookup(redis, now=time).list(Window(EVERY, "big"), position, look_at=1_000)
-        assert 1 <= len(page.timers) <= 9
+        page = await frozen_storage.lookup.list(Window(EVERY, "big"), position, look_at=1_000)
+        assert 1 <= len(page.timers) <= 9 * PARTITIONS.count
         seen += [timer.name.id for timer in page.timers]
         position = page.next
         if position is None:
@@ -106,8 +117,8 @@ async def test_a_page_is_bounded_in_bytes(redis: Redis, frozen_store: Store, tim
 
 async def drained(relay: Relay, redis: Redis) -> None:
     """All that the outbox holds was acted on."""
-    while await redis.xlen(STORE.outbox):
-        await relay.drain(block_ms=1)
+    while await Everywhere(redis).xlen():
+        await relay.drain()
 
 
 async def test_the_queue_holds_little_of_a_great_backlog(
@@ -119,37 +130,39 @@ async def test_the_queue_holds_little_of_a_great_backlog(
     await create(store, "big", MANY)
     done: set[str] = set()
     rounds = 0
+    everywhere = Everywhere(redis)
+    of_small = WakeUp(TimerName("small", "a"), 0, partition=place_of("a", application="small"))
     while len(done) < MANY:
         await drained(relay, redis)
         await relay.promote()
-        assert 0 < await redis.zcard(QUEUE.queue) <= 3 * WINDOW
+        assert 0 < await everywhere.zcard("queue") <= 3 * WINDOW * PARTITIONS.count
         if rounds == 3:
             await store.create([of("small", "a")])
             await drained(relay, redis)
-            assert await redis.zscore(QUEUE.queue, "small:a:0") is not None
-        answers = await begin(store, (await frozen_queue.claim(2 * WINDOW)).wake_ups)
+            assert wake_up_id(of_small) in await everywhere.zset("queue")
+        answers = await begin(store, await claim(frozen_queue, 2 * WINDOW))
         begun = [answer for answer in answers if isinstance(answer, Begun)]
         assert len(begun) == len(answers)
         await store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])
         done |= {each.wake_up.name.id for each in begun if each.wake_up.name.application == "big"}
         rounds += 1
-    assert await redis.zcard(QUEUE.queue) == 0
+    assert await everywhere.zcard("queue") == 0
 
 
-async def test_two_relays_hand_each_wake_up_out_once(frozen_store: Store, redis: Redis) -> None:
+async def test_two_relays_hand_each_wake_up_out_once(frozen_store: Store) -> None:
     """However they take turns."""
     await create(frozen_store, "big", 2_000)
     await create(frozen_store, "other", 1_000)
-    now = frozen_store._now
 
     async def top_up() -> list[WakeUp]:
-        wake_ups = WakeUps(redis, now=now)
+        wake_ups = storage_of(frozen_store).wake_ups
         found: list[WakeUp] = []
-        start: int | None = 0
-        while start is not None:
-            page = await wake_ups.top_up(start, horizon_ms=0, limit=70)
-            found += page.wake_ups
-            start = page.next
+        for partition in PARTITIONS.all:
+            start: int | None = 0
+            while start is not None:
+                page = await wake_ups.top_up(partition, start, horizon_ms=0, limit=70)
+                found += page.wake_ups
+                start = page.next
         return found
 
     one, other = await asyncio.gather(top_up(), top_up())
@@ -166,15 +179,16 @@ async def test_past_due_by_decades_goes_before_nobody(
     """A fire_at of 1970 is put at now, behind what is due already, by either way into the queue."""
     store = frozen_storage.store
     relay = Relay(storage=frozen_storage, queue=frozen_queue, horizon_ms=HOUR_MS, batch_size=500)
+    everywhere = Everywhere(redis)
     for name, way in (("drained", relay.drain), ("promoted", relay.promote)):
         timer = new_timer(name)
         old = replace(timer, spec=type(timer.spec)(timer.spec.url, Instant(1)))
         [created] = await store.create([old])
         assert created.due_ms == 1
         if name == "promoted":
-            await redis.delete(STORE.outbox)
-        await (way(block_ms=1) if way == relay.drain else relay.promote())
-        assert await redis.zscore(QUEUE.queue, f"default:{name}:0") == T0_MS
+            await everywhere.delete("outbox")
+        await way()
+        assert (await everywhere.zset("queue"))[wake_up_id(wake_up(name))] == T0_MS
 
 
 # --- what was lost ---
@@ -196,9 +210,9 @@ async def test_a_lost_wake_up_is_found_beside_a_great_paused_backlog(
     await create(frozen_storage.store, "big", MANY)
     await lonely.promote()  # some of them are in the queue when the pause begins
     await pause(frozen_storage, "big")
-    await redis.delete(QUEUE.queue)
+    await Everywhere(redis).delete("queue")
     time.advance(GRACE_MS)
     before = await commands(redis)
     assert await lonely.heal() == 1
-    assert sum((await commands(redis) - before).values()) < 100
-    assert [each.name for each in (await frozen_queue.claim(9)).wake_ups] == [TimerName("small", "a")]
+    assert sum((await commands(redis) - before).values()) < 100 * PARTITIONS.count
+    assert [each.name for each in await claim(frozen_queue)] == [TimerName("small", "a")]

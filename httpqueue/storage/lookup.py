@@ -151,11 +151,19 @@ class Lookup:
 
     async def pulse(self) -> Pulse:
         """Whether all that is due is settled, for the virtual clock. Store and queue must be one server."""
+        pulse = await self._pulse_of_partitions()
+        if not pulse.is_settled:
+            return pulse
+        if await self._hosts.can_start_any() or any(host.calls for host in await self._hosts.destinations()):
+            return Pulse(is_settled=False, next_ms=pulse.next_ms)  # a permit that is held will be given back
+        return await self._pulse_of_partitions()  # has what was at a host when they were looked at before
+
+    async def _pulse_of_partitions(self) -> Pulse:
         pulses = await at_once(
             [self._pulse(partition, self._script_now(), MAX_LOOK) for partition in self._partitions.all]
         )
-        is_settled = all(settled for settled, _ in pulses) and not await self._hosts.can_start_any()
-        return Pulse(is_settled, min((next_ms for _, next_ms in pulses if next_ms >= 0), default=None))
+        next_ms = min((next_ms for _, next_ms in pulses if next_ms >= 0), default=None)
+        return Pulse(all(is_settled for is_settled, _ in pulses), next_ms)
 
     async def _time_ms(self) -> int:
         with redis_errors():

@@ -12,7 +12,6 @@ from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.api_lab import HOOK, Lab
 from tests.support.frozen import T0_MS, FrozenTime
-from tests.support.keys import STORE
 
 OTHER = "http://receiver/other"
 TELL = "http://receiver/tell"
@@ -66,7 +65,7 @@ async def test_a_timer_that_never_was(lab: Lab, name: str) -> None:
     for timer_id in ("a", "a:b"):
         for headers in ({}, {"if-match": '"0.0.s"'}, {"if-match": '"0.0.s", "1.0.s"'}, {"if-match": "*"}):
             assert (await call(lab, name, timer_id, **headers)).status_code == 404
-    assert not await lab.redis.keys(f"{STORE.records}*")
+    assert not await lab.redis.keys("hq:{*}:timer:*")
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -170,7 +169,7 @@ WHOLE = {
         ({"body": {"order": {"items": [3]}}}, {"body": {"order": {"id": 1, "items": [3]}, "note": "x"}}),
         ({"body": [1]}, {"body": [1]}),
         ({"body": None}, {"body": None}),
-        ({"timeout": None, "ordering_key": None}, {"timeout": None, "ordering_key": None}),
+        ({"timeout": None, "ordering_key": "k"}, {"timeout": None}),
         ({"retry": {"base": None, "jitter": False}}, {"retry": {"max_attempts": 3, "jitter": False}}),
         ({"retry": {"max_attempts": None, "base": None, "delays": [1]}}, {"retry": {"delays": [1.0]}}),
         ({"callback": {"on": None}}, {"callback": WHOLE["callback"] | {"on": ["done", "failed"]}}),  # type: ignore[operator] # a dict
@@ -259,6 +258,24 @@ async def test_a_patch_must_give_a_timer(lab: Lab, patch: dict[str, Any], field:
     assert response.status_code == 422
     assert field in [error["field"] for error in response.json()["errors"]]
     assert await lab.get("a") == before
+
+
+@pytest.mark.parametrize(("old", "new"), [(None, "k"), ("k", None), ("k", "other")])
+async def test_an_ordering_key_stays_as_it_is(lab: Lab, old: str | None, new: str | None) -> None:
+    """409 naming the field, for as long as the id has a timer: its key says where it is kept."""
+    await lab.post("a", seconds=60, ordering_key=old)
+    before = await lab.get("a")
+    whole = {"url": OTHER, "seconds": 60, "ordering_key": new}
+    for response in (
+        await lab.client.patch("/timers/a", json={"ordering_key": new}),
+        await lab.client.put("/timers/a", json=whole),
+        await lab.client.post("/timers", json={"id": "a", "if_exists": "replace", **whole}),
+    ):
+        assert response.status_code == 409, response.text
+        assert [error["field"] for error in response.json()["errors"]] == ["ordering_key"]
+    assert await lab.get("a") == before
+    response = await lab.client.put("/timers/a", json={**whole, "ordering_key": old})
+    assert response.status_code == 200
 
 
 async def test_patches_do_not_add_up_to_more_than_a_post(lab: Lab) -> None:

@@ -11,7 +11,7 @@ from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.api_lab import HOOK, Lab
 from tests.support.frozen import T0_MS, FrozenTime, begin, wake_up
-from tests.support.keys import STORE
+from tests.support.keys import PARTITIONS, place_of
 from tests.support.records import encode_record
 
 SPECLESS = encode_record(b"{}")
@@ -23,6 +23,11 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 def lab(redis: Redis, frozen_store: Store, time: FrozenTime) -> Lab:
     """The API on an empty server."""
     return Lab(redis, frozen_store, time)
+
+
+def key_of(timer_id: str) -> str:
+    """The key of a record."""
+    return f"{PARTITIONS.store_keys[place_of(timer_id)].records}default:{timer_id}"
 
 
 async def test_attempts(lab: Lab) -> None:
@@ -91,8 +96,7 @@ async def test_explain_a_timer_in_a_line(lab: Lab) -> None:
     for timer_id in ("c", "d"):
         await lab.post(timer_id, url="http://busy/")
     await lab.begin("c")
-    [refused] = await begin(lab.store, [wake_up("d")])
-    assert isinstance(refused, Refused)
+    assert isinstance(await lab.try_to_begin("d"), Refused)
     code, reason = await explain(lab, "d")
     assert (code, "a concurrency limit of 1" in reason) == (Code.WAITING, True)
 
@@ -119,7 +123,7 @@ async def test_a_damaged_record_is_said_to_be_one(lab: Lab, record: bytes) -> No
     """410 for whatever is asked of the timer, which is left as it is; the list goes on without it."""
     for timer_id in ("a", "b"):
         await lab.post(timer_id)
-    key = f"{STORE.records}default:a"
+    key = key_of("a")
     await lab.redis.set(key, record)
     for method, below in (
         *(("GET", ""), ("GET", "/attempts"), ("GET", "/explain")),
@@ -141,7 +145,7 @@ async def test_a_damaged_record_is_said_to_be_one(lab: Lab, record: bytes) -> No
 async def test_a_damaged_record_is_not_changed(lab: Lab, method: str, below: str) -> None:
     """410, not a 404: its id is taken."""
     await lab.post("a")
-    await lab.redis.set(f"{STORE.records}default:a", b"garbage")
+    await lab.redis.set(key_of("a"), b"garbage")
     content = {"url": HOOK, "seconds": 1}
     response = await lab.client.request(method, f"/timers/a{below}", json=None if below else content)
     assert response.status_code == 410
@@ -228,12 +232,11 @@ async def test_a_paused_destination_takes_nothing(lab: Lab) -> None:
     """Its timers are counted as waiting, and go on when it does."""
     await lab.post("a")
     await lab.client.put("/destinations/receiver", json={"paused": True})
-    [refused] = await begin(lab.store, [wake_up("a")])
-    assert isinstance(refused, Refused)
+    assert isinstance(await lab.try_to_begin("a"), Refused)
     assert (await lab.client.get("/destinations/receiver")).json()["waiting"] == 1
     await lab.client.put("/destinations/receiver", json={"paused": False})
-    assert (await lab.client.get("/destinations/receiver")).json()["waiting"] == 0
     await lab.begin("a")
+    assert (await lab.client.get("/destinations/receiver")).json()["waiting"] == 0
 
 
 # --- the virtual clock ---

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -16,10 +17,15 @@ from httpqueue.settings import Mode, load
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue
 from httpqueue.timers.commands import WakeUp
-from tests.support.frozen import FrozenTime, wake_up
-from tests.support.keys import QUEUE
+from tests.support.frozen import FrozenTime, claim, wake_up
+from tests.support.keys import Everywhere, place_of
 
 AHEAD_MS = 60_000
+
+
+def at(timer_id: str, due_ms: int) -> WakeUp:
+    """A wake-up to be put."""
+    return replace(wake_up(timer_id), due_ms=due_ms)
 
 
 async def server_ms(redis: Redis) -> int:
@@ -64,43 +70,43 @@ async def test_it_is_measured_anew(queue: Queue) -> None:
     """A clock that was set right is right."""
     await queue.compare_clocks(store_behind(queue.redis, AHEAD_MS))
     assert await queue.compare_clocks(store_behind(queue.redis, 0)) == 0
-    await queue.put([WakeUp(wake_up("a").name, 0, await server_ms(queue.redis) - 1)])
-    assert len((await queue.claim(10)).wake_ups) == 1
+    await queue.put([at("a", await server_ms(queue.redis) - 1)])
+    assert len(await claim(queue)) == 1
 
 
 async def test_a_queue_that_is_ahead_claims_by_the_stores_time(queue: Queue) -> None:
     """What is due by its own clock alone stays where it is, and the wait is the store's, too."""
     await queue.compare_clocks(store_behind(queue.redis, AHEAD_MS))
     store_ms = await server_ms(queue.redis) - AHEAD_MS
-    await queue.put([WakeUp(wake_up("due").name, 0, store_ms)])
-    await queue.put([WakeUp(wake_up("early").name, 0, store_ms + AHEAD_MS // 2)])
-    claim = await queue.claim(10)
-    assert [claimed.name.id for claimed in claim.wake_ups] == ["due"]
-    assert claim.wait_ms is not None
-    assert AHEAD_MS // 2 - 5_000 < claim.wait_ms <= AHEAD_MS // 2
+    await queue.put([at("due", store_ms)])
+    await queue.put([at("early", store_ms + AHEAD_MS // 2)])
+    assert [claimed.name.id for claimed in await claim(queue)] == ["due"]
+    wait_ms = (await queue.claim(place_of("early"), 10)).wait_ms
+    assert wait_ms is not None
+    assert AHEAD_MS // 2 - 5_000 < wait_ms <= AHEAD_MS // 2
 
 
 async def test_a_queue_that_is_behind_claims_what_the_store_takes_for_due(queue: Queue) -> None:
     """Though its own clock says that there is time."""
     await queue.compare_clocks(store_behind(queue.redis, -AHEAD_MS))
-    await queue.put([WakeUp(wake_up("a").name, 0, await server_ms(queue.redis) + AHEAD_MS // 2)])
-    assert len((await queue.claim(10)).wake_ups) == 1
+    await queue.put([at("a", await server_ms(queue.redis) + AHEAD_MS // 2)])
+    assert len(await claim(queue)) == 1
 
 
 async def test_what_is_past_due_is_put_at_the_stores_now(queue: Queue) -> None:
     """By its own clock, it would come after what becomes due in the next minute."""
     await queue.compare_clocks(store_behind(queue.redis, AHEAD_MS))
     store_ms = await server_ms(queue.redis) - AHEAD_MS
-    await queue.put([WakeUp(wake_up("late").name, 0, 1)])
-    [(_, score)] = await queue.redis.zrange(QUEUE.queue, 0, -1, withscores=True)
+    await queue.put([at("late", 1)])
+    [score] = (await Everywhere(queue.redis).zset("queue")).values()
     assert store_ms <= score < store_ms + 5_000
 
 
 async def test_in_a_tests_own_time_there_is_one_clock(frozen_queue: Queue, time: FrozenTime) -> None:
     """So it is with the virtual clock."""
     assert await frozen_queue.compare_clocks(store_behind(frozen_queue.redis, AHEAD_MS)) == 0
-    await frozen_queue.put([WakeUp(wake_up("a").name, 0, time.now_ms)])
-    assert len((await frozen_queue.claim(10)).wake_ups) == 1
+    await frozen_queue.put([at("a", time.now_ms)])
+    assert len(await claim(frozen_queue)) == 1
 
 
 # --- the part that compares ---

@@ -15,6 +15,7 @@ from httpqueue.errors import UnavailableError
 from httpqueue.storage.connection import connect, redis_errors
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import open_queue
+from tests.support.keys import PARTITIONS
 from tests.support.proxy import Proxy
 
 CALLERS = 20
@@ -40,7 +41,7 @@ async def many(client: Redis) -> None:
     """A transaction."""
     pipeline = client.pipeline(transaction=True)
     for number in range(10):
-        pipeline.set(f"key{number}", number)
+        pipeline.set(f"{{0}}key{number}", number)
     await pipeline.execute()
 
 
@@ -50,7 +51,7 @@ async def hammer(redis_url: str, call: Callable[[Redis], Awaitable[None]]) -> No
     async with (
         Proxy(redis_url) as proxy,
         asyncio.timeout(60),
-        open_queue(proxy.url) as queue,
+        open_queue(proxy.url, partitions=PARTITIONS) as queue,
         connect(proxy.url, Redis) as client,
     ):
 
@@ -66,7 +67,7 @@ async def hammer(redis_url: str, call: Callable[[Redis], Awaitable[None]]) -> No
         async def listener() -> None:
             while proxy.resets < RESETS:
                 with suppress(UnavailableError):
-                    await queue.listen(lambda: None)
+                    await queue.listen(lambda _: None)
 
         proxy.on_data = maybe_reset
         async with asyncio.TaskGroup() as tasks:

@@ -13,14 +13,12 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from httpqueue.clock import sleep
 from httpqueue.run.virtual_clock import LOOK_S, VirtualClock
-from httpqueue.storage.archive import Archive
-from httpqueue.storage.lookup import Lookup
-from httpqueue.storage.policies import Policies
 from httpqueue.storage.queue import Queue
-from httpqueue.storage.timers import Store
+from httpqueue.storage.storage import Storage
 from httpqueue.timers.commands import Begun, Refused, WakeUp
 from httpqueue.timers.policies import DestinationPolicy
 from httpqueue.timers.schedule import Delay, format_instant, parse_instant_ms
+from tests.support.keys import PARTITIONS
 from tests.support.pipeline import running
 from tests.support.processes import HTTPQUEUE, started
 from tests.support.receiver import Receiver, Reply
@@ -269,8 +267,8 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(
 ) -> None:
     """Between two steps of a worker one that waits for its host is nowhere: advance goes on."""
     now = VirtualClock()
-    store = Store(redis, archive=Archive(redis, error_rate=1e-6), now=now)
-    queue = Queue(queue.redis, now=now)
+    storage = Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, now=now)
+    store, queue = storage.store, Queue(queue.redis, partitions=PARTITIONS, now=now)
     begin, put = store.begin, queue.put
 
     async def begin_slowly(wake_ups: Sequence[WakeUp], **options: Any) -> list[Begun | Refused]:
@@ -283,9 +281,10 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(
 
     store.begin, queue.put = begin_slowly, put_slowly  # type: ignore[method-assign] # a slow machine
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        await Policies(redis).set_destination("127.0.0.1", limit)
+        await storage.policies.set_destination("127.0.0.1", limit)
         for n in range(10):
             await pipeline.schedule(str(n), receiver.url, Delay(1_000))
-        lookup = Lookup(redis, now=now)
-        await now.advance(lambda now_ms: now_ms + 60_000, lookup=lookup, relay=pipeline.relay, queue=queue)
+        await now.advance(
+            lambda now_ms: now_ms + 60_000, lookup=storage.lookup, relay=pipeline.relay, queue=queue
+        )
         assert len(receiver.requests) == 10

@@ -19,11 +19,28 @@ from httpqueue.timers.timer import State
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.worker import engine as worker
 from httpqueue.worker.attempts import Attempts
+from httpqueue.worker.permits import Permits
+from httpqueue.worker.slots import Slots
 from tests.support.egress import PRIVATE
-from tests.support.keys import DUE, HELD, QUEUE, STORE
+from tests.support.frozen import claim, storage_of, wake_up
+from tests.support.keys import PARTITIONS, Everywhere, place_of
 from tests.support.pipeline import QUICK, assert_growing, running, working
 from tests.support.receiver import Receiver, Reply, reply_when
 from tests.support.records import encode_record
+
+SLOTS = 100
+DUE_LONG_AGO = replace(wake_up("a"), due_ms=1)
+"""A wake-up of timer `a`, which any worker claims."""
+
+
+async def store_bad(redis: Redis, queue: Queue, record: bytes) -> str:
+    """A timer `bad` that is due, with this record; returns the record's key."""
+    bad = replace(wake_up("bad"), due_ms=1)
+    keys = PARTITIONS.store_keys[bad.partition]
+    await redis.set(f"{keys.records}default:bad", record)
+    await redis.zadd(f"{keys.due}default", {"bad": 1})
+    await queue.put([bad])
+    return f"{keys.records}default:bad"
 
 
 async def test_a_due_timer_is_called_and_done(store: Store, queue: Queue) -> None:
@@ -125,15 +142,21 @@ async def test_an_unreadable_spec_sets_its_timer_alone_aside(
 ) -> None:
     """The others of its batch are delivered; its record stays, for people."""
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        await redis.set(STORE.records + "default:bad", encode_record(b"{"))
-        await redis.zadd(DUE, {"bad": 1})
-        await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
+        key = await store_bad(redis, queue, encode_record(b"{"))
+        everywhere = Everywhere(redis)
         await pipeline.schedule("good", receiver.url)
         await pipeline.until("good", State.DONE)
-        assert await redis.exists(DUE, HELD) == 0
-        assert await redis.zcard(STORE.running) == 0
-        assert await redis.zrange(STORE.set_aside, 0, -1) == [b"default:bad"]
-        assert await redis.exists(STORE.records + "default:bad")
+        await until_set_aside(redis)
+        for field, member in (("due", "default"), ("held", "default"), ("running", "")):
+            assert await everywhere.zcard(field, member) == 0
+        assert await redis.exists(key)
+
+
+async def until_set_aside(redis: Redis) -> None:
+    """As soon as the timer `bad` is, and no other one: with several partitions, that may take a moment."""
+    async with asyncio.timeout(30):
+        while list(await Everywhere(redis).zset("set_aside")) != ["default:bad"]:
+            pass
 
 
 async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) -> None:
@@ -158,16 +181,16 @@ async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Q
             spec = Spec(receiver.url, Delay(0))
             names = [TimerName("default", "a"), TimerName("default", "b")]
             await store.create([NewTimer(name, spec) for name in names])
-            await queue.put([WakeUp(names[0], 0, 1)])
+            await queue.put([DUE_LONG_AGO])
             await receiver.wait_for(1)
             await stopped.stop()
-            await queue.put([WakeUp(names[1], 0, 1)])
+            await queue.put([replace(wake_up("b"), due_ms=1)])
             answer.set()
         found = await store.get(names[0])
     assert found is not None
     assert (found.timer.state, found.timer.attempts) == (State.DONE, 1)
     assert len(receiver.requests) == 1
-    assert await queue.redis.zrange(QUEUE.queue, 0, -1) == [b"default:b:0"]
+    assert list(await Everywhere(queue.redis).zset("queue")) == [f"{{{place_of('b')}}}default:b:0"]
 
 
 async def test_a_wake_message_ends_the_sleep(
@@ -206,12 +229,12 @@ async def test_claim_goes_on_when_the_queue_was_away(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker lives through it."""
-    claim, failures = queue.claim, iter([True, True])
+    claim_some, failures = queue.claim, iter([True, True])
 
-    async def flaky(limit: int) -> Claim:
+    async def flaky(partition: int, limit: int) -> Claim:
         if next(failures, False):
             raise UnavailableError("gone")
-        return await claim(limit)
+        return await claim_some(partition, limit)
 
     monkeypatch.setattr(queue, "claim", flaky)
     async with Receiver() as receiver, running(store, queue) as pipeline:
@@ -239,11 +262,11 @@ async def test_finish_is_repeated_until_the_store_is_back(
 
 async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue server whose clock is ahead wakes too early: the attempt waits for the store's time."""
-    claim = queue._claim
+    run_script = queue._claim
 
-    async def ahead(now: object, *rest: object) -> object:
+    async def ahead(partition: int, now: object, *rest: object) -> object:
         del now
-        return await claim(9_999_999_999_999, *rest)
+        return await run_script(partition, 9_999_999_999_999, *rest)
 
     monkeypatch.setattr(queue, "_claim", ahead)
     async with Receiver() as receiver, running(store, queue) as pipeline:
@@ -254,14 +277,19 @@ async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch:
     assert timer.attempts == 1
 
 
-async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue) -> None:
+async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue, redis: Redis) -> None:
     """What nobody can run does not keep the others waiting."""
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            await queue.redis.zadd(QUEUE.queue, {"nonsense": 1})
+            for key in (everywhere := Everywhere(redis)).keys("queue"):
+                await redis.zadd(key, {"nonsense": 1})
             await pipeline.schedule("a", receiver.url)
             await receiver.wait_for(1)
-    assert [log["event"] for log in logs if log["event"] == "worker.unreadable"] == ["worker.unreadable"]
+            async with asyncio.timeout(30):
+                while await everywhere.zcard("queue"):
+                    pass
+    told = [log["event"] for log in logs if log["event"] == "worker.unreadable"]
+    assert told == ["worker.unreadable"] * PARTITIONS.count
 
 
 @pytest.mark.parametrize("where", ["httpqueue.worker.plan.judge", "httpqueue.worker.attempts.render"])
@@ -276,7 +304,7 @@ async def test_a_bug_in_an_attempt_is_told(
         raise ZeroDivisionError
 
     with capture_logs() as logs:
-        async with Receiver() as receiver, running(store, queue) as pipeline:
+        async with Receiver() as receiver, running(store, queue, concurrency=SLOTS) as pipeline:
             monkeypatch.setattr(where, broken)
             await pipeline.schedule("a", receiver.url)
             await told.wait()
@@ -284,7 +312,7 @@ async def test_a_bug_in_an_attempt_is_told(
             await pipeline.schedule("b", receiver.url)
             await pipeline.until("b", State.DONE)
             assert not pipeline.worker._running
-            assert pipeline.worker._calls.free() == 100
+            assert pipeline.worker._slots.free == SLOTS
     assert "worker.bug" in [log["event"] for log in logs]
 
 
@@ -296,13 +324,13 @@ async def test_a_log_that_cannot_be_written_keeps_no_slot(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    async with Receiver() as receiver, running(store, queue) as pipeline:
+    async with Receiver() as receiver, running(store, queue, concurrency=SLOTS) as pipeline:
         receiver.answer(Reply(400))
         monkeypatch.setattr("httpqueue.worker.finishes.log.warning", full)
         await pipeline.schedule("a", receiver.url)
         timer = await pipeline.until("a", State.FAILED)
         assert timer.attempts == 1
-        assert pipeline.worker._calls.free() == 100
+        assert pipeline.worker._slots.free == SLOTS
 
 
 async def test_a_worker_does_not_go_on_without_its_finishes(
@@ -316,11 +344,12 @@ async def test_a_worker_does_not_go_on_without_its_finishes(
     monkeypatch.setattr(store, "finish", broken)
     sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
     attempts = Attempts(store=store, sender=sender, policy=QUICK)
-    one = worker.Worker(attempts=attempts, queue=queue, concurrency=1, grace_s=0)
+    permits = Permits(storage_of(store), queue)
+    one = worker.Worker(attempts=attempts, queue=queue, permits=permits, slots=Slots(1, 1), grace_s=0)
     async with Receiver() as receiver:
         name = TimerName(DEFAULT_APPLICATION, "a")
         await store.create([NewTimer(name, Spec(receiver.url, Delay(0)))])
-        await queue.put([WakeUp(name, 0)])
+        await queue.put([DUE_LONG_AGO])
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(one.run(), 30)
     await sender.close()
@@ -358,21 +387,19 @@ async def test_stop_gives_back_what_was_not_begun(
 
     monkeypatch.setattr(store, "begin", away)
     async with working(store, queue):
-        await queue.put([WakeUp(TimerName("default", "a"), 0, 1)])
+        await queue.put([DUE_LONG_AGO])
         await was_asked.wait()
-        assert (await queue.claim(10)).wake_ups == []
-    assert (await queue.claim(10)).wake_ups == [WakeUp(TimerName("default", "a"), 0)]
+        assert await claim(queue) == []
+    assert await claim(queue) == [wake_up("a")]
 
 
 async def test_an_unreadable_record_is_told_and_left_aside(store: Store, queue: Queue, redis: Redis) -> None:
     """By name, for each wake-up that met it; its neighbour is delivered."""
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
-            await redis.set(STORE.records + "default:bad", b"garbage")
-            await redis.zadd(DUE, {"bad": 1})
-            await queue.put([WakeUp(TimerName("default", "bad"), 0, 1)])
+            await store_bad(redis, queue, b"garbage")
             await pipeline.schedule("good", receiver.url)
             await pipeline.until("good", State.DONE)
+            await until_set_aside(redis)
     told = [log for log in logs if log["event"] == "attempt.unreadable"]
     assert {log["timer"] for log in told} == {"default:bad"}
-    assert await redis.zrange(STORE.set_aside, 0, -1) == [b"default:bad"]

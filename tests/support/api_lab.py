@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 from httpqueue.api.app import create_app
 from httpqueue.api.backend import Backend
+from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.commands import Begun, Refusal, Refused, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
+from httpqueue.worker.permits import Permits
 from tests.support.egress import PRIVATE
 from tests.support.frozen import HOUR_MS, FrozenTime, begin, finish_of, storage_of
 from tests.support.keys import PARTITIONS
@@ -33,6 +36,8 @@ class Lab:
 
     def __post_init__(self) -> None:
         storage = storage_of(self.store)
+        queue = Queue(ArqRedis(self.redis.connection_pool), partitions=PARTITIONS, now=self.time)
+        self.permits = Permits(storage, queue)
         app = create_app(
             Backend(
                 store=self.store,
@@ -79,16 +84,30 @@ class Lab:
         self, timer_id: str, *, generation: int = 0, application: str = DEFAULT_APPLICATION
     ) -> Begun:
         """An attempt of a timer that is due."""
-        name = TimerName(application, timer_id)
-        wake = WakeUp(name, generation, partition=PARTITIONS.home_of(name))
-        [begun] = await begin(self.store, [wake])
+        begun = await self.try_to_begin(timer_id, generation=generation, application=application)
         assert isinstance(begun, Begun), begun
         return begun
 
+    async def try_to_begin(
+        self, timer_id: str, *, generation: int = 0, application: str = DEFAULT_APPLICATION
+    ) -> Begun | Refused:
+        """The same with a permit, if its host wants one; without one, the timer waits in its line."""
+        name = TimerName(application, timer_id)
+        wake_up = WakeUp(name, generation, partition=PARTITIONS.home_of(name))
+        [answer] = await begin(self.store, [wake_up])
+        if isinstance(answer, Refused) and answer.refusal is Refusal.NEEDS_PERMIT:
+            [served] = await self.permits.ask({answer.host: ([wake_up], 1)})
+            if wake_up in served.granted:
+                [answer] = await begin(self.store, [wake_up], permits=[wake_up])
+        return answer
+
     async def end(self, begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> None:
         """How it ended."""
-        finished = await self.store.finish([finish_of(begun, outcome, ms)])
+        finish = finish_of(begun, outcome, ms)
+        finished = await self.store.finish([finish])
         assert finished.counted == [True]
+        self.permits.note_finished([finish])
+        await self.permits.tell_health()
 
     async def bring(self, timer_id: str, state: State, **members: Any) -> None:
         """A new timer in that state."""

@@ -29,7 +29,7 @@ from tests.support.hosts import (
 async def test_without_rules_who_asks_gets_a_permit_and_nobody_gets_it_twice(
     redis: Redis, hosts: Hosts
 ) -> None:
-    """A second worker that asks for the same waits until its permit was given back: it may be a quick retry."""
+    """A second worker that asks for the same waits until its permit is given back: perhaps a quick retry."""
     assert granted(await serve(hosts, "ab")) == "ab"
     again = await serve(hosts, "bc")
     assert granted(again) == "c"

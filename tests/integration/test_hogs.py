@@ -1,11 +1,13 @@
 """Hosts that hang, and a healthy one beside them. Hosts are 127.0.x.y, because ports do not count.
 
-What is compared is lateness, so the bound is generous: before there were thresholds, it was 41 s.
+`make bench` measures how late the healthy host's webhooks are. Here it only matters that they do not wait for
+calls that hang: all of them are delivered before the first of those gives up.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +19,7 @@ from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
-from tests.support.pipeline import running
+from tests.support.pipeline import QUICK, running
 from tests.support.receiver import Received, Receiver, Reply, Writer
 
 TIMERS = 600
@@ -25,7 +27,7 @@ TIMERS = 600
 RATE_S = 0.01
 """Seconds between two timers of the healthy host."""
 HEALTHY = 300
-BOUND_MS = 1_000
+HANGS = replace(QUICK, timeout_ms=60_000)
 
 
 @asynccontextmanager
@@ -62,9 +64,9 @@ async def test_a_healthy_host_is_on_time_beside_hosts_that_hang(
     async with (
         hanging(hosts) as urls,
         Receiver() as receiver,
-        running(store, queue, concurrency=10_000) as pipeline,
+        running(store, queue, policy=HANGS, concurrency=10_000, grace_s=0) as pipeline,
     ):
-        receiver.answer(*[answer_in_50_ms])
+        receiver.answer(answer_in_50_ms)
         for number, url in enumerate(urls):
             await store.create(
                 [
@@ -82,13 +84,13 @@ async def test_a_healthy_host_is_on_time_beside_hosts_that_hang(
                 for n in range(HEALTHY)
             ]
         )
-        await receiver.wait_for(HEALTHY)
-        lateness_ms = []
         for n in range(HEALTHY):
             timer = await pipeline.until_that(
                 f"h{n}", lambda timer: timer.state is State.DONE, application="healthy"
             )
             assert timer.last_attempt is not None
-            lateness_ms.append(timer.last_attempt.lateness_ms)
-        lateness_ms.sort()
-        assert lateness_ms[round(HEALTHY * 0.99) - 1] <= BOUND_MS
+            assert timer.last_attempt.lateness_ms < HANGS.timeout_ms / 2
+        for number in range(hosts):
+            found = await store.get(TimerName(application, f"{number}-0"))
+            assert found is not None
+            assert (found.timer.state, found.timer.log) == (State.RUNNING, ())

@@ -174,8 +174,11 @@ async def test_a_pass_goes_on_in_the_others(
     assert await dealt_with(queue, name) == NAMES
 
 
-async def test_heal_looks_at_hosts_all_the_same(rel: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_heal_looks_at_hosts_all_the_same(
+    storage: Storage, queue: Queue, rel: Relay, time: FrozenTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their keys are elsewhere."""
+    await fill(storage, queue, rel, time, "heal")
     asked = []
 
     async def due_probes(*, limit: int) -> Sequence[str]:

@@ -79,7 +79,7 @@ async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.
         await warm_up()
     begun.clear()
     await storage._redis.flushall()
-    await relay.adopt()
+    await relay.drain()
     trips = RoundTrips(monkeypatch)
     measured = {
         "API: create": await trips.of(create),

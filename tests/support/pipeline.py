@@ -98,6 +98,7 @@ async def running(
     concurrency: int = 1_000,
     host_concurrency: int = 200,
     egress: Egress = PRIVATE,
+    grace_s: float = 10,
 ) -> AsyncIterator[Pipeline]:
     """Relay and worker at work."""
     storage = storage_of(store)
@@ -111,6 +112,7 @@ async def running(
         concurrency=concurrency,
         host_concurrency=host_concurrency,
         egress=egress,
+        grace_s=grace_s,
     ) as worker:
         finished = asyncio.Event()
         worker._finishes.told.listen(lambda _: finished.set())
@@ -131,6 +133,7 @@ async def working(
     concurrency: int = 1_000,
     host_concurrency: int = 200,
     egress: Egress = PRIVATE,
+    grace_s: float = 10,
 ) -> AsyncIterator[Worker]:
     """A worker at work."""
     sender = create_sender(SenderKind.HTTP1, egress.judge)
@@ -140,7 +143,7 @@ async def working(
         queue=queue,
         permits=Permits(storage_of(store), queue),
         slots=Slots(concurrency, host_concurrency),
-        grace_s=10,
+        grace_s=grace_s,
     )
     task = asyncio.create_task(worker.run())
     try:

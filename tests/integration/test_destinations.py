@@ -215,7 +215,7 @@ async def test_paused_while_attempts_are_in_flight_their_retries_wait(store: Sto
 async def test_a_hanging_host_does_not_delay_another(store: Store, queue: Queue) -> None:
     """500 timers to a host that never answers, ten calls at once: a timer to another one is on time."""
     gate = Gate()
-    async with Receiver() as receiver, running(store, queue, host_concurrency=10) as pipeline:
+    async with Receiver() as receiver, running(store, queue, slots=(10_000, 10)) as pipeline:
         receiver.answer(gate, path="/h")
         await create(store, f"{receiver.url}/h", 500)
         await receiver.wait_for(10, path="/h")
@@ -240,7 +240,7 @@ async def test_a_dead_host_whose_calls_time_out_does_not_delay_another(store: St
     """Each of its calls takes the whole timeout and is retried; others are called meanwhile."""
     gate = Gate()
     policy = replace(QUICK, timeout_ms=400, retry=replace(QUICK.retry, max_attempts=2))
-    async with Receiver() as receiver, running(store, queue, policy=policy, host_concurrency=10) as pipeline:
+    async with Receiver() as receiver, running(store, queue, policy=policy, slots=(10_000, 10)) as pipeline:
         receiver.answer(gate, path="/h")
         await create(store, f"{receiver.url}/h", 30)
         await receiver.wait_for(10, path="/h")

@@ -64,7 +64,7 @@ async def test_a_healthy_host_is_on_time_beside_hosts_that_hang(
     async with (
         hanging(hosts) as urls,
         Receiver() as receiver,
-        running(store, queue, policy=HANGS, concurrency=10_000, grace_s=0) as pipeline,
+        running(store, queue, policy=HANGS, grace_s=0) as pipeline,
     ):
         receiver.answer(answer_in_50_ms)
         for number, url in enumerate(urls):

@@ -162,7 +162,7 @@ async def until_set_aside(redis: Redis) -> None:
 async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) -> None:
     """Three slots, a receiver that waits: three calls; the others follow when it answers."""
     answer = asyncio.Event()
-    async with Receiver() as receiver, running(store, queue, concurrency=3) as pipeline:
+    async with Receiver() as receiver, running(store, queue, slots=(3, 200)) as pipeline:
         receiver.answer(reply_when(answer, Reply(200)))
         for number in range(7):
             await pipeline.schedule(str(number), receiver.url)
@@ -304,7 +304,7 @@ async def test_a_bug_in_an_attempt_is_told(
         raise ZeroDivisionError
 
     with capture_logs() as logs:
-        async with Receiver() as receiver, running(store, queue, concurrency=SLOTS) as pipeline:
+        async with Receiver() as receiver, running(store, queue, slots=(SLOTS, 200)) as pipeline:
             monkeypatch.setattr(where, broken)
             await pipeline.schedule("a", receiver.url)
             await told.wait()
@@ -324,7 +324,7 @@ async def test_a_log_that_cannot_be_written_keeps_no_slot(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    async with Receiver() as receiver, running(store, queue, concurrency=SLOTS) as pipeline:
+    async with Receiver() as receiver, running(store, queue, slots=(SLOTS, 200)) as pipeline:
         receiver.answer(Reply(400))
         monkeypatch.setattr("httpqueue.worker.finishes.log.warning", full)
         await pipeline.schedule("a", receiver.url)
@@ -366,7 +366,7 @@ async def test_a_slot_is_free_when_the_answer_is_there(
         return await finish(attempts, **options)
 
     monkeypatch.setattr(store, "finish", away)
-    async with Receiver() as receiver, running(store, queue, concurrency=1) as pipeline:
+    async with Receiver() as receiver, running(store, queue, slots=(1, 200)) as pipeline:
         for number in range(worker.MAX_UNFINISHED + 3):
             await pipeline.schedule(str(number), receiver.url)
         await receiver.wait_for(worker.MAX_UNFINISHED)

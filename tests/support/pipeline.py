@@ -95,12 +95,11 @@ async def running(
     queue: Queue,
     *,
     policy: AttemptPolicy = QUICK,
-    concurrency: int = 1_000,
-    host_concurrency: int = 200,
+    slots: tuple[int, int] = (10_000, 200),
     egress: Egress = PRIVATE,
     grace_s: float = 10,
 ) -> AsyncIterator[Pipeline]:
-    """Relay and worker at work."""
+    """Relay and worker at work. slots: how many calls it may make at once, and to one host."""
     storage = storage_of(store)
     await storage.check(allow_unsafe=False)
     relay = Relay(storage=storage, queue=queue, horizon_ms=600_000, batch_size=500)
@@ -109,8 +108,7 @@ async def running(
         store,
         queue,
         policy=policy,
-        concurrency=concurrency,
-        host_concurrency=host_concurrency,
+        slots=slots,
         egress=egress,
         grace_s=grace_s,
     ) as worker:
@@ -130,19 +128,18 @@ async def working(
     queue: Queue,
     *,
     policy: AttemptPolicy = QUICK,
-    concurrency: int = 1_000,
-    host_concurrency: int = 200,
+    slots: tuple[int, int] = (10_000, 200),
     egress: Egress = PRIVATE,
     grace_s: float = 10,
 ) -> AsyncIterator[Worker]:
-    """A worker at work."""
+    """A worker at work. slots: as in running."""
     sender = create_sender(SenderKind.HTTP1, egress.judge)
     attempts = Attempts(store=store, sender=sender, policy=policy)
     worker = Worker(
         attempts=attempts,
         queue=queue,
         permits=Permits(storage_of(store), queue),
-        slots=Slots(concurrency, host_concurrency),
+        slots=Slots(*slots),
         grace_s=grace_s,
     )
     task = asyncio.create_task(worker.run())

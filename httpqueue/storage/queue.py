@@ -77,7 +77,7 @@ class Queue:
         wait_ms, ids = await self._claim(partition, self._script_now(), self._ahead_ms, limit)
         wake_ups, unreadable, foreign = [], [], []
         for job_id in ids:
-            wake_up = _read_id(job_id)
+            wake_up = self._known(_read_id(job_id))
             if wake_up is None:
                 foreign.append(job_id)
             else:
@@ -89,6 +89,10 @@ class Queue:
                 wake_ups.append(wake_up)
         return Claim(wake_ups, unreadable, None if wait_ms < 0 else wait_ms)
 
+    def _known(self, wake_up: WakeUp | None) -> WakeUp | None:
+        """The wake-up; None when its partition does not exist."""
+        return wake_up if wake_up is not None and wake_up.partition in self.partitions else None
+
     async def _read_foreign(self, job_ids: Sequence[bytes]) -> list[WakeUp | None]:
         """The wake-ups that jobs of stock arq name as their argument."""
         if not job_ids:
@@ -98,7 +102,7 @@ class Queue:
             for job_id in job_ids:
                 pipeline.getdel(ARQ_JOB_PREFIX.encode() + job_id)
             definitions = await pipeline.execute()
-        return list(map(read_job, definitions))
+        return [self._known(read_job(definition)) for definition in definitions]
 
     async def missing(self, wake_ups: Sequence[WakeUp]) -> list[WakeUp]:
         """Those of these wake-ups that are not in the queue, in the same order."""

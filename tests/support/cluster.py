@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -44,8 +44,8 @@ def start_cluster_node(directory: Path) -> tuple[subprocess.Popen[bytes], str]:
                 except RedisConnectionError:
                     pause(0.002)
                 else:
-                    client.cluster("ADDSLOTSRANGE", 0, _LAST_SLOT)  # type: ignore[no-untyped-call] # redis-py
-                    while client.cluster("INFO")["cluster_state"] != "ok":  # type: ignore[no-untyped-call] # redis-py
+                    client.cluster("ADDSLOTSRANGE", 0, _LAST_SLOT)
+                    while cast(dict[str, str], client.cluster("INFO"))["cluster_state"] != "ok":
                         pause(0.002)  # it takes some 2 s
                     return process, f"redis://127.0.0.1:{port}"
     raise AssertionError((directory / "cluster.log").read_text())

@@ -18,7 +18,7 @@ from httpqueue.storage.partitions import Partitions, by_partition
 from httpqueue.storage.scripts import Script, pack
 
 MAX_POINTERS: Final = 1_000
-"""The most pointers that one call checks."""
+"""The most pointers that are checked together."""
 
 
 class Retention:
@@ -69,10 +69,14 @@ class Retention:
 
     async def check_pointers(self, home: int) -> int:
         """Drop pointers that have pointed nowhere for some time. Returns how many were looked at."""
-        found = await self._pointers(home, self._script_now(), MAX_POINTERS)
-        pointers = list(zip(found[::3], found[1::3], found[2::3], strict=True))
-        await self._settle(pointers)
-        return len(pointers)
+        count = 0
+        while True:
+            found = await self._pointers(home, self._script_now(), MAX_POINTERS)
+            pointers = list(zip(found[::3], found[1::3], found[2::3], strict=True))
+            await self._settle(pointers)
+            count += len(pointers)
+            if len(pointers) < MAX_POINTERS:
+                return count
 
     async def _settle(self, pointers: Sequence[tuple[bytes, int, bytes]]) -> None:
         """Takes (member, partition that the pointer names or -1, its nonce). Drops those without a record."""

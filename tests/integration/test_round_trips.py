@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from httpqueue.relay.relay import Relay
 from httpqueue.storage.connection import _PromptWrites
@@ -49,6 +50,14 @@ def documented() -> dict[str, int]:
     return {path: int(count) for path, count in rows}
 
 
+async def open_connections(client: Redis) -> None:
+    """As many as are used at the same time: greeting the server takes round trips, too."""
+    pool = client.connection_pool
+    connections = [await pool.get_connection() for _ in PARTITIONS.all]
+    for connection in connections:
+        await pool.release(connection)
+
+
 async def test_round_trips_for_a_hundred_timers(
     valkey_server: EmbeddedValkey, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +84,9 @@ async def count_round_trips(storage: Storage, queue: Queue, monkeypatch: pytest.
     async def finish() -> None:
         await store.finish([finish_of(each, Outcome.DELIVERED, HOUR_MS) for each in begun])
 
-    for warm_up in (create, relay.drain, begin, finish):  # connections, scripts, the consumer group
+    await open_connections(storage._redis)
+    await open_connections(queue.redis)
+    for warm_up in (create, relay.drain, begin, finish):  # scripts, the consumer group
         await warm_up()
     begun.clear()
     await storage._redis.flushall()

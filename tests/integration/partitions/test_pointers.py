@@ -9,6 +9,7 @@ from msgspec.structs import replace as replace_in_spec
 from redis.asyncio import Redis
 
 from httpqueue.errors import UnavailableError
+from httpqueue.storage import retention
 from httpqueue.storage.lookup import Window
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.storage import Storage
@@ -305,12 +306,12 @@ async def test_a_crash_while_forgetting(
     is_after: bool,
 ) -> None:
     """The id is remembered all the time, and in the end nothing is left but that."""
-    store, retention, partitions = storage.store, storage.retention, storage.partitions
+    store, forgets, partitions = storage.store, storage.retention, storage.partitions
     await create(store, keyed(lane_to(partitions, away_from_home(partitions))))
     await store.cancel(NAME, version=None, retention_ms=5)
     time.advance(5)
     with monkeypatch.context() as patch:
-        patch.setattr(retention, step, Crash(retention, step, is_after=is_after))
+        patch.setattr(forgets, step, Crash(forgets, step, is_after=is_after))
         with suppress(UnavailableError):
             await forget_all(storage)
     assert await store.get(NAME) is None
@@ -341,6 +342,26 @@ async def test_a_timer_that_was_posted_twice(
     assert await no_key_is_left(redis)
 
 
+@several
+async def test_any_number_of_pointers_is_checked(
+    storage: Storage,
+    partitions: Partitions,
+    everywhere: Everywhere,
+    time: FrozenTime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few at a time, in one pass of the relay; those with a record stay, and are not looked at again."""
+    monkeypatch.setattr(retention, "MAX_POINTERS", 3)
+    names = [f"t{number}" for number in range(40)]
+    await storage.store.create([new_timer(name, ordering_key=lane_to(partitions, 0)) for name in names])
+    count = len([name for name in names if partitions.home_of(TimerName("default", name))])
+    time.advance(POINTER_CHECK_MS)
+    assert await everywhere.zcard("pointers") == count > 3 * partitions.count
+    assert await check_all_pointers(storage) == count
+    assert not await everywhere.exists("pointers")
+    assert all([await storage.store.get(TimerName("default", name)) for name in names])
+
+
 # --- races ---
 
 
@@ -353,17 +374,17 @@ async def test_a_timer_created_while_the_last_one_is_forgotten(
 
     Bury, forget, look for the record, settle the pointer; point and create.
     """
-    store, retention, place = storage.store, storage.retention, away_from_home(partitions)
+    store, forgets, place = storage.store, storage.retention, away_from_home(partitions)
     timer = keyed(lane_to(partitions, place), 70)
     await create(store, timer)
     await store.cancel(NAME, version=None, retention_ms=5)
     time.advance(5)
     turns = InTurn(order)
     for step, method in zip("BFES", ("_bury", "_forget", "_have_records", "_settle_pointers"), strict=True):
-        turns.gate(retention, method, step)
+        turns.gate(forgets, method, step)
     for step, method in zip("PC", ("_point", "_create"), strict=True):
         turns.gate(store, method, step)
-    created, _ = await asyncio.gather(create(store, timer), retention.forget_these(place, [b"default:a"]))
+    created, _ = await asyncio.gather(create(store, timer), forgets.forget_these(place, [b"default:a"]))
     assert created == Created(Creation.CREATED, time.now_ms + 70)
     await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
 
@@ -377,17 +398,17 @@ async def test_a_timer_created_while_pointers_are_checked(
 
     Look for pointers, look for the record, settle the pointer; point and create.
     """
-    store, retention, home = storage.store, storage.retention, partitions.home_of(NAME)
+    store, forgets, home = storage.store, storage.retention, partitions.home_of(NAME)
     timer = keyed(lane_to(partitions, away_from_home(partitions)), 70)
     await create(store, timer)
     await redis.delete(partitions.store_keys[away_from_home(partitions)].records + "default:a")
     time.advance(POINTER_CHECK_MS)
     turns = InTurn(order)
     for step, method in zip("KES", ("_pointers", "_have_records", "_settle_pointers"), strict=True):
-        turns.gate(retention, method, step)
+        turns.gate(forgets, method, step)
     for step, method in zip("PC", ("_point", "_create"), strict=True):
         turns.gate(store, method, step)
-    created, _ = await asyncio.gather(create(store, timer), retention.check_pointers(home))
+    created, _ = await asyncio.gather(create(store, timer), forgets.check_pointers(home))
     assert created.creation is Creation.CREATED
     await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
 

@@ -203,9 +203,9 @@ class Store:
         name = placed.timer.name
         if await self._is_over(partition, member_of(name)) is True:
             await self._retention.forget_these(partition, [member_of(name).encode()])
-            [answer] = await self._create_where([placed], now_ms)
-            if isinstance(answer, Created):
-                return answer
+        [answer] = await self._create_where([placed], now_ms)  # the other one may be gone by now
+        if isinstance(answer, Created):
+            return answer
         due_ms = await self._due_of(partition, name)
         keeps = placed.timer.if_exists is IfExists.KEEP and due_ms is not None
         return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, due_ms or 0)

@@ -120,10 +120,10 @@ end
 
 local function answer_to(member, generation, has_permit)
   local record = redis.call('GET', keys.records .. member)
-  if not record then
+  local head = record and read_head(record)
+  if not record or not head and read_pointer(record) then -- a later timer of the name is in another partition
     return {'gone'}
   end
-  local head = read_head(record)
   local spec = head and read_spec(head)
   if not spec then
     set_aside(member, head, now)

@@ -31,6 +31,10 @@ run: $(VENV)/.installed ## start everything in one process on http://127.0.0.1:8
 test: $(VENV)/.installed-dev ## run all tests, and fail below 95 % branch coverage
 	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --cov
 
+.PHONY: test-partitions
+test-partitions: $(VENV)/.installed-dev ## run integration and acceptance tests with four partitions, in cluster mode
+	HTTPQUEUE_TEST_PARTITIONS=4 $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 tests/integration tests/acceptance
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## ruff, mypy and import-linter
 	$(VENV)/bin/ruff check

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from httpqueue.clock import monotonic_s, pause
-from httpqueue.storage.embedded import EmbeddedValkey
+from tests.support.cluster import own_server
+from tests.support.keys import PARTITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -43,7 +44,7 @@ def free_port() -> int:
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
     """The redis service's stand-in."""
-    with EmbeddedValkey(tmp_path / "valkey", persistent=False) as valkey:
+    with own_server(tmp_path / "valkey") as valkey:
         yield valkey.url
 
 
@@ -70,6 +71,7 @@ def test_each_service_becomes_healthy_and_stops_on_sigterm(
     environment = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
     assert "REDIS_URL" in environment
     environment |= {key: str(free_port()) for key in PORTS if key in environment}
+    environment |= {"HTTPQUEUE_PARTITIONS": str(PARTITIONS.count)}
     environment |= {"REDIS_URL": redis_url, "PATH": f"{BIN}{os.pathsep}{os.defpath}"}
     for key, value in environment.items():
         monkeypatch.setenv(key, value)

@@ -7,15 +7,17 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from itertools import count
 from pathlib import Path
 
 import httpx
-import pytest
 from redis import Redis
 
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.timers.schedule import parse_instant_ms
+from tests.support.cluster import own_server
+from tests.support.keys import PARTITIONS, place_of
 from tests.support.processes import HTTPQUEUE, REPOSITORY, Process, started
 from tests.support.proxy import Proxy
 from tests.support.receiver import Receiver
@@ -23,6 +25,7 @@ from tests.support.receiver import Receiver
 TIMERS = 1_000
 CONNECTIONS = 50
 ARQ = str(Path(sys.executable).with_name("arq"))
+WORKER_SETTINGS = "httpqueue.worker.arq_compat.WorkerSettings"
 PARTS = ("api", "relay", "worker", "worker")
 RESETS = 200
 RESET_CHANCE = 0.03
@@ -69,18 +72,14 @@ async def test_a_thousand_timers_each_once_none_early(tmp_path: Path, valkey_ser
     assert all(request.arrived_ms >= due_ms[request.path] for request in requests)
 
 
-@pytest.mark.parametrize("command", ["httpqueue", "arq"])
-async def test_parts_by_their_other_names(
-    tmp_path: Path, valkey_server: EmbeddedValkey, command: str
-) -> None:
-    """`httpqueue api`, the ancestor's APP_MODE=relay and =workers, or a stock arq as the worker."""
+async def test_parts_by_their_other_names(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
+    """`httpqueue api`, the ancestor's APP_MODE=relay and =workers."""
     shared = {"redis_url": valkey_server.url}
-    worker = (*HTTPQUEUE,) if command == "httpqueue" else (ARQ, "httpqueue.worker.arq_compat.WorkerSettings")
     async with (
         Receiver() as receiver,
         started(*HTTPQUEUE, "api", cwd=tmp_path, **shared) as api,
         started("env", "APP_MODE=relay", *HTTPQUEUE, cwd=tmp_path, **shared),
-        started("env", "APP_MODE=workers", *worker, cwd=tmp_path, **shared),
+        started("env", "APP_MODE=workers", *HTTPQUEUE, cwd=tmp_path, **shared),
     ):
         await api.until_ready()
         async with httpx.AsyncClient(base_url=api.url) as client:
@@ -88,22 +87,45 @@ async def test_parts_by_their_other_names(
         await receiver.wait_for(1)
 
 
+async def test_stock_arq_workers(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
+    """One for each partition; their queue is on a server that is no cluster."""
+    with EmbeddedValkey(tmp_path / "queue", persistent=False) as queue:
+        shared = {"redis_url": valkey_server.url, "broker_redis_url": queue.url}
+        async with Receiver() as receiver, AsyncExitStack() as stack:
+            api = await stack.enter_async_context(started(*HTTPQUEUE, "api", cwd=tmp_path, **shared))
+            await stack.enter_async_context(started(*HTTPQUEUE, "relay", cwd=tmp_path, **shared))
+            for partition in PARTITIONS.all:
+                worker = started(ARQ, WORKER_SETTINGS, cwd=tmp_path, arq_partition=partition, **shared)
+                await stack.enter_async_context(worker)
+            await api.until_ready()
+            async with httpx.AsyncClient(base_url=api.url) as client:
+                for partition in PARTITIONS.all:
+                    name = next(name for name in map(str, count()) if place_of(name) == partition)
+                    await client.post("/timers", json={"id": name, "url": receiver.url, "seconds": 0})
+            await receiver.wait_for(PARTITIONS.count)
+
+
 async def test_two_servers(tmp_path: Path) -> None:
     """Store and queue on servers of their own; the queue's keys are on its server alone."""
-    with (
-        EmbeddedValkey(tmp_path / "store", persistent=False) as store,
-        EmbeddedValkey(tmp_path / "queue", persistent=False) as queue,
-    ):
+    with own_server(tmp_path / "store") as store, own_server(tmp_path / "queue") as queue:
         settings = {"redis_url": store.url, "broker_redis_url": queue.url}
         async with Receiver() as receiver, deployment(tmp_path, **settings) as processes:
             async with httpx.AsyncClient(base_url=processes[0].url) as client:
                 await client.post("/timers", json={"url": receiver.url, "seconds": 0})
+                await client.post("/timers", json={"url": receiver.url, "seconds": 60})
             await receiver.wait_for(1)
+            with closing(Redis.from_url(queue.url)) as its:
+                while not its.keys("arq:queue:*"):
+                    pass
+                assert not its.keys("hq:*:timer:*")
+            with closing(Redis.from_url(store.url)) as its:
+                assert its.keys("hq:*:timer:*")
+                assert not its.keys("arq:*")
 
 
 async def test_redis_away_and_back(tmp_path: Path) -> None:
     """503 with Retry-Delay within 6 s, every process lives on, and afterwards all timers fire."""
-    server = EmbeddedValkey(tmp_path / "data")
+    server = own_server(tmp_path / "data")
     server.start()
     try:
         async with Receiver() as receiver, deployment(tmp_path, redis_url=server.url) as processes:
@@ -169,7 +191,7 @@ async def test_connections_to_redis_are_reset_under_load(
 
 async def test_the_api_starts_before_redis(tmp_path: Path) -> None:
     """It answers 503 until Redis comes, then it works: the order of starts does not matter."""
-    server = EmbeddedValkey(tmp_path / "data", persistent=False)
+    server = own_server(tmp_path / "data")
     server.start()
     url = server.url
     server.stop()

@@ -15,7 +15,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from httpqueue.clock import pause
-from httpqueue.storage.embedded import _binary
+from httpqueue.storage.embedded import EmbeddedValkey, _binary
+from tests.support.keys import PARTITIONS
 
 _TRIES: Final = 5
 """Somebody else may take a free port before the server does."""
@@ -66,7 +67,7 @@ def _spawn(directory: Path) -> tuple[subprocess.Popen[bytes], int]:
         "dir": str(directory),
         "logfile": str(directory / "cluster.log"),
         "save": "",
-        "appendonly": "no",
+        "appendonly": "yes" if ports else "no",
     }
     command = [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL), port

@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from tests.support.keys import PARTITIONS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 HTTPQUEUE = (str(Path(sys.executable).with_name("httpqueue")),)
 """The installed command."""
@@ -86,12 +88,16 @@ class Process:
 
 @asynccontextmanager
 async def started(*command: str, cwd: Path | None = None, **settings: object) -> AsyncIterator[Process]:
-    """A process with these settings (HTTPQUEUE_ is put before their names); killed at the end if need be."""
+    """A process with these settings (HTTPQUEUE_ is put before their names); killed at the end if need be.
+
+    It has as many partitions as the tests.
+    """
     variables = [f"HTTPQUEUE_{name.upper()}={value}" for name, value in settings.items()]
     process = await asyncio.create_subprocess_exec(
         "env",
         "HTTPQUEUE_HOST=127.0.0.1",
         "HTTPQUEUE_PORT=0",
+        f"HTTPQUEUE_PARTITIONS={PARTITIONS.count}",
         *variables,
         *command,
         cwd=cwd,

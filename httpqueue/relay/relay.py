@@ -187,7 +187,7 @@ class Relay:
     async def _heal_hosts(self) -> int:
         healed = 0
         for host in await self._hosts.due_probes(limit=self._batch_size):
-            healed += await self._put(await self._hosts.probe(host), by="heal")
+            healed += await self._put(await self._hosts.probe([host]), by="heal")
         return healed
 
     async def _heal_in(self, partition: int) -> int:

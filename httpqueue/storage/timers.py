@@ -187,9 +187,11 @@ class Store:
             for each in placed
         ]
         answers = await self._create(partition, self._script_now(), pack(batch))
+        for each, answer in zip(placed, answers, strict=True):
+            await self._leave_line(partition, each.timer.name, answer)
         return [
             _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
-            for result, value in answers
+            for result, value, *_ in answers
         ]
 
     async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
@@ -276,7 +278,7 @@ class Store:
     async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
         """Take a changed timer out of its host's line. If this fails, the host finds out in its turn."""
         match answer:
-            case [b"changed", _, _, _, host, generation] if host:
+            case [b"changed", _, _, _, host, generation] | [b"replaced", _, host, generation] if host:
                 with suppress(UnavailableError):
                     await self._hosts.leave(host.decode(), [WakeUp(name, generation, partition=partition)])
 

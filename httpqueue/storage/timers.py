@@ -115,6 +115,7 @@ class Store:
             self._set_aside,
             self._wait,
             self._wake,
+            self._ready,
             self._change,
             self._cancel,
         ) = (
@@ -129,6 +130,7 @@ class Store:
                 "set_aside",
                 "wait",
                 "wake",
+                "ready",
                 "change",
                 "cancel",
             )
@@ -400,6 +402,16 @@ class Store:
             return part
 
         await by_partition(wake_ups, _partition_of, wake_in)
+
+    async def are_ready(self, wake_ups: Sequence[WakeUp]) -> list[bool]:
+        """Whether each of these timers could begin now if its host let it."""
+
+        async def are_ready_in(partition: int, part: Sequence[WakeUp]) -> list[bool]:
+            items = [(member_of(each.name), each.generation) for each in part]
+            answers = await self._ready(partition, self._script_now(), pack(items))
+            return [bool(answer) for answer in answers]
+
+        return await by_partition(wake_ups, _partition_of, are_ready_in)
 
     async def beat(self, attempts: Sequence[Begun]) -> list[bool]:
         """Renew the leases of these attempts. False: the attempt no longer belongs to this worker."""

@@ -14,6 +14,7 @@ from httpqueue.storage.timers import Store
 from tests.support.cluster import cluster_node
 from tests.support.frozen import FrozenTime
 from tests.support.keys import PARTITIONS, Everywhere
+from tests.support.lines import Stage
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,9 @@ async def frozen_store(frozen_storage: Storage) -> Store:
 async def frozen_queue(queue: Queue, time: FrozenTime) -> Queue:
     """A queue on the same server, in the test's own time."""
     return Queue(queue.redis, partitions=PARTITIONS, now=time)
+
+
+@pytest.fixture
+def stage(frozen_storage: Storage, frozen_queue: Queue, time: FrozenTime) -> Stage:
+    """All of these with a relay and workers."""
+    return Stage(frozen_storage, frozen_queue, time)

@@ -199,11 +199,34 @@ class Relay:
         return healed
 
     async def _heal_hosts(self) -> int:
+<<<<<<< HEAD
         """Put the wake-ups of lines that nobody serves. They are not lost, so they do not count."""
         hosts = await self._hosts.due_probes(limit=self._batch_size)
         if hosts:
             await self._put(await self._hosts.probe(hosts), by="heal")
         return 0
+=======
+        healed = 0
+        for host in await self._hosts.due_probes(limit=self._batch_size):
+            healed += await self._put(await self._unserved(host), by="heal")
+        return healed
+>>>>>>> t4
+
+    async def _unserved(self, host: str) -> list[WakeUp]:
+        """The first wake-ups of the host's line if nobody serves it.
+
+        Those that could not begin leave the line. Who begins them would not come to the host, and those
+        behind them would wait for ever. If they wait for something else, they will ask again.
+        """
+        for _ in range(self._batch_size):
+            wake_ups = await self._hosts.probe([host])
+            are_ready = await self._store.are_ready(wake_ups)
+            if all(are_ready):
+                return wake_ups
+            await self._hosts.leave(
+                host, [each for each, is_ready in zip(wake_ups, are_ready, strict=True) if not is_ready]
+            )
+        return []  # there are very many: go on when it is looked at next
 
     async def _heal_in(self, partition: int) -> int:
         healed = 0

@@ -116,6 +116,7 @@ class Store:
             self._set_aside,
             self._wait,
             self._wake,
+            self._ready,
             self._change,
             self._cancel,
         ) = (
@@ -130,6 +131,7 @@ class Store:
                 "set_aside",
                 "wait",
                 "wake",
+                "ready",
                 "change",
                 "cancel",
             )
@@ -193,9 +195,11 @@ class Store:
             for each in placed
         ]
         answers = await self._create(partition, self._script_now(), pack(batch))
+        for each, answer in zip(placed, answers, strict=True):
+            await self._leave_line(partition, each.timer.name, answer)
         return [
             _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
-            for result, value in answers
+            for result, value, *_ in answers
         ]
 
     async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
@@ -288,7 +292,7 @@ class Store:
     async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
         """Take a changed timer out of its host's line. If this fails, the host finds out in its turn."""
         match answer:
-            case [b"changed", _, _, _, host, generation] if host:
+            case [b"changed", _, _, _, host, generation] | [b"replaced", _, host, generation] if host:
                 with suppress(UnavailableError):
                     await self._hosts.leave(host.decode(), [WakeUp(name, generation, partition=partition)])
 
@@ -410,6 +414,16 @@ class Store:
             return part
 
         await by_partition(wake_ups, _partition_of, wake_in)
+
+    async def are_ready(self, wake_ups: Sequence[WakeUp]) -> list[bool]:
+        """Whether each of these timers could begin now if its host let it."""
+
+        async def are_ready_in(partition: int, part: Sequence[WakeUp]) -> list[bool]:
+            items = [(member_of(each.name), each.generation) for each in part]
+            answers = await self._ready(partition, self._script_now(), pack(items))
+            return [bool(answer) for answer in answers]
+
+        return await by_partition(wake_ups, _partition_of, are_ready_in)
 
     async def beat(self, attempts: Sequence[Begun]) -> list[bool]:
         """Renew the leases of these attempts. False: the attempt no longer belongs to this worker."""

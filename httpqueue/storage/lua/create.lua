@@ -4,7 +4,8 @@
 --         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce,
 --           if exists], ...]
 -- RETURNS for each timer one of
---         {'created' | 'exists' | 'kept' | 'replaced' | 'conflict' | 'running' | 'lane', due ms}
+--         {'replaced', due ms, host in whose line the one before was or '', its generation}
+--         {'created' | 'exists' | 'kept' | 'conflict' | 'running' | 'lane', due ms}
 --           due ms: of the timer that now has the id; 0 for an unreadable record
 --           lane: it would be replaced, but it has another ordering key
 --         {'moved', partition}        the id's timer has an ordering key and is there
@@ -64,9 +65,10 @@ for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
     elseif not is_wanted(if_exists, head, due) then
       answers[i] = {'kept', head.due}
     else
+      local waits_for = redis.call('ZSCORE', keys.waiting, member) and head.host or ''
       leave_place(member, head, now)
       store(member, new_head(head.generation + 1, due, timeout, lane, host, nonce), spec, head.state)
-      answers[i] = {'replaced', due}
+      answers[i] = {'replaced', due, waits_for, head.generation}
     end
   end
 end

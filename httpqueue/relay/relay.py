@@ -199,18 +199,11 @@ class Relay:
         return healed
 
     async def _heal_hosts(self) -> int:
-<<<<<<< HEAD
         """Put the wake-ups of lines that nobody serves. They are not lost, so they do not count."""
         hosts = await self._hosts.due_probes(limit=self._batch_size)
         if hosts:
             await self._put(await self._hosts.probe(hosts), by="heal")
         return 0
-=======
-        healed = 0
-        for host in await self._hosts.due_probes(limit=self._batch_size):
-            healed += await self._put(await self._unserved(host), by="heal")
-        return healed
->>>>>>> t4
 
     async def _unserved(self, host: str) -> list[WakeUp]:
         """The first wake-ups of the host's line if nobody serves it.

@@ -199,26 +199,26 @@ class Relay:
         return healed
 
     async def _heal_hosts(self) -> int:
-        """Put the wake-ups of lines that nobody serves. They are not lost, so they do not count."""
+        """Put the first wake-ups of lines that nobody serves. They are not lost, so they do not count."""
         hosts = await self._hosts.due_probes(limit=self._batch_size)
-        if hosts:
-            await self._put(await self._hosts.probe(hosts), by="heal")
+        for host, wake_ups in (await self._hosts.probe(hosts)).items():
+            await self._put(await self._ready(host, wake_ups), by="heal")
         return 0
 
-    async def _unserved(self, host: str) -> list[WakeUp]:
-        """The first wake-ups of the host's line if nobody serves it.
+    async def _ready(self, host: str, first: Sequence[WakeUp]) -> Sequence[WakeUp]:
+        """The first wake-ups of a host's line that could begin.
 
-        Those that could not begin leave the line. Who begins them would not come to the host, and those
-        behind them would wait for ever. If they wait for something else, they will ask again.
+        The others leave the line. Who begins them would not come to the host, and those behind them would
+        wait for ever. If they wait for something else, they will ask again.
         """
         for _ in range(self._batch_size):
-            wake_ups = await self._hosts.probe([host])
-            are_ready = await self._store.are_ready(wake_ups)
+            are_ready = await self._store.are_ready(first)
             if all(are_ready):
-                return wake_ups
+                return first
             await self._hosts.leave(
-                host, [each for each, is_ready in zip(wake_ups, are_ready, strict=True) if not is_ready]
+                host, [each for each, is_ready in zip(first, are_ready, strict=True) if not is_ready]
             )
+            first = await self._hosts.release(host)
         return []  # there are very many: go on when it is looked at next
 
     async def _heal_in(self, partition: int) -> int:

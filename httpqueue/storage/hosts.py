@@ -224,8 +224,8 @@ class Hosts:
         now_ms = time_ms(time, self._now)
         return [host.decode() for host, probe_ms in entries if probe_ms <= now_ms]
 
-    async def probe(self, hosts: Sequence[str]) -> list[WakeUp]:
-        """Look at these hosts. Returns wake-ups of lines that nobody served for PROBE_MS: wake them.
+    async def probe(self, hosts: Sequence[str]) -> dict[str, list[WakeUp]]:
+        """Look at these hosts. Returns {host: wake-ups} of lines that nobody served for PROBE_MS: wake them.
 
         Permits that have expired return to the line. Each host gets the rules that are listed, in case
         set_rules died. A host with nobody in line and no permit is taken out of the index.
@@ -240,7 +240,7 @@ class Hosts:
         # Who joined a line in between is in no index now. Who joins from now on adds the host again.
         again = await self._look_at(empty)
         await self._note_lines({look.host: 0 for look in again if look.is_used})
-        return [wake_up for look in found for wake_up in look.wake_ups]
+        return {look.host: look.wake_ups for look in found if look.wake_ups}
 
     async def can_start_any(self) -> bool:
         """Whether any waiting wake-up could start now. Those that wait for a rate do not count."""

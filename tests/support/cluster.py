@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -56,8 +56,54 @@ def _is_ok(info: Any) -> bool:
     return bool(info["cluster_state"] == "ok")
 
 
-def _spawn(directory: Path) -> tuple[subprocess.Popen[bytes], int]:
-    port, bus_port = _free_ports()
+class ClusterNode:
+    """Such a server, which a test may stop and start again: it keeps its URL, its slots and its data."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ports = _free_ports()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"redis://127.0.0.1:{self._ports[0]}"
+
+    def start(self) -> None:
+        """Start it; it serves all slots when this returns."""
+        self._directory.mkdir(exist_ok=True)
+        self._process, port = _spawn(self._directory, self._ports)
+        client: Any
+        with closing(Redis(port=port, decode_responses=True)) as client:
+            while True:
+                try:
+                    info = client.cluster("INFO")
+                    if info["cluster_slots_assigned"] == "0":
+                        client.cluster("ADDSLOTSRANGE", 0, _LAST_SLOT)
+                    elif _is_ok(info):
+                        return
+                except RedisConnectionError:
+                    assert self._process.poll() is None, (self._directory / "cluster.log").read_text()
+                pause(0.002)
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def own_server(directory: Path) -> EmbeddedValkey | ClusterNode:
+    """A server for one test, not yet started; with several partitions it is in cluster mode."""
+    return EmbeddedValkey(directory) if PARTITIONS.count == 1 else ClusterNode(directory)
+
+
+def _spawn(directory: Path, ports: tuple[int, int] | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    """ports: those of a server that keeps its data."""
+    port, bus_port = ports or _free_ports()
     options = {
         "bind": "127.0.0.1",
         "port": str(port),

@@ -1,6 +1,6 @@
 """Workers that serve a host, and what tests read in its slot."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from redis.asyncio import Redis
@@ -67,3 +67,8 @@ async def permits(redis: Redis) -> str:
 async def is_indexed(redis: Redis) -> bool:
     """Whether probes look at HOST."""
     return await redis.zscore(INDEX.lines, HOST) is not None
+
+
+def of_all(by_host: Mapping[str, Sequence[WakeUp]]) -> list[WakeUp]:
+    """The wake-ups of all hosts together."""
+    return [each for wake_ups in by_host.values() for each in wake_ups]

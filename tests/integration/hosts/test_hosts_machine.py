@@ -28,7 +28,7 @@ from httpqueue.storage.keys import parse_wake_up_id, wake_up_id
 from httpqueue.timers.commands import WakeUp
 from httpqueue.timers.policies import DestinationPolicy
 from tests.support.frozen import LEASE_MS, FrozenTime, wake_up
-from tests.support.hosts import HOST, KEYS
+from tests.support.hosts import HOST, KEYS, of_all
 
 WORKERS = range(3)
 CATCH_UP_MS = 1_000
@@ -324,7 +324,7 @@ class HostMachine(RuleBasedStateMachine):
                 continue
             timer.waits = False
             self._put(each, now_ms)
-        self._wake(self.do(self.hosts.probe(self.do(self.hosts.due_probes(10)))))
+        self._wake(of_all(self.do(self.hosts.probe(self.do(self.hosts.due_probes(10))))))
 
     def _claim(self, limit: int) -> list[WakeUp]:
         due = sorted((ms, each.name.id) for each, ms in self.queue.items() if ms <= self.time.now_ms)[:limit]

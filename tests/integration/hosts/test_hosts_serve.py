@@ -335,7 +335,7 @@ async def test_by_default_the_time_is_the_servers(redis: Redis) -> None:
     [(_, start_ms)] = served.refused
     assert granted(served) == "a"
     assert before_ms <= start_ms - 1_000_000 <= now_ms() + 1
-    assert await hosts.probe(await hosts.due_probes(10)) == []
+    assert await hosts.probe(await hosts.due_probes(10)) == {}
 
 
 async def test_a_server_that_forgets_scripts(redis: Redis, hosts: Hosts) -> None:
@@ -364,7 +364,7 @@ async def test_on_a_full_server_calls_end_and_start(redis: Redis, hosts: Hosts, 
         with pytest.raises(UnavailableError, match="maxmemory"):
             await hosts.note_calls({HOST: Calls(delivered=True, failures=0, result="200")})
         assert granted(await serve(hosts, "d", ended="a")) == "b"
-        assert await hosts.probe([HOST]) == []
+        assert await hosts.probe([HOST]) == {}
         await hosts.renew({HOST: [due("b")]}, 2 * LEASE_MS)
         await hosts.leave(HOST, [due("c")])
         time.advance(10)

@@ -147,7 +147,9 @@ class Policies:
                 else:
                     pipeline.sadd(keys.limited, host)
             await pipeline.execute()
-        await self._store.wake(await self._hosts.release(host), are_unknown=False)
+        gone = await self._store.wake(await self._hosts.release(host), are_unknown=False)
+        if gone:  # they were the first of the line: those behind them were not told
+            await self._hosts.leave(host, gone)
 
     def _script_now(self) -> int | str:
         now_ms = self._now()

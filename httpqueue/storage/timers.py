@@ -405,15 +405,21 @@ class Store:
 
         await by_partition(wake_ups, _partition_of, wait_in)
 
-    async def wake(self, wake_ups: Sequence[WakeUp], *, are_unknown: bool) -> None:
-        """See to the wake-ups of timers that wait for their hosts. are_unknown: their hosts lost them."""
+    async def wake(self, wake_ups: Sequence[WakeUp], *, are_unknown: bool) -> list[WakeUp]:
+        """See to the wake-ups of timers that wait for their hosts. are_unknown: their hosts lost them.
 
-        async def wake_in(partition: int, part: Sequence[WakeUp]) -> Sequence[WakeUp]:
-            members = [member_of(each.name) for each in part]
-            await self._wake(partition, self._script_now(), int(are_unknown), pack(members))
-            return part
+        Returns those whose timers have ended or were changed: their hosts should forget them.
+        """
 
-        await by_partition(wake_ups, _partition_of, wake_in)
+        async def wake_in(partition: int, part: Sequence[WakeUp]) -> list[int]:
+            items = [(member_of(each.name), each.generation) for each in part]
+            answers: list[int] = await self._wake(
+                partition, self._script_now(), int(are_unknown), pack(items)
+            )
+            return answers
+
+        answers = await by_partition(wake_ups, _partition_of, wake_in)
+        return [each for each, is_wanted in zip(wake_ups, answers, strict=True) if not is_wanted]
 
     async def are_ready(self, wake_ups: Sequence[WakeUp]) -> list[bool]:
         """Whether each of these timers could begin now if its host let it."""

@@ -1,7 +1,12 @@
 """What the store must do, in plain Python: the oracle of the state machine."""
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
 
+from httpqueue.storage.partitions import Partitions
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -12,14 +17,28 @@ from httpqueue.timers.commands import (
     End,
     Finish,
     IfExists,
+    NewTimer,
     Refusal,
     Retry,
+    WakeUp,
 )
+from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.policies import DestinationPolicy
 from httpqueue.timers.schedule import Delay
+from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import FINISHED, State
 from tests.support.frozen import LEASE_MS, FrozenTime
 
-LANES: dict[str, str | None] = {"a": None, "b": "lane", "c": "lane", "d": "lane", "e": "other"}
+KEYS: dict[str, tuple[str | None, str | None]] = {
+    "a": (None, "lane"),
+    "b": ("lane", None),
+    "c": ("lane", "k"),
+    "d": ("lane", "k"),
+    "e": ("k", "lane"),
+}
+"""The usual ordering key of each name, and another one. With four partitions, most are away from home."""
+LANES = ("lane", "k")
+HOSTS = ("receiver", "second")
 UNFINISHED = frozenset({State.SCHEDULED, State.RUNNING})
 REFUSALS = {State.RUNNING: Refusal.RUNNING} | dict.fromkeys(FINISHED, Refusal.FINISHED)
 SILENCE_MS = 5_000
@@ -28,12 +47,49 @@ GRACE_MS = 15_000
 """For so long after that, nobody takes a running timer over."""
 
 
+def name_of(timer_id: str) -> TimerName:
+    """Of the default application."""
+    return TimerName(DEFAULT_APPLICATION, timer_id)
+
+
+class Content(NamedTuple):
+    """What a client says of a timer."""
+
+    delay_ms: int
+    key: str | None
+    is_changed: bool = False
+    """A client changed it later: it goes to the other host."""
+
+    def host(self, timer_id: str) -> str:
+        """Where the timer of this id goes."""
+        return HOSTS[(timer_id in "ce") != self.is_changed]
+
+    def spec(self, timer_id: str) -> Spec:
+        """The same for the store."""
+        return Spec(f"http://{self.host(timer_id)}/", Delay(self.delay_ms), ordering_key=self.key)
+
+
+class Wish(NamedTuple):
+    """A timer that a client posts."""
+
+    timer_id: str
+    content: Content
+    if_exists: IfExists
+
+    @property
+    def new_timer(self) -> NewTimer:
+        """The same for the store."""
+        return NewTimer(name_of(self.timer_id), self.content.spec(self.timer_id), self.if_exists)
+
+
 @dataclass
 class Model:
     """A timer as it must be."""
 
-    delay_ms: int
+    content: Content
     due_ms: int
+    partition: int
+    host: str
     state: State = State.SCHEDULED
     generation: int = 0
     attempts: int = 0
@@ -47,6 +103,11 @@ class Model:
     """Drawn by the store: known as soon as the timer was seen."""
 
     @property
+    def lane(self) -> str | None:
+        """Its ordering key."""
+        return self.content.key
+
+    @property
     def version(self) -> str:
         """As clients see it."""
         return f"{self.nonce}.{self.generation}.{self.attempts}.{self.state.letter}"
@@ -54,39 +115,101 @@ class Model:
 
 @dataclass
 class BeginCall:
-    """A begin call: what it has begun so far, and for how many the worker has room."""
+    """A begin call: what it has begun so far, and to how many calls each host has room in each partition."""
 
     holder: str
-    room: int
+    room: float = inf
+    permits: Collection[WakeUp] = ()
     begun: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._left: dict[tuple[int, str], float] = defaultdict(lambda: self.room)
+
+    def take(self, partition: int, host: str) -> bool:
+        """Whether there is room for one more."""
+        has_room = self._left[partition, host] >= 1
+        self._left[partition, host] -= has_room
+        return has_room
+
+
+@dataclass
+class HostModel:
+    """The rules of a host, and what they allow."""
+
+    rules: DestinationPolicy = field(default_factory=DestinationPolicy)
+    is_limited: bool = False
+    """The partitions know that it has rules."""
+    since_ms: int = 0
+    granted: int = 0
+    """Permits since then."""
+    most: float = inf
+    """Permits at a time; more than the concurrency as long as there were more when it was lowered."""
+
+    def set(self, rules: DestinationPolicy, now_ms: int) -> None:
+        """From now on."""
+        if rules != self.rules:
+            self.rules, self.since_ms, self.granted, self.most = rules, now_ms, 0, inf
+
+    def grant(self, count: int, now_ms: int) -> None:
+        """The host gave so many permits: it had to be allowed to."""
+        self.granted += count
+        assert not (count and self.rules.paused)
+        if self.rules.rate is not None:
+            assert self.granted <= (now_ms - self.since_ms) * self.rules.rate / 1_000 + 1.001
+
+    def see(self, permits: int) -> None:
+        """So many are there now."""
+        assert permits <= self.most
+        if self.rules.concurrency is not None:
+            self.most = max(self.rules.concurrency, permits)
 
 
 class StoreModel:
     """Timers by id, and what becomes of them."""
 
-    def __init__(self, time: FrozenTime) -> None:
+    def __init__(self, time: FrozenTime, partitions: Partitions) -> None:
         self.time = time
+        self.partitions = partitions
         self.timers: dict[str, Model] = {}
         self.archive: set[str] = set()
         """Names whose bits are set."""
-        self.ended: set[str] = set()
-        """Names of timers that have ended once."""
+        self.remembered: set[str] = set()
+        """Those of them that were looked for."""
         self.seen: dict[str, State] = {}
         """The state in which each was seen last."""
-        self._last_call_ms = self._up_since_ms = 0
+        self.hosts = {host: HostModel() for host in HOSTS}
+        self.is_paused = False
+        self.waiting: frozenset[str] = frozenset()
+        """Names that the store says wait for their hosts."""
+        self.pointers: dict[str, tuple[int, str]] = {}
+        """Where the store says that a name's timer is, or was to be, and its nonce."""
+        self._last_call_ms: dict[int, int] = defaultdict(int)
+        self._up_since_ms: dict[int, int] = defaultdict(int)
 
-    def create(self, name: str, delay_ms: int, if_exists: IfExists) -> Created:
+    def place_of(self, timer_id: str, key: str | None) -> int:
+        """The partition of such a timer."""
+        return self.partitions.place_of(name_of(timer_id), key)
+
+    def home_of(self, timer_id: str) -> int:
+        """The partition that its name hashes to."""
+        return self.partitions.home_of(name_of(timer_id))
+
+    def create(self, wish: Wish) -> Created:  # noqa: PLR0911 - as many as there are answers
         """New, the same again, kept, replaced or refused."""
-        timer, due_ms = self.there(name), self.time.now_ms + delay_ms
+        name, content, if_exists = wish
+        timer, due_ms = self.there(name), self.time.now_ms + content.delay_ms
+        place = self.place_of(name, content.key)
         if timer is None:
-            self.timers[name] = Model(delay_ms, due_ms)
-            self.seen.pop(name, None)  # the id begins a new life
-            return Created(Creation.CREATED, due_ms)
-        if if_exists is IfExists.CONFLICT:
-            same = timer.delay_ms == delay_ms
-            return Created(Creation.EXISTS if same else Creation.CONFLICT, timer.due_ms)
+            return self._create_anew(name, content, place)
+        is_same_place = timer.partition == place
+        if is_same_place and if_exists is IfExists.CONFLICT and timer.content == content:
+            return Created(Creation.EXISTS, timer.due_ms)
         if if_exists is IfExists.KEEP:
             return Created(Creation.KEPT, timer.due_ms)
+        if timer.lane != content.key:
+            return Created(Creation.OTHER_LANE, timer.due_ms)
+        if if_exists is IfExists.CONFLICT:
+            return Created(Creation.CONFLICT, timer.due_ms)
         if timer.state is State.RUNNING:
             return Created(Creation.RUNNING, timer.due_ms)
         is_finished = timer.state is not State.SCHEDULED
@@ -97,62 +220,94 @@ class StoreModel:
         }
         if not wanted[if_exists]:
             return Created(Creation.KEPT, timer.due_ms)
-        self.timers[name] = Model(delay_ms, due_ms, generation=timer.generation + 1)
+        self.timers[name] = self._new(name, content, due_ms, generation=timer.generation + 1)
         self.seen.pop(name, None)  # a batch may replace what it has just created
         return Created(Creation.REPLACED, due_ms)
 
-    def begin(self, name: str, call: BeginCall, *, is_stale: bool) -> tuple[Refusal | None, int]:
+    def _create_anew(self, name: str, content: Content, place: int) -> Created:
+        over = self.timers.get(name)
+        other, nonce = self.pointers.get(name, (place, ""))
+        if over is not None and over.partition != place:
+            self.archive.add(name)  # it is forgotten first
+            del self.timers[name]
+            if nonce == over.nonce:
+                other = place
+        if other != place:
+            return Created(Creation.OTHER_LANE, 0)  # somebody may be creating it there just now
+        due_ms = self.time.now_ms + content.delay_ms
+        self.timers[name] = self._new(name, content, due_ms)
+        self.seen.pop(name, None)  # the id begins a new life
+        self.pointers.pop(name, None)
+        if place != self.home_of(name):
+            self.pointers[name] = place, ""
+        return Created(Creation.CREATED, due_ms)
+
+    def _new(self, name: str, content: Content, due_ms: int, generation: int = 0) -> Model:
+        return Model(
+            content, due_ms, self.place_of(name, content.key), content.host(name), generation=generation
+        )
+
+    def begin(self, wake_up: WakeUp, call: BeginCall) -> tuple[Refusal | None, int]:
         """Why it does not begin, and how much too early it is."""
+        name = wake_up.name.id
         timer, now_ms = self.timers.get(name), self.time.now_ms
-        if timer is None:
+        if timer is None or timer.partition != wake_up.partition:
             return Refusal.GONE, 0
-        if is_stale:
+        if timer.generation != wake_up.generation:
             return Refusal.STALE, 0
         is_repeated = timer.state is State.RUNNING and timer.holder == call.holder and name not in call.begun
         if not is_repeated:
-            refusal = self._refusal(name, call)
+            refusal = self._refusal(wake_up, call)
             if refusal is not None:
                 return refusal, timer.due_ms - now_ms if refusal is Refusal.EARLY else 0
             timer.lost += timer.state is State.RUNNING
             timer.attempts += timer.state is State.SCHEDULED
             timer.state, timer.holder, timer.has_turn = State.RUNNING, call.holder, True
-            call.room -= 1
         timer.lease_end_ms = now_ms + LEASE_MS
         call.begun.add(name)
         return None, 0
 
-    def _refusal(self, name: str, call: BeginCall) -> Refusal | None:
+    def _refusal(self, wake_up: WakeUp, call: BeginCall) -> Refusal | None:
+        name = wake_up.name.id
         timer = self.timers[name]
         is_taken_over = timer.state is State.RUNNING and name not in call.begun and self.is_lost(name)
         if timer.state is not State.SCHEDULED and not is_taken_over:
             return REFUSALS[timer.state]
         if timer.due_ms > self.time.now_ms:
             return Refusal.EARLY
+        if self.is_paused:
+            return Refusal.PAUSED
         if self.is_blocked(name):
             return Refusal.BLOCKED
-        return Refusal.WAITING if call.room < 1 else None
+        if wake_up in call.permits:
+            return None
+        needs_permit = self.hosts[timer.host].is_limited or name in self.waiting
+        return None if not needs_permit and call.take(timer.partition, timer.host) else Refusal.NEEDS_PERMIT
 
-    def asked(self) -> None:
-        """Begin, beat or heal was called: the store is up, and has been since ..."""
+    def asked(self, partitions: Collection[int]) -> None:
+        """Begin, beat or heal was called there: the store is up, and has been since ..."""
         now_ms = self.time.now_ms
-        if self._last_call_ms + SILENCE_MS < now_ms:
-            self._last_call_ms = self._up_since_ms = now_ms
-        elif self._last_call_ms + 1_000 < now_ms:
-            self._last_call_ms = now_ms
+        for partition in partitions:
+            if self._last_call_ms[partition] + SILENCE_MS < now_ms:
+                self._last_call_ms[partition] = self._up_since_ms[partition] = now_ms
+            elif self._last_call_ms[partition] + 1_000 < now_ms:
+                self._last_call_ms[partition] = now_ms
 
     def is_lost(self, name: str) -> bool:
         """Whether its worker is."""
         timer = self.timers[name]
-        return self.time.now_ms > max(timer.lease_end_ms, self._up_since_ms + GRACE_MS)
+        return self.time.now_ms > max(timer.lease_end_ms, self._up_since_ms[timer.partition] + GRACE_MS)
 
-    def lost(self) -> set[str]:
+    def lost(self, partition: int) -> set[str]:
         """What heal finds: the lease is over, and there was time to say that it is not."""
-        if self.time.now_ms <= self._up_since_ms + GRACE_MS:
+        if self.time.now_ms <= self._up_since_ms[partition] + GRACE_MS:
             return set()
         return {
             name
             for name, timer in self.timers.items()
-            if timer.state is State.RUNNING and timer.lease_end_ms <= self.time.now_ms
+            if timer.partition == partition
+            and timer.state is State.RUNNING
+            and timer.lease_end_ms <= self.time.now_ms
         }
 
     def beat(self, begun: Begun) -> bool:
@@ -196,10 +351,9 @@ class StoreModel:
     def _end(self, name: str, state: State, ms: int) -> None:
         timer = self.timers[name]
         timer.state, timer.has_turn, timer.kept_until_ms = state, False, self.time.now_ms + ms
-        self.ended.add(name)
 
-    def change(self, change: Change) -> Changed:
-        """The definite answer."""
+    def change(self, change: Change, content: Content | None) -> Changed:
+        """The definite answer. content: that of the change's spec."""
         timer = self.there(change.name.id)
         if timer is None:
             return Changed(ChangeResult.GONE)
@@ -207,11 +361,14 @@ class StoreModel:
             return Changed(ChangeResult.OTHER_STATE, timer.state)
         if change.version not in {None, timer.version}:
             return Changed(ChangeResult.OTHER_VERSION, timer.state)
+        if content is not None and content.key != timer.lane:
+            return Changed(ChangeResult.OTHER_LANE, timer.state)
         due_ms = timer.due_ms
         if change.due is not None:
             assert isinstance(change.due, Delay)
             due_ms = self.time.now_ms + change.due.delay_ms
-        after = Model(timer.delay_ms, due_ms, generation=timer.generation + 1, nonce=timer.nonce)
+        after = self._new(change.name.id, content or timer.content, due_ms, timer.generation + 1)
+        after.nonce = timer.nonce
         self.timers[change.name.id] = after
         return Changed(ChangeResult.CHANGED, timer.state, due_ms, after.version)
 
@@ -240,9 +397,13 @@ class StoreModel:
         """Whether it has ended and its retention, too."""
         return timer.state in FINISHED and timer.kept_until_ms <= self.time.now_ms
 
-    def over(self) -> list[str]:
-        """The names of those whose retention is over, in the order in which they are forgotten."""
-        found = [name for name, timer in self.timers.items() if self.is_over(timer)]
+    def over(self, partition: int) -> list[str]:
+        """The names of those there whose retention is over, in the order in which they are forgotten."""
+        found = [
+            name
+            for name, timer in self.timers.items()
+            if timer.partition == partition and self.is_over(timer)
+        ]
         return sorted(found, key=lambda name: (self.timers[name].kept_until_ms, name))
 
     def is_archived(self, name: str) -> bool:
@@ -256,13 +417,33 @@ class StoreModel:
 
     def is_blocked(self, name: str) -> bool:
         """Whether another timer of its lane comes first."""
+        key = self.timers[name].lane
         lane = [
             (0 if timer.has_turn else timer.due_ms, other)
             for other, timer in self.timers.items()
-            if LANES[other] and LANES[other] == LANES[name] and timer.state in UNFINISHED
+            if key and timer.lane == key and timer.state in UNFINISHED
         ]
         return bool(lane) and min(lane)[1] != name
 
     def could_begin(self, name: str) -> bool:
         """As soon as it is due, as far as its lane is concerned."""
         return self.timers[name].state is State.SCHEDULED and not self.is_blocked(name)
+
+    def wake_up(self, name: str, *, newer: int = 0, is_at_home: bool = False) -> WakeUp:
+        """That of the timer that has the id, or of a later generation, or what would be one in its home."""
+        timer = self.timers.get(name)
+        partition = self.home_of(name) if timer is None or is_at_home else timer.partition
+        return WakeUp(name_of(name), self.generation(name) + newer, partition=partition)
+
+    def bury(self, names: Collection[str], partition: int) -> None:
+        """A relay puts those into the archive that are not at home, before it forgets them."""
+        self.archive.update(name for name in names if self.home_of(name) != partition)
+
+    def forget(self, names: Collection[str], partition: int) -> int:
+        """Forget those of them that are over. Returns how many."""
+        gone = [name for name in self.over(partition) if name in names]
+        self.bury(names, partition)
+        self.archive.update(gone)
+        for name in gone:
+            del self.timers[name]
+        return len(gone)

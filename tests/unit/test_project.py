@@ -44,6 +44,7 @@ MAKE_TARGETS = {
     "install",
     "run",
     "test",
+    "test-partitions",
     "lint",
     "check",
     "bench",
@@ -191,6 +192,7 @@ def test_continuous_integration_runs_the_readme_s_test_command_then_the_rest() -
     commands = [line for line in lines if line.startswith("make")]
     assert commands == [
         "make test",
+        "make test-partitions",
         'make test PYTHON="$system" VENV=.venv-system',
         "make lint",
         "make bench-quick",

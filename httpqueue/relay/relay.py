@@ -202,24 +202,8 @@ class Relay:
         """Put the first wake-ups of lines that nobody serves. They are not lost, so they do not count."""
         hosts = await self._hosts.due_probes(limit=self._batch_size)
         for host, wake_ups in (await self._hosts.probe(hosts)).items():
-            await self._put(await self._ready(host, wake_ups), by="heal")
+            await self._put(await self._store.ready(host, wake_ups), by="heal")
         return 0
-
-    async def _ready(self, host: str, first: Sequence[WakeUp]) -> Sequence[WakeUp]:
-        """The first wake-ups of a host's line that could begin.
-
-        The others leave the line. Who begins them would not come to the host, and those behind them would
-        wait for ever. If they wait for something else, they will ask again.
-        """
-        for _ in range(self._batch_size):
-            are_ready = await self._store.are_ready(first)
-            if all(are_ready):
-                return first
-            await self._hosts.leave(
-                host, [each for each, is_ready in zip(first, are_ready, strict=True) if not is_ready]
-            )
-            first = await self._hosts.release(host)
-        return []  # there are very many: go on when it is looked at next
 
     async def _heal_in(self, partition: int) -> int:
         healed = 0

@@ -147,9 +147,8 @@ class Policies:
                 else:
                     pipeline.sadd(keys.limited, host)
             await pipeline.execute()
-        gone = await self._store.wake(await self._hosts.release(host), are_unknown=False)
-        if gone:  # they were the first of the line: those behind them were not told
-            await self._hosts.leave(host, gone)
+        ready = await self._store.ready(host, await self._hosts.release(host))
+        await self._store.wake(ready, are_unknown=False)
 
     def _script_now(self) -> int | str:
         now_ms = self._now()

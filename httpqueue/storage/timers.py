@@ -62,6 +62,8 @@ MAX_LEASE_MS: Final = 20_000
 """The longest lease. A living worker renews its leases (beat)."""
 KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
+MAX_UNREADY: Final = 500
+"""How often one look at a line finds first timers that cannot begin, before it leaves them to the next."""
 POINTER_BYTES: Final = 32
 """No pointer is longer."""
 
@@ -405,23 +407,33 @@ class Store:
 
         await by_partition(wake_ups, _partition_of, wait_in)
 
-    async def wake(self, wake_ups: Sequence[WakeUp], *, are_unknown: bool) -> list[WakeUp]:
-        """See to the wake-ups of timers that wait for their hosts. are_unknown: their hosts lost them.
+    async def wake(self, wake_ups: Sequence[WakeUp], *, are_unknown: bool) -> None:
+        """See to the wake-ups of timers that wait for their hosts. are_unknown: their hosts lost them."""
 
-        Returns those whose timers have ended or were changed: their hosts should forget them.
+        async def wake_in(partition: int, part: Sequence[WakeUp]) -> Sequence[WakeUp]:
+            members = [member_of(each.name) for each in part]
+            await self._wake(partition, self._script_now(), int(are_unknown), pack(members))
+            return part
+
+        await by_partition(wake_ups, _partition_of, wake_in)
+
+    async def ready(self, host: str, first: Sequence[WakeUp]) -> Sequence[WakeUp]:
+        """The first wake-ups of a host's line that could begin. `first`: the first ones, as the host told.
+
+        The others leave the line. Who begins them would not come to the host, and those behind them would
+        wait for ever. If they wait for something else, they will ask again.
         """
-
-        async def wake_in(partition: int, part: Sequence[WakeUp]) -> list[int]:
-            items = [(member_of(each.name), each.generation) for each in part]
-            answers: list[int] = await self._wake(
-                partition, self._script_now(), int(are_unknown), pack(items)
+        for _ in range(MAX_UNREADY):
+            are_ready = await self._are_ready(first)
+            if all(are_ready):
+                return first
+            await self._hosts.leave(
+                host, [each for each, is_ready in zip(first, are_ready, strict=True) if not is_ready]
             )
-            return answers
+            first = await self._hosts.release(host)
+        return []  # there are very many: the next probe goes on
 
-        answers = await by_partition(wake_ups, _partition_of, wake_in)
-        return [each for each, is_wanted in zip(wake_ups, answers, strict=True) if not is_wanted]
-
-    async def are_ready(self, wake_ups: Sequence[WakeUp]) -> list[bool]:
+    async def _are_ready(self, wake_ups: Sequence[WakeUp]) -> list[bool]:
         """Whether each of these timers could begin now if its host let it."""
 
         async def are_ready_in(partition: int, part: Sequence[WakeUp]) -> list[bool]:

@@ -74,6 +74,11 @@ ROUNDS = 80
 """In which everything must end, each of 4 s."""
 
 
+def room_for_hosts(calls: int) -> Room:
+    """Plenty of slots, but so many calls to a host."""
+    return Room(total=10_000, free=10_000, host_slots=calls, caps={}, few=0, few_to_host=0)
+
+
 class DiedError(Exception):
     """A process dies here."""
 
@@ -112,8 +117,8 @@ class StoreMachine(RuleBasedStateMachine):
         opened = open_queue(self.url, partitions=self.partitions, now=self.time)
         self.queue = await self.stack.enter_async_context(opened)
         for partition in self.partitions.all:
-            epoch = await self.queue.epoch(partition)
-            assert await self.storage.wake_ups.start_over_for(partition, epoch)
+            epochs = await self.queue.epochs()
+            assert await self.storage.wake_ups.start_over_for(partition, epochs[partition])
         self.relays = [
             Relay(storage=self.storage, queue=self.queue, horizon_ms=10_000, batch_size=3) for _ in range(2)
         ]
@@ -296,7 +301,7 @@ class StoreMachine(RuleBasedStateMachine):
                 wake_ups,
                 holder=holder,
                 timeout_ms=TIMEOUT_MS,
-                room=None if room == inf else Room(int(room)),
+                room=None if room == inf else room_for_hosts(int(room)),
                 permits=permits,
             )
         )
@@ -685,10 +690,8 @@ class StoreMachine(RuleBasedStateMachine):
     async def _probe(self) -> None:
         """A relay wakes those whom hosts name, and tells hosts of those who do not wait any more."""
         hosts = self.storage.hosts
-        for host in await hosts.due_probes(limit=9):
-            gone = await self.store.wake(await hosts.probe([host]), are_unknown=False)
-            if gone:
-                await hosts.leave(host, gone)
+        for host, first in (await hosts.probe(await hosts.due_probes(limit=9))).items():
+            await self.store.wake(await self.store.ready(host, first), are_unknown=False)
 
     async def _work(self, player: Player, *, is_lossy: bool) -> None:
         """Make all attempts that may start now."""

@@ -1,15 +1,16 @@
-"""The first of a host's line may be a timer that has ended: its worker died before it gave the permit back."""
+"""The first of a host's line may have ended: its worker died before it gave the permit back."""
 
 import pytest
 from redis.asyncio import Redis
 
 from httpqueue.storage.storage import Storage
+from httpqueue.timers.commands import Begun
 from httpqueue.timers.policies import DestinationPolicy
 from httpqueue.webhooks.outcome import Outcome
 from tests.support import hosts
 from tests.support.frozen import LEASE_MS, FrozenTime, begin, finish_of, new_timer, wake_up
 from tests.support.hosts import HOST
-from tests.support.lines import begun, woken
+from tests.support.lines import woken
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ async def left_behind(frozen_storage: Storage, time: FrozenTime) -> Storage:
     served = await hosts.serve(frozen_storage.hosts, "ab")
     assert hosts.granted(served) == "a"
     await store.wait([each for each, _ in served.refused])
-    [attempt] = begun({"a": each for each in await begin(store, served.granted, permits=served.granted)})
+    [attempt] = await begin(store, served.granted, permits=served.granted)
+    assert isinstance(attempt, Begun)
     await store.finish([finish_of(attempt, Outcome.DELIVERED)])
     await woken(store)
     time.advance(LEASE_MS + 1)

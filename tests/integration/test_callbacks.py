@@ -123,6 +123,20 @@ async def test_a_timer_that_was_not_sent_is_told_as_failed(store: Store, queue: 
     assert "past due" in body_of(told)["last_error"]
 
 
+async def test_callbacks_of_timers_in_lanes_are_found_by_their_ids(store: Store, queue: Queue) -> None:
+    """They are stored where their timers are, which is not always the home of their names."""
+    async with Receiver() as receiver, running(store, queue) as pipeline:
+        for name in "abc":
+            callback = Callback(f"{receiver.url}/told/{{id}}")
+            await pipeline.schedule(name, f"{receiver.url}/a", ordering_key=f"lane-{name}", callback=callback)
+        for name in "abc":
+            [told] = await receiver.wait_for(1, path=f"/told/{name}")
+            assert id_of(told).startswith(f"{name}~callback-0-")
+            callback_timer = await pipeline.until(id_of(told), State.DONE)
+            assert callback_timer.spec.ordering_key is None
+    assert len(receiver.requests) == 6
+
+
 @pytest.mark.parametrize("answer", [Reply(500), Reply(429), reset, hang])
 async def test_it_is_tried_again_until_its_receiver_is_back(store: Store, queue: Queue, answer: Any) -> None:
     """Waits as set, the last attempt may succeed; one message id for all of them."""

@@ -160,7 +160,7 @@ class StoreMachine(RuleBasedStateMachine):
     def die_before_create(self, names: set[str], *, other: bool) -> None:
         """Only the pointers are there; nothing else ever comes of it."""
         wishes = [Wish(name, Content(0, KEYS[name][other]), IfExists.KEEP) for name in sorted(names)]
-        with patch.object(self.store, "_create", die), suppress(DiedError):
+        with patch.multiple(self.store, _create=die, _create_again=die), suppress(DiedError):
             self.do(self.store.create([wish.new_timer for wish in wishes]))
 
     @rule(

@@ -54,6 +54,7 @@ async def _begin_first_of_line(
 ) -> Running | Refused | None:
     """Let the wake-up join its host's line, and begin the first of the line. None: nobody may start now."""
     [served] = await permits.ask({refused.host: ([refused.wake_up], 1)})
+    await permits.mark()
     if not served.granted:
         return None
     [first] = served.granted

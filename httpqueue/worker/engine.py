@@ -61,7 +61,7 @@ class Worker:
         self._outage = Outage("worker.claim")
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._settled = asyncio.Event()
         self._held: list[WakeUp] = []
         self._begin_calls: deque[BeginCall] = deque()
         self._is_full = False  # whether something waits for a call to end
@@ -111,8 +111,11 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s):
                 while self._running:
-                    self._idle.clear()
-                    await self._idle.wait()
+                    self._settled.clear()
+                    if self._permits.ended:  # others may wait for them
+                        with suppress(UnavailableError):
+                            await self._permits.leave()
+                    await self._settled.wait()
 
     async def _give_up_attempts(self) -> None:
         """Hand back attempts that outlast the grace time, so that another worker makes them at once."""
@@ -160,7 +163,8 @@ class Worker:
 
     async def _work(self) -> float:
         """Start what may start now. Returns for how many seconds there is nothing more to do."""
-        await self._begin_all()  # what is left of a round that failed
+        await self._permits.mark()  # these two: what is left of a round that failed
+        await self._begin_all()
         await self._serve_lines()
         free = self._free()
         size = min(free, self._claim_limit.size(self._lines.passing(clock.monotonic_s())))
@@ -239,9 +243,13 @@ class Worker:
 
     async def _serve_lines(self) -> None:
         """Give permits back, and get others for the first timers of the lines that this worker knows."""
-        wanted: Wanted = {host: ((), want) for host, want in self._lines.to_serve(self._free())}
-        if wanted or self._permits.ended:
-            await self._ask(wanted)
+        ended = self._permits.ended
+        wants = dict(self._lines.to_serve(self._free(), clock.monotonic_s()))
+        others = [(host, "", count) for host, count in ended.items() if host not in wants]
+        if others:  # somebody may wait there, although this worker does not know
+            wants.update(zip((host for host, _, _ in others), self._slots.share(others), strict=True))
+        if wants:
+            await self._ask({host: ((), want) for host, want in wants.items()})
             await self._begin_all()
 
     async def _ask(self, wanted: Wanted) -> None:
@@ -256,6 +264,8 @@ class Worker:
         for served in answers:
             application = served.first.name.application if served.first else ""
             self._lines.note_line(served.host, served.waiting, application, now_s)
+            self._lines.note_served(served.host, len(served.granted), now_s)
+        await self._permits.mark()
 
     async def _start(self, answers: Sequence[Running | Refused]) -> None:
         """Call the webhooks of attempts that have begun, and hand back those whose lease is too short."""
@@ -286,19 +296,20 @@ class Worker:
     def _told(self, told: tuple[Sequence[Finish], Finished]) -> None:
         """The store knows how these attempts ended: forget them."""
         self._permits.note_finished(told[0])
-        for finish in told[0]:
+        for finish, is_counted in zip(told[0], told[1].counted, strict=True):
             running = self._running.pop(id(finish.begun), None)
-            if running is not None:
+            if running is not None and is_counted:  # else another worker has the timer, and its permit
                 self._give_back_permit(running)
         if self._is_full:
             self._wake.set()
         if not self._running:
-            self._idle.set()
+            self._settled.set()
 
     def _give_back_permit(self, running: Running) -> None:
         if running.has_permit:
             self._permits.give_back(running.begun.host, running.begun.wake_up)
             self._wake.set()
+            self._settled.set()
 
     async def _beat(self) -> None:
         """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
@@ -327,7 +338,7 @@ class Worker:
                 self._slots.end(running.begun.wake_up.name.application, running.begun.host)
                 self._wake.set()
         if not self._running:
-            self._idle.set()
+            self._settled.set()
 
     async def _talk_about_hosts(self) -> None:
         """Tell hosts how calls to them ended, and learn how many each lets this worker make at most.

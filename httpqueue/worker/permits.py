@@ -28,6 +28,8 @@ class Permits:
         self._hosts = storage.hosts
         self._queue = queue
         self._ended: dict[str, list[WakeUp]] = {}
+        self._refused: list[tuple[WakeUp, int]] = []
+        """Wake-ups that joined lines and are not marked yet, and when they may start (0: nobody knows)."""
         self._calls: dict[str, Calls] = {}
 
     def note_finished(self, batch: Iterable[Finish]) -> None:
@@ -57,16 +59,12 @@ class Permits:
         self._ended.setdefault(host, []).append(wake_up)
 
     @property
-    def ended(self) -> frozenset[str]:
-        """The hosts that have permits to get back."""
-        return frozenset(self._ended)
+    def ended(self) -> dict[str, int]:
+        """{host: how many permits it has to get back}."""
+        return {host: len(wake_ups) for host, wake_ups in self._ended.items()}
 
     async def ask(self, wanted: Wanted) -> list[Served]:
-        """Give ended permits back, and ask for others.
-
-        When it returns, timers without a permit are marked as waiting in the store. If a rate holds them up,
-        they have wake-ups in the queue for the time at which it lets them start.
-        """
+        """Give ended permits back, and ask for others. Afterwards call `mark`."""
         ended, self._ended = self._ended, {}
         requests = [
             Serve(host, ended.get(host, ()), *wanted.get(host, ((), 0)), lease_ms=LEASE_MS)
@@ -78,12 +76,22 @@ class Permits:
             for host, wake_ups in ended.items():  # to give them back twice does no harm
                 self._ended[host] = wake_ups + self._ended.get(host, [])
             raise
-        refused = [each for served in answers for each in served.refused]
+        self._refused += [each for served in answers for each in served.refused]
+        return answers
+
+    async def mark(self) -> None:
+        """Mark timers that got no permit as waiting in the store.
+
+        If a rate holds them up, their wake-ups go into the queue for the time at which it lets them start.
+        """
+        if not self._refused:
+            return
+        refused = self._refused
         await self._store.wait([wake_up for wake_up, _ in refused])
         tickets = [replace(wake_up, due_ms=start_ms) for wake_up, start_ms in refused if start_ms]
         if tickets:
             await self._queue.put(tickets)
-        return answers
+        self._refused = self._refused[len(refused) :]
 
     async def renew(self, held: Mapping[str, Sequence[WakeUp]]) -> None:
         """Renew permits, {host: wake-ups}."""
@@ -91,6 +99,7 @@ class Permits:
 
     async def leave(self) -> None:
         """Give everything back, and wake those who come next for other workers."""
+        await self.mark()
         for served in await self.ask({}):
             if served.waiting:
                 await self._queue.put(

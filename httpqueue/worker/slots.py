@@ -26,6 +26,8 @@ HOLD_S: Final = 0.2
 """A line that is likely to be empty within this time passes: claims wait for it."""
 PAUSE_S: Final = 10.0
 """So long no new line passes after one turned out to stand: hosts may hang one after the other."""
+REST_S: Final = 0.02
+"""A host that gave no permit is left alone for so long, unless a call to it ends."""
 FIRST_CLAIM: Final = 64
 """How many wake-ups to claim at first, when nobody knows how many of them may begin."""
 GROWTH: Final = 128
@@ -146,11 +148,14 @@ class _Line:
     """Calls of the host that have ended since counted_since_s."""
     ended_before: int = 0
     """Those that ended in the HOLD_S / 2 before."""
+    rests_until_s: float = 0.0
+    """Until then it is not served, because its host has just given no permit."""
 
     def note_end(self, now_s: float) -> None:
         """A call of the host has ended."""
         self._count_until(now_s)
         self.ended += 1
+        self.rests_until_s = 0.0
 
     def is_passing(self, now_s: float) -> bool:
         """Whether no more wait than have ended in about the last HOLD_S, or it is too new to tell."""
@@ -193,19 +198,25 @@ class Lines:
         if line is not None:
             line.note_end(now_s)
 
+    def note_served(self, host: str, granted: int, now_s: float) -> None:
+        """The host was asked, and gave so many permits."""
+        line = self._lines.get(host)
+        if line is not None:
+            line.rests_until_s = 0.0 if granted else now_s + REST_S
+
     @property
     def is_any_waiting(self) -> bool:
         """Whether any timer waits in a line that this worker knows."""
         return bool(self._lines)
 
-    def to_serve(self, limit: int) -> list[tuple[str, int]]:
+    def to_serve(self, limit: int, now_s: float) -> list[tuple[str, int]]:
         """[(host, how many of its first timers to begin)], in turns, at most `limit` timers.
 
         A host that has no room now keeps its place, so that it is first when it has. Those who are served go
         to the end, and their timers no longer count as waiting; tell `note_line` what the store says.
         """
         wants: dict[str, int] = {}
-        turn = list(self._lines.items())
+        turn = [(host, line) for host, line in self._lines.items() if line.rests_until_s <= now_s]
         while turn and limit > 0:
             served = []
             for host, line in turn:

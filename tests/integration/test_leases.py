@@ -226,7 +226,7 @@ async def test_a_refused_beat_ends_the_call(
             [call] = worker._running.values()
             may_beat.set()
             async with asyncio.timeout(10):
-                await worker._idle.wait()
+                await worker._settled.wait()
             assert call.is_answered
     assert "attempt.lost" in [log["event"] for log in logs]
     assert (await frozen_store.finish([finish_of(late, Outcome.FAILED)])).counted == [False]

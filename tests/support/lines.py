@@ -86,7 +86,7 @@ class Player:
     async def serve(self) -> Answers:
         """Give permits back, and begin the first of the lines that this worker knows."""
         answers = Answers()
-        await self._ask({host: ((), want) for host, want in self._lines.to_serve(PLENTY)}, answers)
+        await self._ask({host: ((), want) for host, want in self._lines.to_serve(PLENTY, 0)}, answers)
         return answers
 
     async def finish(
@@ -115,6 +115,7 @@ class Player:
             self._hosts |= dict.fromkeys(served.granted, served.host)
             first = served.first.name.application if served.first else ""
             self._lines.note_line(served.host, served.waiting, first, 0)
+        await self.permits.mark()
         if granted:
             began = Answers()
             assert not began.note(await frozen.begin(self.store, granted, permits=granted))

@@ -89,7 +89,7 @@ class Simulation:
         """Serve lines, then claim; begin both in one batch. Whether there was anything to do."""
         served = [
             heappop(self._lines[host])
-            for host, want in self.known.to_serve(MAX_BATCH // 2)
+            for host, want in self.known.to_serve(MAX_BATCH // 2, self.now_s)
             for _ in range(want)
         ]
         claimed: list[Timer] = []

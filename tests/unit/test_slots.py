@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.worker.slots import FIRST_CLAIM, HOLD_S, PAUSE_S, ClaimLimit, Lines, Slots
+from httpqueue.worker.slots import FIRST_CLAIM, HOLD_S, PAUSE_S, REST_S, ClaimLimit, Lines, Slots
 
 CALLS = st.tuples(st.sampled_from("abc"), st.sampled_from(["h", "i", "j", "ruled"]))
 
@@ -169,8 +169,8 @@ def test_lines_are_served_in_turns() -> None:
     lines = Lines(slots)
     for host, waiting in (("h", 9), ("i", 2), ("j", 9)):
         lines.note_line(host, waiting, "a", 0)
-    assert lines.to_serve(4) == [("h", 2), ("i", 1), ("j", 1)]
-    assert lines.to_serve(100) == [("h", 3), ("i", 1), ("j", 3)]
+    assert lines.to_serve(4, 0) == [("h", 2), ("i", 1), ("j", 1)]
+    assert lines.to_serve(100, 0) == [("h", 3), ("i", 1), ("j", 3)]
     assert slots.free == 10_000
 
 
@@ -179,7 +179,7 @@ def test_who_was_served_goes_to_the_end() -> None:
     lines = Lines(Slots(10_000, 200))
     for host in "hij":
         lines.note_line(host, 9, "a", 0)
-    assert [lines.to_serve(1)[0][0] for _ in range(6)] == ["h", "i", "j", "h", "i", "j"]
+    assert [lines.to_serve(1, 0)[0][0] for _ in range(6)] == ["h", "i", "j", "h", "i", "j"]
 
 
 def test_a_line_without_room_keeps_its_place() -> None:
@@ -189,22 +189,36 @@ def test_a_line_without_room_keeps_its_place() -> None:
     slots.begin("a", "h")
     for host in ("h", "i"):
         lines.note_line(host, 5, "a", 0)
-    assert lines.to_serve(1) == [("i", 1)]
-    assert lines.to_serve(1) == [("i", 1)]
+    assert lines.to_serve(1, 0) == [("i", 1)]
+    assert lines.to_serve(1, 0) == [("i", 1)]
     slots.end("a", "h")
-    assert lines.to_serve(1) == [("h", 1)]
+    assert lines.to_serve(1, 0) == [("h", 1)]
+
+
+def test_a_host_that_gave_no_permit_is_left_alone_for_a_moment() -> None:
+    """A rate or other workers may hold its line up. When a call to it ends, it is asked at once."""
+    lines = Lines(Slots(10_000, 200))
+    lines.note_line("h", 5, "a", 0)
+    lines.note_served("h", 0, 0)
+    assert lines.to_serve(9, REST_S / 2) == []
+    assert lines.to_serve(9, REST_S) == [("h", 5)]
+    lines.note_line("h", 5, "a", 0)
+    lines.note_served("h", 0, 0)
+    lines.note_end("h", 0)
+    assert lines.to_serve(9, 0) == [("h", 5)]
+    lines.note_served("unknown", 0, 0)
 
 
 def test_a_line_is_forgotten_when_the_store_says_that_it_is_empty() -> None:
     """And never served beyond what waits."""
     lines = Lines(Slots(10_000, 200))
     lines.note_line("h", 2, "a", 0)
-    assert lines.to_serve(100) == [("h", 2)]
-    assert lines.to_serve(100) == []
+    assert lines.to_serve(100, 0) == [("h", 2)]
+    assert lines.to_serve(100, 0) == []
     lines.note_line("h", 1, "a", 0)
     lines.note_line("h", 0, "", 0)
     lines.note_line("never", 0, "", 0)
-    assert lines.to_serve(100) == []
+    assert lines.to_serve(100, 0) == []
 
 
 def test_the_first_timer_s_application_decides_whether_a_line_has_room() -> None:
@@ -214,9 +228,9 @@ def test_the_first_timer_s_application_decides_whether_a_line_has_room() -> None
         slots.begin("a", "h")
     lines = Lines(slots)
     lines.note_line("i", 1, "a", 0)
-    assert lines.to_serve(100) == []
+    assert lines.to_serve(100, 0) == []
     lines.note_line("i", 1, "b", 0)
-    assert lines.to_serve(100) == [("i", 1)]
+    assert lines.to_serve(100, 0) == [("i", 1)]
 
 
 def test_a_new_line_holds_back_claims_for_a_while() -> None:
@@ -280,7 +294,7 @@ def test_every_line_is_served(total: int, host_slots: int, data: st.DataObject) 
         lines.note_line(host, many, application[host], 0)
     for _ in range(20 * total + 20 * sum(waiting.values())):
         room = slots.room()
-        for host, want in lines.to_serve(data.draw(st.integers(1, 9))):
+        for host, want in lines.to_serve(data.draw(st.integers(1, 9)), 0):
             for _ in range(want):
                 if room.take(application[host], host):
                     slots.begin(application[host], host)

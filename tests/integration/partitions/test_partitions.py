@@ -154,18 +154,25 @@ async def test_counts_are_added_up(storage: Storage) -> None:
 
 @pytest.mark.parametrize("look_at", [1, 2, 7, 1_000])
 @pytest.mark.parametrize("applications", [("default",), ("default", "shop")])
-async def test_pages_are_in_order(storage: Storage, applications: tuple[str, ...], look_at: int) -> None:
+@pytest.mark.parametrize("states", [EVERY, {State.RUNNING}, {State.CANCELLED}])
+async def test_pages_are_in_order(
+    storage: Storage, applications: tuple[str, ...], look_at: int, states: frozenset[State], time: FrozenTime
+) -> None:
     """By due time, application and id over all partitions; each timer once, and every page gets on."""
-    expected = sorted((each.due_ms, each.name) for each in await create(storage, *applications))
-    for name in NAMES[::7]:
-        await storage.store.cancel(TimerName("default", name), version=None, retention_ms=HOUR_MS)
+    wake_ups = await create(storage, *applications)
+    time.advance(HOUR_MS)
+    in_state = {State.RUNNING: wake_ups[::5], State.CANCELLED: wake_ups[3::5], State.SCHEDULED: wake_ups}
+    await begin(storage.store, in_state[State.RUNNING])
+    for each in in_state[State.CANCELLED]:
+        await storage.store.cancel(each.name, version=None, retention_ms=HOUR_MS)
+    expected = sorted({(each.due_ms, each.name) for state in states for each in in_state[state]})
     application = None if len(applications) > 1 else "default"
     for from_ms, to_ms in ((0, None), (T0_MS + 3_000, T0_MS + 9_000)):
         found: list[tuple[int, TimerName]] = []
         position: Position | None = None
         while True:
             page = await storage.lookup.list(
-                Window(EVERY, application, from_ms, to_ms), position, look_at=look_at
+                Window(frozenset(states), application, from_ms, to_ms), position, look_at=look_at
             )
             assert len(page.timers) <= look_at
             found += [(timer.due_ms, timer.name) for timer in page.timers]
@@ -245,6 +252,7 @@ async def test_all_is_settled_when_every_partition_is(
     assert (pulse.is_settled, pulse.next_ms) == (True, None)
     await store.create([new_timer(name, 1_000 + number) for number, name in enumerate(NAMES)])
     for partition in storage.partitions.all:
+        assert not (await storage.lookup.pulse()).is_settled
         for entry in await storage.outbox.read(partition, "relay", limit=100):
             await storage.outbox.acknowledge(partition, [entry])
     pulse = await storage.lookup.pulse()
@@ -276,8 +284,12 @@ async def test_an_error_waits_for_the_others() -> None:
     ended: list[str] = []
     may_end = asyncio.Event()
 
+    async def nothing() -> None: ...
+
     async def slow() -> None:
         await may_end.wait()
+        for _ in range(9):  # the loop goes round
+            await asyncio.create_task(nothing())
         ended.append("slow")
 
     async def broken(name: str) -> None:

@@ -413,6 +413,32 @@ async def test_a_timer_created_while_pointers_are_checked(
     await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
 
 
+@several
+async def test_a_timer_is_forgotten_while_its_pointer_is_checked(
+    redis: Redis, storage: Storage, time: FrozenTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half-way: whoever has seen its record before that leaves the next check of the pointer alone."""
+    store, forgets, partitions = storage.store, storage.retention, storage.partitions
+    await create(store, keyed(lane_to(partitions, away_from_home(partitions))))
+    await store.cancel(NAME, version=None, retention_ms=0)
+    time.advance(POINTER_CHECK_MS)
+    have_records = forgets._have_records
+
+    async def and_forget(places: list[tuple[bytes, int]]) -> list[bool]:
+        answer = await have_records(places)
+        patch.setattr(forgets, "_have_records", Crash(forgets, "_have_records", is_after=False))
+        with pytest.raises(UnavailableError):
+            await forget_all(storage)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forgets, "_have_records", and_forget)
+        assert await check_all_pointers(storage) == 1
+    time.advance(POINTER_CHECK_MS)
+    await check_all_pointers(storage)
+    assert await no_key_is_left(redis)
+
+
 async def is_there_for_good(storage: Storage, time: FrozenTime) -> None:
     """The timer NAME is found and begins, now and when pointers were checked."""
     store = storage.store

@@ -139,9 +139,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- create, change, cancel ---
 
-    @initialize(delays=st.tuples(*[st.sampled_from([0, 0, 1])] * len(KEYS)))
-    def create_all(self, delays: tuple[int, ...]) -> None:
-        """Otherwise most examples would ask for timers that do not exist."""
+    @initialize(
+        delays=st.tuples(*[st.sampled_from([0, 0, 1])] * len(KEYS)), rules=st.tuples(*[RULES] * len(HOSTS))
+    )
+    def create_all(self, delays: tuple[int, ...], rules: tuple[DestinationPolicy, ...]) -> None:
+        """Otherwise most examples would ask for timers that do not exist, and few would wait for a host."""
+        for host, rules_of_host in zip(HOSTS, rules, strict=True):
+            self.limit(host, rules_of_host)
         batch = [(name, ms, IfExists.CONFLICT) for name, ms in zip(KEYS, delays, strict=True)]
         self.create(batch, other=False)
         self.advance(1)
@@ -271,9 +275,19 @@ class StoreMachine(RuleBasedStateMachine):
     def begin_granted(self) -> None:
         """Those who got permits begin with them."""
         for player in self.players:
-            if player.granted:
-                permits, player.granted = player.granted, {}
-                self._new_begin(player, list(permits), permits=permits)
+            self._begin_granted(player)
+
+    def _begin_granted(self, player: Player) -> None:
+        if player.granted:
+            permits, player.granted = player.granted, {}
+            self._new_begin(player, list(permits), permits=permits)
+
+    @rule(worker=WORKERS, want=st.sampled_from([1, 9]))
+    def work(self, worker: int, want: int) -> None:
+        """All these steps, one after the other, as they mostly go."""
+        self.begin_all(worker, inf)
+        self.ask_hosts(worker, want, dies=False)
+        self._begin_granted(self.players[worker])
 
     def _new_begin(
         self,

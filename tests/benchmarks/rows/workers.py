@@ -21,8 +21,10 @@ SHARED_SLOTS: Final = 50
 SHARED_DELAY_S: Final = 0.05
 HANGING_HOSTS: Final = tuple(f"127.0.1.{number}" for number in range(1, 101))
 HANG_S: Final = 600
-HANGING_SLOTS: Final = 1.3
-"""Slots a hanging call: the thresholds that share slots leave a fifth of them free."""
+HANGING_SLOTS: Final = 1.6
+HANGING_CAP: Final = 4
+"""Slots a hanging call, and of its host: as slots become scarce, each host gets less than it may have."""
+HOG_TIMERS: Final = 600
 HEALTHY_RATE: Final = 100
 HEALTHY_DELAY_S: Final = 0.05
 OTHER_FILES: Final = 1_000
@@ -82,7 +84,9 @@ def _need_files(count: int) -> None:
         raise MissingError(f"a process may open {allowed:,} files here (ulimit -Hn), {count:,} are needed")
 
 
-async def _store_calls(on: Server, urls: Sequence[str], count: int) -> None:
+async def _store_calls(
+    on: Server, urls: Sequence[str], count: int, application: str = DEFAULT_APPLICATION
+) -> None:
     """Due timers, in turn to each of these URLs."""
     due = Instant(now_ms())
     async with storage_of(on) as storage:
@@ -91,7 +95,7 @@ async def _store_calls(on: Server, urls: Sequence[str], count: int) -> None:
             await storage.store.create(
                 [
                     NewTimer(
-                        TimerName(DEFAULT_APPLICATION, f"t{number}"),
+                        TimerName(application, f"t{number}"),
                         Spec(f"{urls[number % len(urls)]}{number}", due),
                     )
                     for number in numbers
@@ -118,7 +122,13 @@ async def hanging(lab: Lab) -> list[Figure]:
         await _store_calls(on, hogs.urls, count)
         async with (
             relaying(on, queued=min(count, FILLED)),
-            part("worker", on, concurrency=slots, attempt_timeout=HANG_S) as worker,
+            part(
+                "worker",
+                on,
+                concurrency=slots,
+                host_concurrency=HANGING_CAP * count // len(HANGING_HOSTS),
+                attempt_timeout=HANG_S,
+            ) as worker,
             part("api", on) as api,
         ):
             await hogs.wait_for(count)
@@ -137,7 +147,51 @@ async def hanging(lab: Lab) -> list[Figure]:
     ]
 
 
+async def _late_beside_hogs(lab: Lab, hosts: int, application: str) -> float:
+    """p99 of the healthy host's lateness in ms, beside so many hosts that hang."""
+    healthy_count = HEALTHY_RATE * lab.count(10, 1)
+    count = lab.count(HOG_TIMERS, 50) * hosts
+    async with (
+        server() as on,
+        receiver(delay_s=HANG_S, hosts=HANGING_HOSTS[:hosts]) as hogs,
+        receiver(delay_s=HEALTHY_DELAY_S) as healthy,
+    ):
+        await _store_calls(on, hogs.urls, count, application)
+        async with (
+            relaying(on, queued=min(count, FILLED)),
+            part("api", on) as api,
+            part("worker", on),
+        ):
+            item = timer(f"{healthy.url}#", seconds=1)
+            due_ms = await post_steadily(await port_of(api), item, rate=HEALTHY_RATE, count=healthy_count)
+            arrivals = await healthy.wait_for(healthy_count)
+    arrivals.check(healthy_count, due_ms)
+    return percentile(arrivals.lateness_ms(due_ms), 0.99)
+
+
+async def hogs(lab: Lab) -> list[Figure]:
+    """Hosts that hang, with 600 timers each, all due when the worker starts, and a healthy host beside them.
+
+    The healthy host gets 100 timers a second from the same moment on, due 1 s after they are posted; its
+    receiver takes 50 ms. The hosts that hang (127.0.1.1 …) belong to its application, or to another one. A
+    call that hangs is given up after 20 s, and retried. Lateness is the arrival minus the due time.
+    """
+    figures = []
+    for name, application in (("its", DEFAULT_APPLICATION), ("another", "hog")):
+        for hosts in (1, 4, 20, 100):
+            late_ms = await _late_beside_hogs(lab, hosts, application)
+            figures.append(Figure(f"p99 beside {hosts} in {name} application", late_ms, "ms", at_most(250)))
+    return figures
+
+
 ROWS: Final = (
+    Row(
+        "hogs",
+        "A healthy host beside hosts that hang",
+        hogs,
+        "default slots, 2 to 101 hosts, 1 or 2 applications",
+        most_runs=1,
+    ),
     Row(
         "in-flight",
         "1,000 calls in flight to one host, a receiver that takes 1 s",
@@ -154,7 +208,7 @@ ROWS: Final = (
         "hanging",
         "10,000 calls hanging in flight on one worker",
         hanging,
-        "13,000 slots, 101 hosts, 1 application",
+        "16,000 slots, 400 to a host, 101 hosts, 1 application",
         most_runs=1,
     ),
 )

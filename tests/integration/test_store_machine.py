@@ -67,6 +67,8 @@ RULES = st.sampled_from(
         DestinationPolicy(paused=True),
     ]
 )
+STEPS = st.sampled_from(["", "", "_forget", "_settle", "_settle_at", "_settle_at"])
+"""Before which a relay dies while it forgets; the last one may also come late."""
 POINTER_CHECK_MS = 60_000
 WAIT_PROBE_MS = 60_000
 PROBE_MS = 10_000
@@ -465,10 +467,39 @@ class StoreMachine(RuleBasedStateMachine):
             self.half_forgotten.append((partition, found))
 
     @precondition(lambda self: self.half_forgotten)
-    @rule(step=st.sampled_from(["", "", "_forget", "_settle", "_settle_at"]))
+    @rule(step=STEPS)
     def forget_the_rest(self, step: str) -> None:
         """Timers that were created anew meanwhile stay; the relay may die before any of its steps."""
-        partition, members = self.half_forgotten.pop(0)
+        self._forget_these(*self.half_forgotten.pop(0), step)
+
+    @rule(
+        name=NAMES,
+        step=STEPS,
+        meanwhile=st.sampled_from(["", "create"]),
+        later=st.sampled_from(["", "create", "die"]),
+        other=st.booleans(),
+    )
+    def forget_and_use_again(self, name: str, step: str, meanwhile: str, later: str, *, other: bool) -> None:
+        """A name gets its next timer, or nearly, while a relay forgets the last one."""
+        self.cancel(name, 0, None)
+        self.all_agrees()
+        timer = self.wanted.timers.get(name)
+        if timer is None:
+            return
+        self.forget_slowly(timer.partition, 4)
+        if meanwhile:
+            self.create([(name, 0, IfExists.CONFLICT)], other=other)
+        if self.half_forgotten:
+            self._forget_these(*self.half_forgotten.pop(), step)
+        self.all_agrees()
+        if later == "create":
+            self.create([(name, 0, IfExists.CONFLICT)], other=other)
+        elif later:
+            self.die_before_create({name}, other=other)
+        if self.late_settles:
+            self.settle_late()
+
+    def _forget_these(self, partition: int, members: list[bytes], step: str) -> None:
         retention, names = self.storage.retention, _ids(members)
         if not step:
             forgotten = self.do(retention.forget_these(partition, members))
@@ -787,7 +818,7 @@ def test_store_and_model_agree(count: int, server: str, request: pytest.FixtureR
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=50,
             deadline=None,
             database=None,

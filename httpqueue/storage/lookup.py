@@ -10,7 +10,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import InvalidTimerError
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.hosts import Hosts
-from httpqueue.storage.keys import member_of, name_of
+from httpqueue.storage.keys import host_keys, member_of, name_of, parse_wake_up_id, queue_keys
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import decode_policy, decode_record
 from httpqueue.storage.scripts import Script
@@ -154,9 +154,35 @@ class Lookup:
         pulse = await self._pulse_of_partitions()
         if not pulse.is_settled:
             return pulse
-        if await self._hosts.can_start_any() or any(host.calls for host in await self._hosts.destinations()):
-            return Pulse(is_settled=False, next_ms=pulse.next_ms)  # a permit that is held will be given back
+        if await self._hosts.can_start_any() or await self._is_any_in_hand():
+            return Pulse(is_settled=False, next_ms=pulse.next_ms)
         return await self._pulse_of_partitions()  # has what was at a host when they were looked at before
+
+    async def _is_any_in_hand(self) -> bool:
+        """Whether a worker is about to begin a call to a host with rules, or to give its permit back.
+
+        The first that waits for a rate has a wake-up in the queue, unless a worker has just claimed it.
+        """
+        for host, rule in (await self._hosts.rules()).items():
+            keys = host_keys(host)
+            with redis_errors():
+                if await self._redis.exists(keys.permits):
+                    return True
+                is_asked = rule.rate is not None and not rule.paused
+                line = await self._redis.zrange(keys.line, 0, MAX_LOOK - 1) if is_asked else []
+                for wake_up_id in line:
+                    wake_up = parse_wake_up_id(wake_up_id.decode())
+                    if wake_up is not None and await self._is_waiting(wake_up):
+                        queue = queue_keys(wake_up.partition).queue
+                        if await self._redis.zscore(queue, wake_up_id) is None:
+                            return True
+                        break
+        return False
+
+    async def _is_waiting(self, wake_up: WakeUp) -> bool:
+        """Whether the store says so. A line may have timers that were cancelled."""
+        waiting = self._partitions.store_keys[wake_up.partition].waiting
+        return await self._redis.zscore(waiting, member_of(wake_up.name)) is not None
 
     async def _pulse_of_partitions(self) -> Pulse:
         pulses = await at_once(

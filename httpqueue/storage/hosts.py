@@ -146,7 +146,8 @@ class Hosts:
         """Give permits back, let wake-ups join lines, and get permits for the first of each line.
 
         The answers are in the same order. Whoever has joined a line when this returns is found by `probe`. So
-        only then may its timer be marked as waiting.
+        only then may its timer be marked as waiting. A permit whose worker is lost is found, too, even if
+        nobody asks for this host again.
         """
         answers = await self._serve(
             [
@@ -165,7 +166,7 @@ class Hosts:
         )
         probes, served = {}, []
         for request, (now_ms, waiting, granted, refused, first) in zip(requests, answers, strict=True):
-            if waiting:
+            if waiting or granted:
                 probes[request.host] = now_ms + PROBE_MS
             asked = {wake_up_id(each): each for each in request.asking}
             readable = await self._read(request.host, granted + refused[::2], asked)

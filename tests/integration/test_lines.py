@@ -343,14 +343,14 @@ async def test_a_host_gets_no_more_than_the_worker_has_room_for(redis: Redis, st
     player = stage.new_player(Slots(100, 2))
     await create(stage.store, "abcd")
     await stage.store.create([timer_to("http://other/", "x")])
-    # One by one: a call of begin is for one partition, and so is its Room.
-    answers = [await player.begin(name) for name in "abcdx"]
-    assert [list(each.begun) for each in answers] == [["a"], ["b"], [], [], ["x"]]
-    assert [each.waits for each in answers] == [{}, {}, {"c": 0}, {"d": 0}, {}]
-    assert await waiting(redis) == ["c", "d"]
-    await player.finish(answers[0].begun | answers[1].begun)
+    answers = await player.begin("abcdx")
+    assert len(answers.begun) == 3
+    assert answers.begun["x"].host == "other"
+    assert answers.waits == dict.fromkeys({*"abcd"} - {*answers.begun}, 0)
+    assert await waiting(redis) == sorted(answers.waits)
+    await player.finish(answers.begun)
     following = await player.serve()
-    assert list(following.begun) == ["c", "d"]
+    assert list(following.begun) == sorted(answers.waits)
     await player.finish(following.begun)
     await player.serve()
     assert await no_line_is_left(redis)

@@ -135,9 +135,12 @@ async def read_outbox(store: Store, *, limit: int = 5_000, consumer: str = "rela
 
 async def acknowledge(store: Store, entries: Sequence[OutboxEntry]) -> None:
     """Take readable entries out of their outboxes."""
+    parts: dict[int, list[OutboxEntry]] = {}
     for entry in entries:
         assert entry.wake_up is not None
-        await storage_of(store).outbox.acknowledge(entry.wake_up.partition, [entry])
+        parts.setdefault(entry.wake_up.partition, []).append(entry)
+    for partition, part in parts.items():
+        await storage_of(store).outbox.acknowledge(partition, part)
 
 
 async def forget(store: Store) -> int:

@@ -13,6 +13,7 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Finished, Refusal, Refused, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION
 from httpqueue.webhooks.outcome import Outcome
+from httpqueue.worker.agenda import by_partition
 from httpqueue.worker.permits import Permits, Wanted
 from httpqueue.worker.slots import Lines, Slots
 from tests.support import frozen
@@ -63,6 +64,7 @@ class Player:
 
     def __init__(self, storage: Storage, queue: Queue, slots: Slots | None = None) -> None:
         self.store = storage.store
+        self.queue = queue
         self.permits = Permits(storage, queue)
         self._slots = slots or Slots(PLENTY, PLENTY)
         self._lines = Lines(self._slots)
@@ -73,8 +75,14 @@ class Player:
         """Begin these, or let them wait for their hosts; and begin whoever got a permit."""
         answers = Answers()
         asking = [wake_up(each) if isinstance(each, str) else each for each in wake_ups]
-        lines = answers.note(await frozen.begin(self.store, asking, room=self._slots.room()))
-        self._count(answers)
+        lines: dict[str, list[WakeUp]] = {}
+        for part in by_partition(asking).values():  # one by one, for a Room is for one call of the script
+            began = Answers()
+            for host, each in began.note(
+                await frozen.begin(self.store, part, room=self._slots.room())
+            ).items():
+                lines.setdefault(host, []).extend(each)
+            self._count(answers, began)
         wants = self._slots.share(
             [(host, each[0].name.application, len(each)) for host, each in lines.items()]
         )
@@ -119,15 +127,16 @@ class Player:
         if granted:
             began = Answers()
             assert not began.note(await frozen.begin(self.store, granted, permits=granted))
-            self._count(began)
+            self._count(answers, began)
             for each in granted:
                 if each.name.id not in began.begun:
                     self._give_back(each)
-            answers.begun |= began.begun
-            answers.refused |= began.refused
 
-    def _count(self, answers: Answers) -> None:
-        for begun in answers.begun.values():
+    def _count(self, answers: Answers, began: Answers) -> None:
+        """Add these to the answers, and to the calls in flight."""
+        answers.begun |= began.begun
+        answers.refused |= began.refused
+        for begun in began.begun.values():
             self._slots.begin(begun.wake_up.name.application, begun.host)
 
     def _give_back(self, each: WakeUp) -> None:

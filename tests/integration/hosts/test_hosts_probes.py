@@ -112,6 +112,18 @@ async def test_a_lost_worker_wedges_no_line(redis: Redis, hosts: Hosts, time: Fr
     assert granted(await serve(hosts, ended="ab")) == "cd"
 
 
+async def test_a_lost_permit_is_found_though_there_is_no_line(
+    redis: Redis, hosts: Hosts, time: FrozenTime
+) -> None:
+    """Nobody may ever ask for this host again."""
+    await hosts.set_rules(HOST, DestinationPolicy(concurrency=1))
+    await hosts.probe(await hosts.due_probes(100))
+    assert granted(await serve(hosts, "a")) == "a"
+    time.advance(LEASE_MS)
+    assert await probe(hosts) == "a"
+    assert await line(redis) == "a"
+
+
 async def test_a_host_leaves_the_index_when_it_has_no_line_and_no_permit(
     redis: Redis, hosts: Hosts, time: FrozenTime
 ) -> None:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from httpqueue.api.app import create_app
 from httpqueue.api.backend import Backend
+from httpqueue.relay.relay import Relay
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Begun, Refusal, Refused, WakeUp
@@ -38,6 +39,7 @@ class Lab:
         storage = storage_of(self.store)
         queue = Queue(ArqRedis(self.redis.connection_pool), partitions=PARTITIONS, now=self.time)
         self.permits = Permits(storage, queue)
+        self.relay = Relay(storage=storage, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
         app = create_app(
             Backend(
                 store=self.store,

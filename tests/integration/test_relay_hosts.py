@@ -37,7 +37,7 @@ async def test_a_line_that_nobody_serves_is_woken(stage: Stage) -> None:
     assert await stage.claimed() == []
     for ms in (1, PROBE_MS):
         stage.time.advance(ms)
-        assert await stage.relay.heal() == 2
+        await stage.relay.heal()
         assert await stage.claimed() == ["a", "b"]
 
 
@@ -120,15 +120,15 @@ async def test_a_first_one_that_lost_its_worker_stays(redis: Redis, stage: Stage
 
 
 async def test_any_number_of_them(redis: Redis, stage: Stage) -> None:
-    """A few at a look, so that no host keeps a relay busy."""
+    """However many there are, a few looks later somebody is woken who can begin."""
     names = [f"t{number:02}" for number in range(12)]
     await stage.hosts.set_rules(HOST, DestinationPolicy(concurrency=1))
     await create(stage.store, "x")
     await serve(stage.hosts, [*names, "x"], want=0)
-    stage.time.advance(PROBE_MS)
-    await stage.relay.heal()
-    assert await stage.claimed() == []
-    assert (await line(redis)).count("t") == 3
-    stage.time.advance(PROBE_MS)
-    await stage.relay.heal()
-    assert await stage.claimed() == ["x"]
+    claimed: list[str] = []
+    for _ in range(2):
+        stage.time.advance(PROBE_MS)
+        await stage.relay.heal()
+        claimed += await stage.claimed()
+    assert {*claimed} == {"x"}
+    assert await line(redis) == "x"

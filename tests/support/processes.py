@@ -37,6 +37,11 @@ class Process:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has not ended; it may be stopped."""
+        return self._process.returncode is None
+
+    @property
     def url(self) -> str:
         """Where its API listens, from its greeting."""
         [url] = re.findall(r"(http://\S+)/timers$", "\n".join(self.stdout), re.MULTILINE)

@@ -21,6 +21,8 @@ class Proxy:
         """How many connections were reset."""
         self.on_data: Callable[[], None] = lambda: None
         """Called before each piece of data is passed on; may reset the connections."""
+        self.is_cut = False
+        """While it is set, new connections are reset at once."""
         self._target = parse_url(redis_url)
         self._links: set[_Link] = set()
 
@@ -45,6 +47,15 @@ class Proxy:
         for link in tuple(self._links):
             link.reset()
             self.resets += 1
+
+    def cut(self) -> None:
+        """Reset all connections, and new ones, too, until `mend`."""
+        self.is_cut = True
+        self.reset()
+
+    def mend(self) -> None:
+        """Accept new connections again."""
+        self.is_cut = False
 
     # --- for _Link ---
 
@@ -79,6 +90,9 @@ class _Link:
         """The client connected, and then the server."""
         if self._client is None:
             self._client = side
+            if self._proxy.is_cut:
+                self.reset()
+                return
             self._proxy.opened(self)
             self._connecting = asyncio.create_task(self._proxy.connect(_Side(self)))
         else:

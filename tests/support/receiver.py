@@ -161,7 +161,9 @@ Answer = Reply | Handler
 class Receiver:
     """Listens on a free loopback port; requests stand in the order in which they came."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
+        """address: another one of the loopback is another host."""
+        self._address = address
         self.requests: list[Received] = []
         self.connections = 0
         """How many were ever accepted."""
@@ -173,7 +175,7 @@ class Receiver:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Writer(self), "127.0.0.1", 0, ssl=self._tls, backlog=4096
+            lambda: Writer(self), self._address, 0, ssl=self._tls, backlog=4096
         )
         return self
 
@@ -194,7 +196,7 @@ class Receiver:
     @property
     def url(self) -> str:
         """Scheme, host and port, without a slash at the end."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._address}:{self.port}"
 
     def answer(self, *answers: Answer, path: str | None = None) -> None:
         """Answer requests to that path (None: to every other one) with these in turn, the last for ever."""

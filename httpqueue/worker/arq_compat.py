@@ -28,6 +28,8 @@ from httpqueue.worker.permits import Permits, permits_of
 from httpqueue.worker.wiring import open_attempts
 
 POLL_S: Final = 0.05
+MAX_JOBS: Final = 200
+"""A stock worker reads five times as many wake-ups in each poll."""
 
 log = structlog.get_logger()
 
@@ -124,7 +126,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "on_shutdown": on_shutdown,
         "job_serializer": orjson.dumps,
         "job_deserializer": orjson.loads,
-        "max_jobs": settings.concurrency,
+        "max_jobs": min(settings.concurrency, MAX_JOBS),
         "job_timeout": settings.attempt_timeout_ms / 1000 + LEASE_MARGIN_MS / 1000,
         "poll_delay": POLL_S,
         "keep_result": 0,

@@ -212,6 +212,9 @@ class Attempts:
                 lost.append(each)
         return lost
 
-    async def hand_back(self, running: Sequence[Running]) -> None:
-        """Give attempts up, so that another worker makes them at once. Raises UnavailableError."""
-        await self._store.hand_back([(each.begun, each.is_called) for each in running])
+    async def hand_back(self, running: Sequence[Running]) -> list[bool]:
+        """Give attempts up, so that another worker makes them at once. Raises UnavailableError.
+
+        False: it was not this worker's any more.
+        """
+        return await self._store.hand_back([(each.begun, each.is_called) for each in running])

@@ -130,11 +130,9 @@ class Worker:
     async def _hand_back(self, in_flight: Sequence[Running]) -> None:
         with suppress(UnavailableError):
             if in_flight:
-                await self._attempts.hand_back(in_flight)
+                await self._give_back(in_flight)
                 called = sum(running.is_called for running in in_flight)
                 log.info("worker.handed_back", count=len(in_flight), called=called)
-            for running in in_flight:
-                self._give_back_permit(running)
             await self._permits.leave()
             await self._permits.tell_health()
 
@@ -257,10 +255,11 @@ class Worker:
         answers = await self._permits.ask(wanted)
         now_s = clock.monotonic_s()
         host_of = {wake_up: served.host for served in answers for wake_up in served.granted}
-        self._begin_calls += [
+        # They come first, so that the room of the other calls is what these leave.
+        self._begin_calls.extendleft(
             self._attempts.begin_call(wake_ups, {each: host_of[each] for each in wake_ups})
             for wake_ups in by_partition(host_of).values()
-        ]
+        )
         for served in answers:
             application = served.first.name.application if served.first else ""
             self._lines.note_line(served.host, served.waiting, application, now_s)
@@ -281,9 +280,7 @@ class Worker:
             self._attempts.start(running, self._answered)
         if dropped:
             with suppress(UnavailableError):  # if this fails, their leases end
-                await self._attempts.hand_back(dropped)
-            for running in dropped:
-                self._give_back_permit(running)
+                await self._give_back(dropped)
 
     def _answered(self, running: Running) -> None:
         if self._is_full:
@@ -304,6 +301,12 @@ class Worker:
             self._wake.set()
         if not self._running:
             self._settled.set()
+
+    async def _give_back(self, attempts: Sequence[Running]) -> None:
+        """Hand attempts back, and their permits, unless another worker has the timer, and its permit, by now."""
+        for running, is_own in zip(attempts, await self._attempts.hand_back(attempts), strict=True):
+            if is_own:
+                self._give_back_permit(running)
 
     def _give_back_permit(self, running: Running) -> None:
         if running.has_permit:

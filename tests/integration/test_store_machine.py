@@ -721,7 +721,6 @@ class StoreMachine(RuleBasedStateMachine):
                 pass
             await relay.promote()
             await relay.heal()
-            await self._probe()
             if number:
                 await self._work(self.players[number % 2], is_lossy=number == 1)
             self.time.advance(4_000)

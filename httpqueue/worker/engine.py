@@ -303,7 +303,7 @@ class Worker:
             self._settled.set()
 
     async def _give_back(self, attempts: Sequence[Running]) -> None:
-        """Hand attempts back, and their permits, unless another worker has the timer, and its permit, by now."""
+        """Hand attempts back, and their permits, unless another worker has timer and permit by now."""
         for running, is_own in zip(attempts, await self._attempts.hand_back(attempts), strict=True):
             if is_own:
                 self._give_back_permit(running)

@@ -65,7 +65,7 @@ async def test_the_choice_is_kept(tmp_path: Path, valkey_server: EmbeddedValkey,
     beyond = shared | {"host": "0.0.0.0"}
     async with started(*HTTPQUEUE, "worker", **beyond) as worker:
         await worker.until_event("egress.undecided")
-        assert not await redis.hexists("hq:first-use", "egress")
+        assert not await redis.hexists("hq:first-use", "egress")  # type: ignore[misc] # sync or async
         async with started(*HTTPQUEUE, "api", **shared) as api:
             await api.until_ready()
             assert PRIVATE_LINE in api.stdout

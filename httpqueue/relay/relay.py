@@ -32,6 +32,8 @@ SWEEP_S: Final = 2.0
 """The pause between two runs of a pass, in s. Drain does not wait for it: a new outbox entry wakes it."""
 TOP_UP_S: Final = 0.05
 """The shortest pause of promote, in s: an application has more due than the queue may hold of it."""
+FORGET_S: Final = 0.2
+"""The pause of forget, in s, while timers expire."""
 GRACE_MS: Final = 10_000
 """When a timer is overdue by this much, its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
@@ -57,7 +59,7 @@ class Relay:
         self._unfinished: dict[int, list[OutboxEntry]] = {}
         self._handed_out: dict[int, list[WakeUp]] = {}
         self._epochs: dict[int, str] = {}
-        self._promote_pause_s = SWEEP_S
+        self._promote_pause_s = self._forget_pause_s = SWEEP_S
         self._rung = set(self._partitions)
         """Partitions whose outboxes may have new entries."""
         self._bell = asyncio.Event()
@@ -70,7 +72,7 @@ class Relay:
         try:
             async with asyncio.TaskGroup() as tasks:
                 passes = [
-                    tasks.create_task(_for_ever(self.forget, "relay.forget", lambda: SWEEP_S)),
+                    tasks.create_task(_for_ever(self.forget, "relay.forget", lambda: self._forget_pause_s)),
                     tasks.create_task(_for_ever(self._listen, "relay.listen", lambda: 0)),
                     tasks.create_task(_for_ever(self._drain_rung, "relay.drain", lambda: 0)),
                     tasks.create_task(_for_ever(self.adopt, "relay.adopt", lambda: SWEEP_S)),
@@ -245,7 +247,9 @@ class Relay:
             return count
 
         looks = await self._look()
-        return await self._in_each(forget_in, [each for each in self._partitions if looks[each].has_expired])
+        count = await self._in_each(forget_in, [each for each in self._partitions if looks[each].has_expired])
+        self._forget_pause_s = FORGET_S if count else SWEEP_S
+        return count
 
     async def _look(self) -> list[Look]:
         return await self._wake_ups.look(horizon_ms=self._horizon_ms, overdue_ms=GRACE_MS)

@@ -19,6 +19,7 @@ from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Delay, Instant
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
+from tests.support.keys import Everywhere
 from tests.support.pipeline import QUICK, running
 from tests.support.receiver import Received, Receiver, Reply, Writer
 
@@ -90,7 +91,8 @@ async def test_a_healthy_host_is_on_time_beside_hosts_that_hang(
             )
             assert timer.last_attempt is not None
             assert timer.last_attempt.lateness_ms < HANGS.timeout_ms / 2
+        assert await Everywhere(store._redis).zcard("running") >= hosts
         for number in range(hosts):
             found = await store.get(TimerName(application, f"{number}-0"))
             assert found is not None
-            assert (found.timer.state, found.timer.log) == (State.RUNNING, ())
+            assert found.timer.log == ()  # no call that hangs has been given up

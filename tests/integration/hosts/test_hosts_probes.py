@@ -99,16 +99,16 @@ async def test_under_a_rate_a_lost_wake_up_is_missed_10_s_after_its_start(
 
 
 async def test_a_lost_worker_wedges_no_line(redis: Redis, hosts: Hosts, time: FrozenTime) -> None:
-    """All permits were its own; who waits was told to wait."""
+    """All permits were its own; who waits was told to wait. The lost ones come first, in any order."""
     await hosts.set_rules(HOST, DestinationPolicy(concurrency=2))
     await serve(hosts, "ab")
     await serve(hosts, "cd")
     time.advance(LEASE_MS - 1)
     assert await probe(hosts) == ""
     time.advance(1)
-    assert names(of_all(await hosts.probe([HOST]))) == "ab"
-    assert await line(redis) == "abcd"
-    assert granted(await serve(hosts, "a")) == "ab"
+    assert {*names(of_all(await hosts.probe([HOST])))} == {*"ab"}
+    assert (await line(redis)).endswith("cd")
+    assert {*granted(await serve(hosts, "a"))} == {*"ab"}
     assert granted(await serve(hosts, ended="ab")) == "cd"
 
 

@@ -30,6 +30,8 @@ ALIVE_S: Final = 5
 HOSTS_S: Final = 0.5
 """Seconds between two talks about hosts: how calls to them ended, and which rules they have."""
 MAX_CLAIM: Final = 500
+PROBE_S: Final = 0.02
+"""How long to claim nothing while all hosts are full to which the last wake-ups went."""
 GATHER_S: Final = 0.001
 """Under load, the worker waits this long, so that one claim fills several free slots."""
 MAX_UNFINISHED: Final = 4
@@ -64,6 +66,9 @@ class Worker:
         self._settled = asyncio.Event()
         self._held: list[WakeUp] = []
         self._begin_calls: deque[BeginCall] = deque()
+        self._last_hosts: frozenset[str] = frozenset()
+        """The hosts of the last wake-ups that began."""
+        self._full_since_s = 0.0
         self._is_full = False  # whether something waits for a call to end
         self._name = uuid4().hex
         self._noted_s = 0.0
@@ -165,17 +170,34 @@ class Worker:
         await self._begin_all()
         await self._serve_lines()
         free = self._free()
-        size = min(free, self._claim_limit.size(self._lines.passing(clock.monotonic_s())))
+        now_s = clock.monotonic_s()
+        limit = min(free, self._claim_limit.size(self._lines.passing(now_s)))
+        size = min(limit, self._room_of_last_hosts(now_s))
         idle_s = await self._claim(size)
         batch, self._held = self._held[:size], self._held[size:]
         self._begin_calls += [
             self._attempts.begin_call(wake_ups) for wake_ups in by_partition(batch).values()
         ]
         await self._begin_all()
-        self._is_full = not size or bool(self._held) or self._lines.is_any_waiting
-        if not size:
-            return HOLD_S if free else IDLE_S
-        return 0 if self._held else idle_s
+        self._is_full = size < free or self._lines.is_any_waiting
+        if size:
+            return 0 if self._held else idle_s
+        if limit:
+            return PROBE_S
+        return HOLD_S if free else IDLE_S
+
+    def _room_of_last_hosts(self, now_s: float) -> int:
+        """How many calls the hosts take to which the last wake-ups went. The next ones may well go there.
+
+        When they have taken none for PROBE_S, look whether the next ones go to other hosts.
+        """
+        room = self._slots.room_of(self._last_hosts)
+        if room:
+            self._full_since_s = now_s
+        elif now_s - self._full_since_s >= PROBE_S:
+            self._last_hosts = frozenset()
+            return self._slots.free
+        return room
 
     async def _claim(self, size: int) -> float:
         """Hold so many wake-ups, if so many are due. Returns in how many seconds the next one is due."""
@@ -202,6 +224,8 @@ class Worker:
             room = None if call.permits else self._slots.room()
             answers = await self._attempts.begin(call, room)
             self._begin_calls.popleft()
+            if not call.permits:
+                self._last_hosts = frozenset(each.begun.host for each in answers if isinstance(each, Running))
             await self._start(answers)
             await self._handle_refusals(call, [each for each in answers if isinstance(each, Refused)])
 

@@ -14,7 +14,7 @@ two or three newcomers would take all that is left, and the next host would get 
 time out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,6 +80,15 @@ class Slots:
             self._pairs.get(application, {}).get(host, 0),
             cap=self.caps.get(host, self._host_slots),
             total=self._total,
+        )
+
+    def room_of(self, hosts: Collection[str]) -> int:
+        """How many calls a Room lets these hosts take together. Of no hosts: as many as there are slots."""
+        if not hosts:
+            return self.free
+        return sum(
+            max(0, self.caps.get(host, self._host_slots) - max(self._few_to_host, self._hosts.get(host, 0)))
+            for host in hosts
         )
 
     def share(self, wanted: Sequence[tuple[str, str, int]]) -> list[int]:

@@ -163,6 +163,19 @@ def test_a_batch_is_decided_exactly_for_who_is_in_the_tables(batch: list[tuple[s
             slots.begin(*call)
 
 
+def test_the_room_of_hosts_is_what_a_batch_to_them_may_start() -> None:
+    """Of hosts without a rule. Nobody knows of no host, so then every slot counts."""
+    slots = Slots(10_000, 100)
+    for calls in (0, 5, 40, 100):
+        while slots.room_of(["h"]) and 10_000 - slots.free < calls:
+            slots.begin("a", "h")
+        room = slots.room()
+        assert sum(room.take("a", "h") for _ in range(200)) == slots.room_of(["h"])
+    assert slots.room_of([]) == slots.free
+    slots.caps["ruled"] = 3
+    assert slots.room_of(["h", "i"]) == slots.room_of(["h"]) + slots.room_of(["i"])
+
+
 def test_lines_are_served_in_turns() -> None:
     """Each timer counts for those after it, and a round ends where the limit is."""
     slots = Slots(10_000, 3)

@@ -84,14 +84,15 @@ class Permits:
 
         If a rate holds them up, their wake-ups go into the queue for the time at which it lets them start.
         """
-        if not self._refused:
-            return
-        refused = self._refused
-        await self._store.wait([wake_up for wake_up, _ in refused])
+        refused, self._refused = self._refused, []
         tickets = [replace(wake_up, due_ms=start_ms) for wake_up, start_ms in refused if start_ms]
-        if tickets:
-            await self._queue.put(tickets)
-        self._refused = self._refused[len(refused) :]
+        try:
+            await self._store.wait([wake_up for wake_up, _ in refused])
+            if tickets:
+                await self._queue.put(tickets)
+        except BaseException:
+            self._refused = refused + self._refused
+            raise
 
     async def renew(self, held: Mapping[str, Sequence[WakeUp]]) -> None:
         """Renew permits, {host: wake-ups}."""

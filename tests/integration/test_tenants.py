@@ -83,7 +83,6 @@ async def test_a_list_costs_what_its_own_timers_cost(
     async with Redis.from_url(valkey_server.url) as client:
         lookup = Storage(client, archive_error_rate=1e-6, partitions=PARTITIONS, now=time).lookup
         costs = []
-        await asyncio.gather(*[client.ping() for _ in range(2 * PARTITIONS.count)])  # opens connections
         for _ in range(2):
             await lookup.list(Window(EVERY, "small"), None, look_at=100)
             before, trips = await commands(redis), RoundTrips(monkeypatch, client)

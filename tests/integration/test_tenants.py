@@ -63,9 +63,10 @@ async def pause(storage: Storage, application: str) -> None:
 
 
 async def commands(redis: Redis) -> Counter[str]:
-    """How often the server was asked to do what, by scripts, too."""
+    """How often the server was asked to do what, by scripts, too; without greetings of new connections."""
     stats = await redis.info("commandstats")
-    return Counter({name.removeprefix("cmdstat_"): int(each["calls"]) for name, each in stats.items()})
+    calls = {name.removeprefix("cmdstat_"): int(each["calls"]) for name, each in stats.items()}
+    return Counter({name: count for name, count in calls.items() if not name.startswith("client")})
 
 
 # --- lists ---

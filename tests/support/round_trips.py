@@ -8,7 +8,7 @@ from redis.asyncio.connection import AbstractConnection
 
 
 class RoundTrips:
-    """Counts what a client writes to Redis in one go, and then waits for. A new connection's greeting is none."""
+    """Counts what a client writes to Redis in one go, and then waits for; without greetings."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, client: Redis) -> None:
         self.count = 0

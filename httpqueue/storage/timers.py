@@ -198,7 +198,8 @@ class Store:
         ]
         answers = await self._create(partition, self._script_now(), pack(batch))
         for each, answer in zip(placed, answers, strict=True):
-            await self._leave_line(partition, each.timer.name, answer)
+            if answer[0] == b"replaced":
+                await self._leave_line(partition, each.timer.name, answer)
         return [
             _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
             for result, value, *_ in answers

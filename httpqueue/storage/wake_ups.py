@@ -86,7 +86,6 @@ class WakeUps:
         self._redis = redis
         self._now = now
         self._keys = partitions.store_keys
-        self._filled = [keys.filled for keys in partitions.store_keys]
         self._look = PipelinedScript(redis, "look")
         self._window = window
         self._admit, self._top_up, self._overdue, self._heal = (
@@ -146,12 +145,12 @@ class WakeUps:
     async def start_over_for(self, partition: int, epoch: str) -> bool:
         """Whether this is the epoch of a new queue. If so, top_up hands everything out again."""
         with redis_errors():
-            known = await self._redis.hget(self._filled[partition], _EPOCH)  # type: ignore[misc] # redis-py: sync or async
+            known = await self._redis.hget(self._keys[partition].filled, _EPOCH)  # type: ignore[misc] # redis-py: sync or async
             if known is not None and known.decode() == epoch:
                 return False
             pipeline = self._redis.pipeline(transaction=True)
-            pipeline.delete(self._filled[partition])
-            pipeline.hset(self._filled[partition], _EPOCH, epoch)
+            pipeline.delete(self._keys[partition].filled)
+            pipeline.hset(self._keys[partition].filled, _EPOCH, epoch)
             await pipeline.execute()
         return True
 

@@ -143,7 +143,7 @@ end
 
 -- The indices of an application. Every unfinished timer is in `due` or in `held`.
 --   due    it waits for nothing but time; the relay puts its wake-up into the queue
---   held   it runs, or waits for a lane, a line or a reserved start; whatever ends that wakes it
+--   held   it runs, or waits for a lane, a line or its host; whatever ends that wakes it
 --   ended  one index for each final state
 -- `place_in` and `count_move` note changes; `write_changes` writes them. A timer's last `place_in` counts.
 local places, counts = {}, {}

@@ -35,6 +35,10 @@ test: $(VENV)/.installed-dev ## run all tests, and fail below 95 % branch covera
 test-partitions: $(VENV)/.installed-dev ## run integration and acceptance tests with four partitions, in cluster mode
 	HTTPQUEUE_TEST_PARTITIONS=4 $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 tests/integration tests/acceptance
 
+.PHONY: test-faults
+test-faults: $(VENV)/.installed-dev ## break processes, servers and connections, and see that nothing is lost
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 tests/faults
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## ruff, mypy and import-linter
 	$(VENV)/bin/ruff check

@@ -45,6 +45,7 @@ MAKE_TARGETS = {
     "run",
     "test",
     "test-partitions",
+    "test-faults",
     "lint",
     "check",
     "bench",

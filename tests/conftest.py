@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 from httpqueue.storage.embedded import EmbeddedValkey
@@ -15,6 +16,9 @@ from tests.support.cluster import cluster_node
 from tests.support.frozen import FrozenTime
 from tests.support.keys import PARTITIONS, Everywhere
 from tests.support.lines import Stage
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is slow
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

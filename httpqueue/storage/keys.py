@@ -17,7 +17,7 @@ from httpqueue.timers.names import TimerName
 class StoreKeys:
     """A partition's keys on the store's server. `member` is application:id, the name of a timer."""
 
-    records: str  # + member  string: the record, or a pointer to the partition that has it
+    records: str  # + member  string: the record, or a pointer to the partition that has it (short, no name)
     pointers: str  # zset: member -> ms at which its pointer is checked: is there a record where it points to?
     due: str  # + application  zset: id -> due ms of its timers that wait for nothing but time
     held: str  # + application  zset: id -> due ms of its timers that run or wait for a lane, line or start
@@ -84,16 +84,16 @@ WAKE_CHANNEL: Final = "hq:wake"  # queue, pub/sub: a partition in which a wake-u
 WORKERS: Final = "hq:workers"  # queue, zset: worker -> ms at which it last said that it is alive
 
 _PREFIXES: Final = {
-    "records": "timer:",
-    "due": "due:",
-    "held": "held:",
-    "ended": "ended:",
-    "outbox_dead": "outbox:dead",
-    "set_aside": "set-aside",
-    "archive_layers": "archive:",
-    "archive_counts": "archive",
-    "lanes": "lane:",
-    "lines": "line:",
+    "records": "",
+    "due": ":due:",
+    "held": ":held:",
+    "ended": ":ended:",
+    "outbox_dead": ":outbox:dead",
+    "set_aside": ":set-aside",
+    "archive_layers": ":archive:",
+    "archive_counts": ":archive",
+    "lanes": ":lane:",
+    "lines": ":line:",
 }
 """Fields whose key differs from the name of the field."""
 
@@ -103,8 +103,9 @@ _WAKE_UP_ID: Final = re.compile(r"\{(0|[1-9][0-9]{0,4})\}([^:]*):([^:]*):(0|[1-9
 
 def store_keys(partition: int) -> StoreKeys:
     """The keys of a partition on the store's server."""
+    tag = f"hq:{{{partition}}}"
     return StoreKeys(
-        **{name: f"hq:{{{partition}}}:{_PREFIXES.get(name, name)}" for name in StoreKeys.__dataclass_fields__}
+        **{name: tag + _PREFIXES.get(name, f":{name}") for name in StoreKeys.__dataclass_fields__}
     )
 
 

@@ -24,7 +24,7 @@ from httpqueue.worker.attempts import BEAT_S, Attempts, BeginCall, Running
 from httpqueue.worker.permits import AT_ONCE_MS, Permits, Wanted, permits_of
 from httpqueue.worker.slots import HOLD_S, ClaimLimit, Lines, Slots
 
-IDLE_S: Final = 1.0
+IDLE_S: Final = 2.0
 """The longest sleep in s. A lost wake message delays a timer by no more than this."""
 ALIVE_S: Final = 5
 """Seconds between two notes that this worker is alive."""

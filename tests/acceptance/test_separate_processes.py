@@ -117,9 +117,9 @@ async def test_two_servers(tmp_path: Path) -> None:
             with closing(Redis.from_url(queue.url)) as its:
                 while not its.keys("arq:queue:*"):
                     pass
-                assert not its.keys("hq:*:timer:*")
+                assert not its.keys("hq:{*}[a-z]*")
             with closing(Redis.from_url(store.url)) as its:
-                assert its.keys("hq:*:timer:*")
+                assert its.keys("hq:{*}[a-z]*")
                 assert not its.keys("arq:*")
 
 

@@ -16,7 +16,7 @@ from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.scripts import PipelinedScript, Script, pack
 from httpqueue.timers.commands import WakeUp
 
-WINDOW: Final = 5_000
+WINDOW: Final = 2_500
 """About how many wake-ups of one application a partition's queue holds. Others wait in the due index."""
 
 _EPOCH: Final = ":epoch"

@@ -63,7 +63,8 @@ class Policies:
         counted: dict[str, Counter[State]] = {name.decode(): Counter() for name in policies}
         for field_name, count in chain.from_iterable(part.items() for part in counts):
             name, _, letter = field_name.partition(b":")
-            counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
+            if letter in STATE_OF_LETTER:  # somebody else may have written another
+                counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
         return [
             Application(
                 name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name])

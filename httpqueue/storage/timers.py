@@ -201,7 +201,9 @@ class Store:
             if answer[0] == b"replaced":
                 await self._leave_line(partition, each.timer.name, answer)
         return [
-            _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
+            self._elsewhere(value) or Created(Creation.CONFLICT, 0)
+            if result == b"moved"
+            else Created(Creation(result.decode()), value)
             for result, value, *_ in answers
         ]
 
@@ -239,7 +241,12 @@ class Store:
             return answers
 
         answers = await by_partition(pointers, lambda each: self._partitions.home_of(each[0]), note)
-        return {name: other for (name, _, _), other in zip(pointers, answers, strict=True) if other >= 0}
+        return {
+            # A damaged pointer leads to the home itself, where the name is taken.
+            name: other if other in self._partitions.all else self._partitions.home_of(name)
+            for (name, _, _), other in zip(pointers, answers, strict=True)
+            if other >= 0
+        }
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
         """Give timers other content or another due time. The answers are in the same order."""
@@ -264,7 +271,7 @@ class Store:
                     for change, answer in zip(part, answers, strict=True)
                 ]
             )
-            return [_changed(answer) for answer in answers]
+            return [self._changed(answer) for answer in answers]
 
         answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
         return [
@@ -285,7 +292,7 @@ class Store:
                 partition, self._script_now(), member_of(name), version or "", retention_ms
             )
             await self._leave_line(partition, name, answer)
-            return _changed(answer)
+            return self._changed(answer)
 
         answer = await cancel_in(self._partitions.home_of(name))
         if isinstance(answer, _Elsewhere):
@@ -307,7 +314,9 @@ class Store:
         found = await self._get_in(self._partitions.home_of(name), name)
         if isinstance(found, _Elsewhere):
             found = await self._get_in(found.partition, name)
-        return found if isinstance(found, Found) else None
+        if isinstance(found, _Elsewhere):
+            raise InvalidTimerError("unreadable pointer: it points to another one")
+        return found
 
     async def _get_in(self, partition: int, name: TimerName) -> Found | _Elsewhere | None:
         member, keys = member_of(name), self._partitions.store_keys[partition]
@@ -320,8 +329,7 @@ class Store:
         now_ms = time_ms(time, self._now)
         if record is None or (kept_until_ms is not None and kept_until_ms <= now_ms):
             return None
-        moved_to = read_pointer(record)
-        return Found(decode_record(name, record), now_ms) if moved_to is None else _Elsewhere(moved_to)
+        return self._elsewhere(read_pointer(record)) or Found(decode_record(name, record), now_ms)
 
     async def is_archived(self, name: TimerName) -> bool:
         """Whether a timer of this name has ended and its retention is over.
@@ -344,10 +352,28 @@ class Store:
             pipeline.getrange(keys.records + member, 0, POINTER_BYTES)
             pipeline.time()
             kept_until_ms, record, time = await pipeline.execute()
-        moved_to = read_pointer(record)
-        if moved_to is not None:
-            return _Elsewhere(moved_to)
+        elsewhere = self._elsewhere(read_pointer(record))
+        if elsewhere is not None:
+            return elsewhere
         return kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now)
+
+    def _changed(self, answer: list[Any]) -> Changed | _Elsewhere:
+        match answer:
+            case [b"changed", letter, due_ms, version, _, _]:
+                return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
+            case [b"gone"]:
+                return Changed(ChangeResult.GONE)
+            case [b"state" | b"version" | b"lane" as reason, letter]:
+                return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
+            case [b"moved", partition]:
+                return self._elsewhere(partition) or Changed(ChangeResult.GONE)
+        raise TypeError(f"the script answered {answer!r}")
+
+    def _elsewhere(self, partition: int | None) -> _Elsewhere | None:
+        """Where a pointer points to. None when there is no such partition: then it is a damaged record."""
+        if partition is None or partition not in self._partitions.all:
+            return None
+        return _Elsewhere(partition)
 
     # --- begin, beat, finish, hand back: by wake-up, which knows its partition ---
 
@@ -384,13 +410,13 @@ class Store:
                 for application, policy in zip(policies[::2], policies[1::2], strict=True)
             }
             decoded = [
-                _begun(wake_up, holder, answer, policy_of)
+                _readably_begun(wake_up, holder, answer, policy_of)
                 for wake_up, answer in zip(part, answers, strict=True)
             ]
             damaged = [
                 member_of(answer.wake_up.name)
                 for answer, raw in zip(decoded, answers, strict=True)
-                if isinstance(answer, Refused) and raw[0] == b"begun"
+                if isinstance(answer, Refused) and answer.refusal is Refusal.UNREADABLE and len(raw) > 1
             ]
             if damaged:
                 await self._set_aside(partition, self._script_now(), pack(damaged))
@@ -575,15 +601,20 @@ def _partition_of(wake_up: WakeUp) -> int:
     return wake_up.partition
 
 
+def _readably_begun(
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+) -> Begun | Refused:
+    try:
+        return _begun(wake_up, holder, answer, policy_of)
+    except (InvalidTimerError, UnicodeDecodeError):
+        return Refused(wake_up, Refusal.UNREADABLE)
+
+
 def _begun(
     wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
 ) -> Begun | Refused:
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
-            try:
-                spec = decode_spec(raw_spec)
-            except InvalidTimerError:
-                return Refused(wake_up, Refusal.UNREADABLE)
             policy = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
@@ -594,7 +625,7 @@ def _begun(
                 lost=lost,
                 due_ms=due_ms,
                 started_ms=now_ms,
-                spec=spec,
+                spec=decode_spec(raw_spec),
                 host=host.decode(),
                 policy=policy,
             )
@@ -605,19 +636,6 @@ def _begun(
         case [refusal]:
             return Refused(wake_up, Refusal(refusal.decode()))
     raise TypeError(f"begin.lua answered {answer!r}")
-
-
-def _changed(answer: list[Any]) -> Changed | _Elsewhere:
-    match answer:
-        case [b"changed", letter, due_ms, version, _, _]:
-            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
-        case [b"gone"]:
-            return Changed(ChangeResult.GONE)
-        case [b"state" | b"version" | b"lane" as reason, letter]:
-            return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
-        case [b"moved", partition]:
-            return _Elsewhere(partition)
-    raise TypeError(f"the script answered {answer!r}")
 
 
 def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:

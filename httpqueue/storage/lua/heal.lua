@@ -45,6 +45,10 @@ end
 
 local function probe(name)
   local kind, rest = string.match(name, '^(%a+):(.*)$')
+  if kind ~= 'lane' and kind ~= 'application' then
+    redis.call('ZREM', keys.probes, name) -- somebody else wrote it
+    return
+  end
   local key = (kind == 'lane' and keys.lanes or keys.lines) .. rest
   local first = redis.call('ZRANGE', key, 0, 0)[1]
   local head = first and short_head_of(first)

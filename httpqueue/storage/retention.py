@@ -94,6 +94,10 @@ class Retention:
             if len(pointers) < MAX_POINTERS:
                 return count
 
+    async def drop_pointer(self, home: int, member: bytes, nonce: str) -> None:
+        """Drop a pointer with this nonce that points to no record and that nobody checks."""
+        await self._settle_pointers(home, self._script_now(), pack([(member, nonce, False)]))
+
     async def _settle(self, pointers: Sequence[tuple[bytes, int, bytes]]) -> None:
         """Takes (member, partition that the pointer names or -1, its nonce). Drops those without a record."""
         if not pointers:

@@ -284,6 +284,10 @@ class Store:
         }
         return _Noted(others, hold_until_ms)
 
+    async def point(self, name: TimerName, partition: int, nonce: str) -> bool:
+        """Write the pointer of a timer that has lost it. False: its name has another timer by now."""
+        return not (await self._note_at_homes([(name, partition, nonce)])).others
+
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
         """Give timers other content or another due time. The answers are in the same order."""
         now_ms = await self._now_for(change.due for change in changes if change.due is not None)

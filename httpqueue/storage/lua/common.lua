@@ -94,6 +94,13 @@ local function read_pointer(record)
   end
 end
 
+-- Whether a record is of the next format: a newer httpqueue wrote it, which runs beside this one. See
+-- docs/adr/0023.
+local function is_newer(record)
+  local ok, _, format, kind = pcall(cmsgpack.unpack_limit, record, 2)
+  return ok and format == FORMAT + 1 and type(kind) == 'string'
+end
+
 -- The head of a timer's record; nil or false when there is no readable record.
 local function head_of(member)
   local record = redis.call('GET', keys.records .. member)

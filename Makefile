@@ -70,6 +70,10 @@ openapi: $(VENV)/.installed ## rewrite docs/swagger.json from the API's models
 	$(VENV)/bin/python -m httpqueue.api.schema.openapi > docs/swagger.json.new
 	mv docs/swagger.json.new docs/swagger.json
 
+.PHONY: audit
+audit: ## look the locked packages up in a database of known vulnerabilities, if pip-audit and one are there
+	@.ci/audit
+
 .PHONY: lock
 lock: ## rewrite the lock files with uv; pins that still fit stay
 	printf 'setuptools>=77\n' | $(COMPILE) --no-annotate - --output-file requirements-build.lock

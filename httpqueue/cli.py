@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+import orjson
+
 from httpqueue import __version__
 from httpqueue.api.schema.field_checks import check_application
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run import run
+from httpqueue.run.doctor import examine
 from httpqueue.runtime import logs
-from httpqueue.settings import Mode, Settings, load, name_variables
+from httpqueue.settings import Mode, Settings, load, name_variables, variable
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import serving
 from httpqueue.storage.storage import Storage, open_storage
@@ -30,6 +33,10 @@ _PARTS: Final = {
     Mode.RELAY: "only the relay",
     Mode.WORKER: "only a worker",
 }
+_DOCTOR: Final = (
+    "Look at servers, settings, clocks, indices and every timer, and say what is wrong. Without --repair this"
+    " changes nothing. Exit code 0: nothing is wrong, or all is repaired; 1: something is; 2: no answer."
+)
 _FLAGS: Final = {
     "ephemeral": "keep all data in memory, write nothing to disk",
     "virtual_clock": "for tests: time stands still until you advance it; implies --ephemeral",
@@ -43,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.part == "keys":
             return _keys(asked, load(**flags))
+        if asked.part == "doctor":
+            return _doctor(asked, load(**flags))
         run(load(mode=asked.part, **flags) if asked.part else load(**flags))
     except StartError as error:
         _tell(f"httpqueue: {name_variables(str(error))}")
@@ -67,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     parts = parser.add_subparsers(dest="part", title="what to run", metavar="part")
     for mode, text in _PARTS.items():
         parts.add_parser(mode.value, help=text, description=text, parents=[flags])
+    doctor = parts.add_parser(
+        "doctor", help="say what is wrong with servers, settings and timers", description=_DOCTOR
+    )
+    doctor.add_argument("--repair", action="store_true", help="mend what can be mended")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     _add_keys(parts.add_parser("keys", help="create, list and revoke API keys"))
     return parser
 
@@ -92,6 +106,26 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     revoke.add_argument("id", metavar="ID", help="the ID that `httpqueue keys list` shows")
 
 
+def _doctor(asked: argparse.Namespace, settings: Settings) -> int:
+    logs.configure(settings.log_format, settings.log_level)
+    if settings.redis_url is None and not settings.data_dir.is_dir():
+        raise SettingsError(
+            f"setting {variable('data_dir')}: there is no directory {settings.data_dir.absolute()}"
+        )
+    try:
+        with _server(settings, "has nothing to look at") as url:
+            report = asyncio.run(examine(settings, url, repair=asked.repair))
+    except UnavailableError as error:
+        _tell(f"httpqueue doctor: {error}")
+        return EXIT_USAGE
+    if asked.json:
+        _print(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2).decode())
+    else:
+        for line in report.as_text():
+            _print(line)
+    return 0 if report.is_clean else EXIT_FAILED
+
+
 def _application(name: str) -> str:
     try:
         return name if name == ALL_APPLICATIONS else check_application(name)
@@ -102,7 +136,8 @@ def _application(name: str) -> str:
 def _keys(asked: argparse.Namespace, settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     try:
-        with _server(settings) as url:
+        with _server(settings, "stores no keys: set HTTPQUEUE_API_KEY instead") as url:
+            _tell_where(settings)
             return asyncio.run(_with_keys(asked, settings, url))
     except UnavailableError as error:
         _tell(f"httpqueue: the server that keeps the keys does not answer ({error}): try again")
@@ -110,15 +145,20 @@ def _keys(asked: argparse.Namespace, settings: Settings) -> int:
 
 
 @contextmanager
-def _server(settings: Settings) -> Iterator[str]:
+def _server(settings: Settings, why_not: str) -> Iterator[str]:
+    """The URL of the store. why_not: why there is none that is kept in memory only."""
     if settings.in_memory:
-        raise SettingsError("an ephemeral httpqueue stores no keys: set HTTPQUEUE_API_KEY instead")
+        raise SettingsError(f"an ephemeral httpqueue {why_not}")
     if settings.redis_url is not None:
         yield settings.redis_url
     else:
         with serving(settings.data_dir) as url:
-            _tell(f"The keys in {settings.data_dir.absolute()}:")
             yield url
+
+
+def _tell_where(settings: Settings) -> None:
+    if settings.redis_url is None:
+        _tell(f"The keys in {settings.data_dir.absolute()}:")
 
 
 async def _with_keys(asked: argparse.Namespace, settings: Settings, url: str) -> int:

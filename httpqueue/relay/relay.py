@@ -39,6 +39,9 @@ GRACE_MS: Final = 10_000
 ADOPT_AFTER_MS: Final = 30_000
 """When an outbox entry was read this long ago and not acknowledged, its relay is taken for dead."""
 
+POLICIES_S: Final = 10.0
+"""How often heal compares the partitions' copies of policies, in s."""
+
 log = structlog.get_logger()
 
 
@@ -51,6 +54,8 @@ class Relay:
         self._wake_ups = storage.wake_ups
         self._outbox = storage.outbox
         self._retention = storage.retention
+        self._policies = storage.policies
+        self._policies_at_s = 0.0
         self._queue = queue
         self._partitions = storage.partitions.all
         self._horizon_ms = horizon_ms
@@ -195,10 +200,20 @@ class Relay:
         """Put lost wake-ups again. Returns how many."""
         looks = await self._look()
         in_partitions = [partial(self._heal_in, each) for each in self._partitions if looks[each].must_heal]
-        healed = await _all_of([*in_partitions, self._heal_hosts])
+        healed = await _all_of([self._heal_policies, *in_partitions, self._heal_hosts])
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
+
+    async def _heal_policies(self) -> int:
+        """Finish policies that somebody wrote half, every POLICIES_S. No wake-up was lost, so none counts."""
+        now_s = clock.monotonic_s()
+        if now_s >= self._policies_at_s:
+            torn = await self._policies.mend()
+            self._policies_at_s = now_s + POLICIES_S
+            if torn:
+                log.warning("relay.policies", applications=torn.applications, hosts=torn.hosts)
+        return 0
 
     async def _heal_hosts(self) -> int:
         """Put the first wake-ups of lines that nobody serves. They are not lost, so they do not count."""

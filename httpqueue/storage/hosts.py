@@ -283,6 +283,32 @@ class Hosts:
             await pipeline.execute()
         await self._run_probe([host], silence_ms=0, rules=[text.encode()])
 
+    async def neglected(self, hosts: Sequence[str]) -> list[str]:
+        """Hosts that have other rules than are listed; those of `hosts` that are used and in no index."""
+        listed = await self.rules()
+        known = sorted({*hosts, *listed})
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for host in known:
+                keys = host_keys(host)
+                pipeline.get(keys.rules)
+                pipeline.exists(keys.line, keys.permits)
+                pipeline.zscore(self._keys.lines, host)
+            answers = await pipeline.execute()
+        return [
+            host
+            for host, own, is_used, probe_ms in zip(
+                known, answers[::3], answers[1::3], answers[2::3], strict=True
+            )
+            if decode_policy(DestinationPolicy, own) != listed.get(host, DestinationPolicy())
+            or (is_used and probe_ms is None)
+        ]
+
+    async def look_soon_at(self, hosts: Sequence[str]) -> None:
+        """Have `probe` look at these hosts next. It gives them the rules that are listed."""
+        with redis_errors():
+            await self._redis.zadd(self._keys.lines, dict.fromkeys(hosts, 0))
+
     # --- health and lists ---
 
     async def note_calls(self, calls: Mapping[str, Calls]) -> None:

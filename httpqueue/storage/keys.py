@@ -136,6 +136,15 @@ def name_of(member: bytes) -> TimerName:
     return TimerName(application, timer_id)
 
 
+def is_member(member: bytes) -> bool:
+    """Whether name_of can read it. What it cannot read, somebody else wrote into an index."""
+    try:
+        name_of(member)
+    except ValueError:
+        return False
+    return True
+
+
 def wake_up_id(wake_up: WakeUp) -> str:
     """{partition}application:id:generation, the queue's entry for a wake-up."""
     return f"{{{wake_up.partition}}}{member_of(wake_up.name)}:{wake_up.generation}"

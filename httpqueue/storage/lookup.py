@@ -10,7 +10,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import InvalidTimerError
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.hosts import Hosts
-from httpqueue.storage.keys import host_keys, member_of, name_of, parse_wake_up_id, queue_keys
+from httpqueue.storage.keys import host_keys, is_member, member_of, name_of, parse_wake_up_id, queue_keys
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import decode_policy, decode_record
 from httpqueue.storage.scripts import Script
@@ -127,7 +127,7 @@ class Lookup:
         """What explain.explain needs to know about a timer. None when there is no readable record."""
         member, partition = member_of(name), self._partitions.home_of(name)
         answer = await self._explain(partition, self._script_now(), member)
-        if len(answer) == _UNREADABLE and answer[2] != b"":
+        if len(answer) == _UNREADABLE and answer[2] in self._partitions.all:
             partition = answer[2]
             answer = await self._explain(partition, self._script_now(), member)
         if len(answer) == _UNREADABLE:
@@ -143,7 +143,7 @@ class Lookup:
             application=decode_policy(ApplicationPolicy, application),
             host=host.decode(),
             destination=at_host.policy,
-            blocked_by=name_of(first).id if first and first.decode() != member else None,
+            blocked_by=name_of(first).id if is_member(first) and first.decode() != member else None,
             reserved_start_ms=at_host.start_ms,
             lease_end_ms=round(float(lease_end)) if lease_end else None,
             is_in_line=at_host.is_in_line,

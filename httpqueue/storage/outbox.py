@@ -4,18 +4,31 @@ The relays are one consumer group. What a relay has read and not acknowledged wh
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from httpqueue.storage.connection import listen, redis_errors
+from httpqueue.clock import server_time
+from httpqueue.storage.connection import listen, redis_errors, time_ms
 from httpqueue.storage.keys import OUTBOX_CHANNEL, OUTBOX_GROUP, name_of
 from httpqueue.storage.partitions import Partitions
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
+MAX_DEAD: Final = 100
+"""The most entries of a stream outbox:dead that are shown."""
 MAX_INT: Final = 2**53
 """Lua numbers are doubles, exact up to this. A greater number was not written by httpqueue."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxState:
+    """How many entries an outbox has, how old the oldest is (ms), and the first of those set aside."""
+
+    length: int
+    age_ms: int
+    dead: list[str]
 
 
 class Outbox:
@@ -63,6 +76,28 @@ class Outbox:
             pipeline.xack(self._keys[partition], OUTBOX_GROUP, *entry_ids)
             pipeline.xdel(self._keys[partition], *entry_ids)
             await pipeline.execute()
+
+    async def states(self) -> list[OutboxState]:
+        """How each partition's outbox is."""
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.time()
+            for key, dead_key in zip(self._keys, self._dead_keys, strict=True):
+                pipeline.xlen(key)
+                pipeline.xrange(key, count=1)
+                pipeline.xrange(dead_key, count=MAX_DEAD)
+            time, *answers = await pipeline.execute()
+        now_ms = time_ms(
+            time, server_time
+        )  # entries have the server's own time, whatever a test's clock says
+        return [
+            OutboxState(
+                length,
+                now_ms - int(oldest[0][0].partition(b"-")[0]) if oldest else 0,
+                [f"{entry_id.decode()} {fields!r}" for entry_id, fields in dead],
+            )
+            for length, oldest, dead in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        ]
 
     async def leave(self, partition: int, consumer: str) -> None:
         """Delete a consumer, unless it has unacknowledged entries: another relay adopts those."""

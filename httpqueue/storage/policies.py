@@ -32,6 +32,21 @@ class Application:
     counts: dict[State, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """Policies of which not all partitions know.
+
+    applications: some partition has another policy of them than partition 0. hosts: some partition does not
+    know that they have rules, or that they have none.
+    """
+
+    applications: list[str]
+    hosts: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.applications or self.hosts)
+
+
 class Policies:
     """Reads and writes policies. Methods raise UnavailableError when the server is away."""
 
@@ -63,7 +78,8 @@ class Policies:
         counted: dict[str, Counter[State]] = {name.decode(): Counter() for name in policies}
         for field_name, count in chain.from_iterable(part.items() for part in counts):
             name, _, letter = field_name.partition(b":")
-            counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
+            if letter in STATE_OF_LETTER:  # somebody else may have written another
+                counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
         return [
             Application(
                 name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name])
@@ -111,8 +127,53 @@ class Policies:
             copied = raw
             pipeline = self._redis.pipeline(transaction=False)
             for keys in self._keys[1:]:
-                _write(pipeline, keys.applications, name, decode_policy(ApplicationPolicy, raw))
+                if raw is None:
+                    pipeline.hdel(keys.applications, name)
+                else:
+                    pipeline.hset(keys.applications, name, raw)
             await pipeline.execute()
+
+    async def torn(self) -> Torn:
+        """What was written half: whoever wrote a policy died in between, or is still at it."""
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys in self._keys:
+                pipeline.hgetall(keys.applications)
+                pipeline.smembers(keys.limited)
+            answers = await pipeline.execute()
+        [policies, *copies], limited = answers[::2], answers[1::2]
+        hosts = {host.encode() for host in await self._hosts.rules()}
+        names = {name for copy in copies for name, _ in policies.items() ^ copy.items()}
+        return Torn(
+            sorted(name.decode() for name in names),
+            sorted(host.decode() for host in set().union(*(part ^ hosts for part in limited))),
+        )
+
+    async def mend(self) -> Torn:
+        """Finish what was written half. Returns what that was."""
+        found = await self.torn()
+        for name in found.applications:
+            with redis_errors():
+                await self._copy(name)
+            if not (await self.application(name)).paused:
+                await at_once([self._release_line(partition, name) for partition in self._partitions.all])
+        for host in found.hosts:
+            await self._note_limited(host)
+        return found
+
+    async def _note_limited(self, host: str) -> None:
+        """Tell all partitions whether a host has rules, until that no longer changes meanwhile."""
+        told: bool | None = None
+        while told is not (is_limited := host in await self._hosts.rules()):
+            told = is_limited
+            with redis_errors():
+                pipeline = self._redis.pipeline(transaction=False)
+                for keys in self._keys:
+                    if is_limited:
+                        pipeline.sadd(keys.limited, host)
+                    else:
+                        pipeline.srem(keys.limited, host)
+                await pipeline.execute()
 
     async def _release_line(self, partition: int, application: str) -> None:
         """Wake all timers that wait in a line now. Those that join it later follow the new policy anyway.
@@ -139,14 +200,7 @@ class Policies:
         Its host has the policy; the partitions only know that there is one.
         """
         await self._hosts.set_rules(host, policy)
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            for keys in self._keys:
-                if policy == DestinationPolicy():
-                    pipeline.srem(keys.limited, host)
-                else:
-                    pipeline.sadd(keys.limited, host)
-            await pipeline.execute()
+        await self._note_limited(host)
         ready = await self._store.ready(host, await self._hosts.release(host))
         await self._store.wake(ready, are_unknown=False)
 

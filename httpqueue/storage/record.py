@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from httpqueue.errors import InvalidTimerError
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
-from httpqueue.timers.schedule import Delay
+from httpqueue.timers.schedule import Delay, check_instant
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import Attempt, State, Timer
 
@@ -76,7 +76,9 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
             raise InvalidTimerError("unreadable record: its end is missing")
         head = msgspec.convert(values[:_HEAD_FIELDS], _Head)
         spec, *log = values[_HEAD_FIELDS:]
-        return Timer(
+        for text in (head.lane, head.host):
+            text.decode()
+        timer = Timer(
             name=name,
             nonce=head.nonce.decode(),
             state=STATE_OF_LETTER[head.state],
@@ -86,18 +88,24 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
             spec=decode_spec(spec),
             log=tuple(map(_ATTEMPT.decode, log)),
         )
-    except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
+        for ms in (timer.due_ms, *(ms for each in timer.log for ms in (each.started_ms, each.due_ms))):
+            check_instant(ms)
+        return timer  # noqa: TRY300 - what cannot be shown is as damaged as what cannot be decoded
+    except (ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
 
 
 def read_pointer(record: bytes) -> int | None:
-    """The partition that a pointer names (see lua/common.lua). None when this is no pointer."""
+    """The partition that a pointer names (see lua/common.lua). None when this is no pointer, or damaged."""
     if not record.startswith(_POINTER):
         return None
-    unpacker = msgpack.Unpacker(raw=True)
+    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
     unpacker.feed(record)
-    _, _, partition, _ = unpacker
-    return int(partition)
+    try:
+        _, _, partition, nonce = unpacker
+    except (ValueError, msgpack.UnpackException):
+        return None
+    return partition if type(partition) is int and isinstance(nonce, bytes) and partition >= 0 else None
 
 
 def _with_own_defaults(spec: Spec) -> Spec:

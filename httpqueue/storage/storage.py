@@ -14,6 +14,7 @@ from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import connect, redis_errors, time_ms
 from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.hosts import Hosts
+from httpqueue.storage.inspection import Inspection
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import ONE_PARTITION, Partitions
@@ -56,6 +57,7 @@ class Storage:
         self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
         self.api_keys = ApiKeys(redis)
         self.first_use = FirstUse(redis)
+        self.inspection = Inspection(redis, partitions=partitions, now=now)
 
     async def ping(self) -> None:
         """Raises UnavailableError when the server does not answer."""
@@ -66,6 +68,10 @@ class Storage:
         """The store's time in ms since the epoch."""
         with redis_errors():
             return time_ms(await self._redis.time(), self._now)
+
+    async def other_archive(self) -> str | None:
+        """What the archive was made with, if that is not what this process would make it with."""
+        return await self._archive.other_parameters()
 
     async def check(self, *, allow_unsafe: bool) -> None:
         """Check that this server may keep timers.

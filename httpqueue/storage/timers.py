@@ -4,9 +4,10 @@ A call is one Redis script, so a crash leaves either all of its changes or none.
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import compress
 from typing import Any, Final
 
@@ -66,6 +67,9 @@ MAX_UNREADY: Final = 500
 """How often one look at a line finds first timers that cannot begin, before it leaves them to the next."""
 POINTER_BYTES: Final = 32
 """No pointer is longer."""
+POINTS: Final = 3
+"""How often a pointer is written when its record comes too late. The last time, the record is stored anyway:
+then the servers' clocks must differ by more than a pointer holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,16 @@ class _Placed:
     nonce: str
     home: int
     place: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """Pointers were written at their homes. Who stores a record too late may find them dropped."""
+
+    others: dict[TimerName, int]
+    """Names that have a timer elsewhere, and where. They got no pointer."""
+    hold_until_ms: dict[int, int]
+    """{home: until when its pointers hold}, in ms since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,24 +181,39 @@ class Store:
 
     async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
         """Store each timer in its place, and a pointer at its home before, if that is another partition."""
-        others = await self._note_at_homes(
-            [(each.timer.name, each.place, each.nonce) for each in placed if each.place != each.home]
-        )
-        ready = [each for each in placed if each.timer.name not in others]
-        answers = await by_partition(
-            ready,
-            lambda each: each.place,
-            lambda partition, part: self._create_in(partition, part, now_ms),
-        )
-        answer_of = iter(answers)
-        return [
-            _Elsewhere(others[each.timer.name]) if each.timer.name in others else next(answer_of)
-            for each in placed
-        ]
+        answers: dict[int, Created | _Elsewhere] = {}
+        waiting = list(enumerate(placed))
+        for tries_left in reversed(range(POINTS)):
+            noted = await self._note_at_homes(
+                [(each.timer.name, each.place, each.nonce) for _, each in waiting if each.place != each.home]
+            )
+            ready = []
+            for number, each in waiting:
+                if each.timer.name in noted.others:
+                    answers[number] = _Elsewhere(noted.others[each.timer.name])
+                else:
+                    ready.append((number, each))
+            hold_until_ms = noted.hold_until_ms if tries_left else {}
+            created = await by_partition(
+                [each for _, each in ready],
+                lambda each: each.place,
+                partial(self._create_in, now_ms=now_ms, hold_until_ms=hold_until_ms),
+            )
+            answers |= {number: answer for (number, _), answer in zip(ready, created, strict=True) if answer}
+            waiting = [pair for pair, answer in zip(ready, created, strict=True) if answer is None]
+            if not waiting:
+                break
+        return [answers[number] for number in range(len(placed))]
 
     async def _create_in(
-        self, partition: int, placed: Sequence[_Placed], now_ms: int
-    ) -> list[Created | _Elsewhere]:
+        self,
+        partition: int,
+        placed: Sequence[_Placed],
+        *,
+        now_ms: int,
+        hold_until_ms: Mapping[int, int],
+    ) -> list[Created | _Elsewhere | None]:
+        """None: it comes so late that its pointer may be gone."""
         batch = [
             (
                 member_of(each.timer.name),
@@ -193,6 +222,7 @@ class Store:
                 *_head_of(each.timer.spec),
                 each.nonce,
                 each.timer.if_exists.value,
+                each.place != each.home and hold_until_ms.get(each.home, False),
             )
             for each in placed
         ]
@@ -200,10 +230,16 @@ class Store:
         for each, answer in zip(placed, answers, strict=True):
             if answer[0] == b"replaced":
                 await self._leave_line(partition, each.timer.name, answer)
-        return [
-            _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
-            for result, value, *_ in answers
-        ]
+        return [self._created(answer) for answer in answers]
+
+    def _created(self, answer: list[Any]) -> Created | _Elsewhere | None:
+        match answer:
+            case [b"late", _]:
+                return None
+            case [b"moved", partition]:
+                return self._elsewhere(partition) or Created(Creation.CONFLICT, 0)
+        result, due_ms, *_ = answer
+        return Created(Creation(result.decode()), due_ms)
 
     async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
         """Create a timer whose name another one has in another partition: it has another ordering key."""
@@ -227,19 +263,30 @@ class Store:
 
     async def _note_at_homes(
         self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False
-    ) -> dict[TimerName, int]:
-        """Store (name, partition, nonce) at the homes. Returns names that have a timer elsewhere, and where.
-
-        when_full: even when the server is full.
-        """
+    ) -> _Noted:
+        """Store (name, partition, nonce) at the homes. when_full: even when the server is full."""
+        hold_until_ms: dict[int, int] = {}
 
         async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
             items = [(member_of(name), partition, nonce) for name, partition, nonce in part]
-            answers: list[int] = await self._point(home, self._script_now(), int(when_full), pack(items))
+            answers: list[int]
+            hold_until_ms[home], answers = await self._point(
+                home, self._script_now(), int(when_full), pack(items)
+            )
             return answers
 
         answers = await by_partition(pointers, lambda each: self._partitions.home_of(each[0]), note)
-        return {name: other for (name, _, _), other in zip(pointers, answers, strict=True) if other >= 0}
+        others = {
+            # A damaged pointer leads to the home itself, where the name is taken.
+            name: other if other in self._partitions.all else self._partitions.home_of(name)
+            for (name, _, _), other in zip(pointers, answers, strict=True)
+            if other >= 0
+        }
+        return _Noted(others, hold_until_ms)
+
+    async def point(self, name: TimerName, partition: int, nonce: str) -> bool:
+        """Write the pointer of a timer that has lost it. False: its name has another timer by now."""
+        return not (await self._note_at_homes([(name, partition, nonce)])).others
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
         """Give timers other content or another due time. The answers are in the same order."""
@@ -264,7 +311,7 @@ class Store:
                     for change, answer in zip(part, answers, strict=True)
                 ]
             )
-            return [_changed(answer) for answer in answers]
+            return [self._changed(answer) for answer in answers]
 
         answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
         return [
@@ -285,7 +332,7 @@ class Store:
                 partition, self._script_now(), member_of(name), version or "", retention_ms
             )
             await self._leave_line(partition, name, answer)
-            return _changed(answer)
+            return self._changed(answer)
 
         answer = await cancel_in(self._partitions.home_of(name))
         if isinstance(answer, _Elsewhere):
@@ -307,7 +354,9 @@ class Store:
         found = await self._get_in(self._partitions.home_of(name), name)
         if isinstance(found, _Elsewhere):
             found = await self._get_in(found.partition, name)
-        return found if isinstance(found, Found) else None
+        if isinstance(found, _Elsewhere):
+            raise InvalidTimerError("unreadable pointer: it points to another one")
+        return found
 
     async def _get_in(self, partition: int, name: TimerName) -> Found | _Elsewhere | None:
         member, keys = member_of(name), self._partitions.store_keys[partition]
@@ -320,8 +369,7 @@ class Store:
         now_ms = time_ms(time, self._now)
         if record is None or (kept_until_ms is not None and kept_until_ms <= now_ms):
             return None
-        moved_to = read_pointer(record)
-        return Found(decode_record(name, record), now_ms) if moved_to is None else _Elsewhere(moved_to)
+        return self._elsewhere(read_pointer(record)) or Found(decode_record(name, record), now_ms)
 
     async def is_archived(self, name: TimerName) -> bool:
         """Whether a timer of this name has ended and its retention is over.
@@ -344,10 +392,28 @@ class Store:
             pipeline.getrange(keys.records + member, 0, POINTER_BYTES)
             pipeline.time()
             kept_until_ms, record, time = await pipeline.execute()
-        moved_to = read_pointer(record)
-        if moved_to is not None:
-            return _Elsewhere(moved_to)
+        elsewhere = self._elsewhere(read_pointer(record))
+        if elsewhere is not None:
+            return elsewhere
         return kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now)
+
+    def _changed(self, answer: list[Any]) -> Changed | _Elsewhere:
+        match answer:
+            case [b"changed", letter, due_ms, version, _, _]:
+                return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
+            case [b"gone"]:
+                return Changed(ChangeResult.GONE)
+            case [b"state" | b"version" | b"lane" as reason, letter]:
+                return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
+            case [b"moved", partition]:
+                return self._elsewhere(partition) or Changed(ChangeResult.GONE)
+        raise TypeError(f"the script answered {answer!r}")
+
+    def _elsewhere(self, partition: int | None) -> _Elsewhere | None:
+        """Where a pointer points to. None when there is no such partition: then it is a damaged record."""
+        if partition is None or partition not in self._partitions.all:
+            return None
+        return _Elsewhere(partition)
 
     # --- begin, beat, finish, hand back: by wake-up, which knows its partition ---
 
@@ -384,13 +450,13 @@ class Store:
                 for application, policy in zip(policies[::2], policies[1::2], strict=True)
             }
             decoded = [
-                _begun(wake_up, holder, answer, policy_of)
+                _readably_begun(wake_up, holder, answer, policy_of)
                 for wake_up, answer in zip(part, answers, strict=True)
             ]
             damaged = [
                 member_of(answer.wake_up.name)
                 for answer, raw in zip(decoded, answers, strict=True)
-                if isinstance(answer, Refused) and raw[0] == b"begun"
+                if isinstance(answer, Refused) and answer.refusal is Refusal.UNREADABLE and len(raw) > 1
             ]
             if damaged:
                 await self._set_aside(partition, self._script_now(), pack(damaged))
@@ -479,10 +545,12 @@ class Store:
         """
         unblocked: list[WakeUp] = []
 
-        async def finish_in(partition: int, part: Sequence[Finish]) -> list[bool]:
+        async def finish_in(
+            partition: int, part: Sequence[Finish], tries_left: int = POINTS - 1
+        ) -> list[bool]:
             callbacks = [_callback_of(finish) for finish in part]
             nonces = [self._nonces.draw() if callback else "" for callback in callbacks]
-            await self._note_at_homes(
+            noted = await self._note_at_homes(
                 [
                     (callback.name, partition, nonce)
                     for callback, nonce in zip(callbacks, nonces, strict=True)
@@ -490,6 +558,7 @@ class Store:
                 ],
                 when_full=True,
             )
+            hold_until_ms = noted.hold_until_ms if tries_left else {}
             items = [
                 (
                     member_of(finish.begun.wake_up.name),
@@ -497,7 +566,7 @@ class Store:
                     finish.begun.holder,
                     *_packed_then(finish.then),
                     encode_attempt(finish.attempt),
-                    _packed_callback(callback, nonce),
+                    self._packed_callback(callback, nonce, hold_until_ms),
                 )
                 for finish, callback, nonce in zip(part, callbacks, nonces, strict=True)
             ]
@@ -508,10 +577,21 @@ class Store:
                 WakeUp(name_of(member), generation, partition=partition)
                 for member, generation in zip(woken[::2], woken[1::2], strict=True)
             )
-            return [bool(answer) for answer in answers]
+            late = [finish for finish, answer in zip(part, answers, strict=True) if answer == _LATE]
+            again = iter(await finish_in(partition, late, tries_left - 1) if late else ())
+            return [next(again) if answer == _LATE else bool(answer) for answer in answers]
 
         counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
         return Finished(counted, unblocked)
+
+    def _packed_callback(
+        self, callback: NewTimer | None, nonce: str, hold_until_ms: Mapping[int, int]
+    ) -> tuple[Any, ...]:
+        if callback is None:
+            return ()
+        timeout_ms, _, host = _head_of(callback.spec)
+        holds_until_ms = hold_until_ms.get(self._partitions.home_of(callback.name), False)
+        return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonce, holds_until_ms
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""
@@ -564,15 +644,17 @@ def _callback_of(finish: Finish) -> NewTimer | None:
     return None if isinstance(finish.then, Retry) else finish.then.callback
 
 
-def _packed_callback(callback: NewTimer | None, nonce: str) -> tuple[Any, ...]:
-    if callback is None:
-        return ()
-    timeout_ms, _, host = _head_of(callback.spec)
-    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonce
-
-
 def _partition_of(wake_up: WakeUp) -> int:
     return wake_up.partition
+
+
+def _readably_begun(
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+) -> Begun | Refused:
+    try:
+        return _begun(wake_up, holder, answer, policy_of)
+    except (InvalidTimerError, UnicodeDecodeError):
+        return Refused(wake_up, Refusal.UNREADABLE)
 
 
 def _begun(
@@ -580,10 +662,6 @@ def _begun(
 ) -> Begun | Refused:
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
-            try:
-                spec = decode_spec(raw_spec)
-            except InvalidTimerError:
-                return Refused(wake_up, Refusal.UNREADABLE)
             policy = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
@@ -594,7 +672,7 @@ def _begun(
                 lost=lost,
                 due_ms=due_ms,
                 started_ms=now_ms,
-                spec=spec,
+                spec=decode_spec(raw_spec),
                 host=host.decode(),
                 policy=policy,
             )
@@ -607,22 +685,11 @@ def _begun(
     raise TypeError(f"begin.lua answered {answer!r}")
 
 
-def _changed(answer: list[Any]) -> Changed | _Elsewhere:
-    match answer:
-        case [b"changed", letter, due_ms, version, _, _]:
-            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
-        case [b"gone"]:
-            return Changed(ChangeResult.GONE)
-        case [b"state" | b"version" | b"lane" as reason, letter]:
-            return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
-        case [b"moved", partition]:
-            return _Elsewhere(partition)
-    raise TypeError(f"the script answered {answer!r}")
-
-
 def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
     """A pointer never points to another pointer. If one did, the timer could not be found."""
     return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
 _NO_POLICY: Final = ApplicationPolicy()
+_LATE: Final = 2
+"""What finish.lua answers when a callback's pointer may be gone."""

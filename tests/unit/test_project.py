@@ -52,6 +52,7 @@ MAKE_TARGETS = {
     "bench-quick",
     "docker-run",
     "coverage-report",
+    "audit",
     "lock",
     "vendor",
     "openapi",

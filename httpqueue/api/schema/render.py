@@ -70,7 +70,7 @@ def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
         "status": timer.state,
         "time_left": time_left_s(timer.due_ms, now_ms) if timer.state is State.SCHEDULED else 0,
         "due": format_instant(timer.due_ms),
-        "due_local": format_local(timer.due_ms, zone) if zone else None,
+        "due_local": _local(timer.due_ms, zone),
         "generation": timer.generation,
         "attempts": timer.attempts,
         "lateness_ms": attempt.lateness_ms if attempt else None,
@@ -128,6 +128,14 @@ def destination_view(destination: Destination) -> dict[str, Any]:
             "last_result": health.last_result,
         },
     }
+
+
+def _local(ms: int, zone: str | None) -> str | None:
+    """None without a zone, and when this machine does not know the zone (any more)."""
+    try:
+        return format_local(ms, zone) if zone else None
+    except ValueError:
+        return None
 
 
 def _retry(retry: RetryOptions) -> dict[str, Any]:

@@ -33,7 +33,7 @@ local bytes = 0
 local function policy_of(application)
   if applications[application] == nil then
     local text = redis.call('HGET', keys.applications, application)
-    applications[application] = text and {text = text, values = cjson.decode(text)} or false
+    applications[application] = text and {text = text, values = read_policy(text)} or false
   end
   return applications[application]
 end

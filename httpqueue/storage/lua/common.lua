@@ -85,12 +85,20 @@ local function read_head(record)
   }
 end
 
--- record -> partition, nonce; nil when it is no pointer.
+-- record -> partition, nonce; nil when it is no pointer, or a damaged one.
 local function read_pointer(record)
   local ok, _, format, kind, partition, nonce = pcall(cmsgpack.unpack_limit, record, 4)
-  if ok and format == FORMAT and kind == 'p' then
+  if ok and format == FORMAT and kind == 'p' and type(partition) == 'number' and partition >= 0
+    and partition % 1 == 0 and type(nonce) == 'string' then
     return partition, nonce
   end
+end
+
+-- Whether a record is of the next format: a newer httpqueue wrote it, which runs beside this one. See
+-- docs/adr/0023.
+local function is_newer(record)
+  local ok, _, format, kind = pcall(cmsgpack.unpack_limit, record, 2)
+  return ok and format == FORMAT + 1 and type(kind) == 'string'
 end
 
 -- The head of a timer's record; nil or false when there is no readable record.
@@ -129,12 +137,13 @@ local function version_of(head)
   return string.format('%s.%.0f.%.0f.%s', head.nonce, head.generation, head.attempts, head.state)
 end
 
+-- What is no member at all (somebody else wrote it) has an application and the id ''. So it stops no script.
 local function application_of(member)
-  return string.sub(member, 1, string.find(member, ':', 1, true) - 1)
+  return string.match(member, '^[^:]*')
 end
 
 local function id_of(member)
-  return string.sub(member, string.find(member, ':', 1, true) + 1)
+  return string.match(member, ':(.*)$') or ''
 end
 
 local function is_finished(head)
@@ -452,9 +461,15 @@ local function add_wake_ups(found, application, entries)
   end
 end
 
+-- A policy's JSON -> its values; {} when nobody can read it: then it is the default policy, as in Python.
+local function read_policy(text)
+  local ok, values = pcall(cjson.decode, text)
+  return ok and type(values) == 'table' and values or {}
+end
+
 local function is_paused(application)
   local text = redis.call('HGET', keys.applications, application)
-  return text and cjson.decode(text).paused
+  return text and read_policy(text).paused
 end
 
 -- Set bits of an archive layer: at most 64 positions. Returns 1 when one of them was not set before, else 0.

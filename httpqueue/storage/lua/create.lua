@@ -2,13 +2,14 @@
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting, probes
 -- ARGV    1 now
 --         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce,
---           if exists], ...]
+--           if exists, until when its pointer holds (ms) or false], ...]
 -- RETURNS for each timer one of
 --         {'replaced', due ms, host in whose line the one before was or '', its generation}
 --         {'created' | 'exists' | 'kept' | 'conflict' | 'running' | 'lane', due ms}
 --           due ms: of the timer that now has the id; 0 for an unreadable record
 --           lane: it would be replaced, but it has another ordering key
 --         {'moved', partition}        the id's timer has an ordering key and is there
+--         {'late', 0}                 its pointer may be gone by now: `point` must come again
 -- `if exists` says what happens when the id is taken: 'conflict', 'keep', 'replace', 'earliest' or 'latest'.
 -- The last two keep the timer with that due time, but replace a finished one. 'conflict' answers 'exists'
 -- when the specs are equal. A running timer and an unreadable record are never replaced.
@@ -34,16 +35,19 @@ end
 
 local answers = {}
 for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, spec, ms, is_delay, timeout, lane, host, nonce, if_exists = unpack(timer)
+  local member, spec, ms, is_delay, timeout, lane, host, nonce, if_exists, holds_until = unpack(timer)
   local due = instant_ms(ms, is_delay, now)
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
   local moved_to = record and not head and read_pointer(record)
-  local is_gone = head and is_over(member, head, now)
+  local is_late = holds_until and holds_until < now
+  local is_gone = not is_late and head and is_over(member, head, now)
   if is_gone then
     leave_place(member, head, now)
   end
-  if moved_to then
+  if is_late then
+    answers[i] = {'late', 0}
+  elseif moved_to then
     answers[i] = {'moved', moved_to}
   elseif is_gone or not record then
     store(member, new_head(0, due, timeout, lane, host, nonce), spec, is_gone and head.state or nil)

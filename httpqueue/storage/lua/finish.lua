@@ -4,8 +4,10 @@
 --         3 1: return the timers that are unblocked and due; 0: tell the relay of them
 --         4 msgpack [[member, nonce, holder, what then, ms, log entry, callback], ...]
 --           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
---           callback: [member, spec, timeout ms, host, nonce] of the timer that is the callback, or []
--- RETURNS {{1 or 0 for each attempt}, {member, generation, ...} of unblocked timers}
+--           callback: [member, spec, timeout ms, host, nonce, until when its pointer holds (ms) or false] of the
+--           timer that is the callback, or []
+-- RETURNS {{1, 0 or 2 for each attempt}, {member, generation, ...} of unblocked timers}
+-- 2: nothing was changed, because the callback's pointer may be gone by now: `point` must come again.
 -- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
 -- (the next `begin` sets it aside).
 
@@ -86,7 +88,9 @@ for i, item in ipairs(items) do
   local head = head_of(member)
   local spec = head and read_spec(head)
   answers[i] = 0
-  if spec and is_held_by(head, nonce, holder) then
+  if callback[6] and callback[6] < now then
+    answers[i] = 2
+  elseif spec and is_held_by(head, nonce, holder) then
     ended[#ended + 1] = member
     if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
       leave_lines(member)

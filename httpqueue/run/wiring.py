@@ -124,6 +124,7 @@ def _backend(shared: _Shared) -> Backend:
         store=shared.storage.store,
         lookup=shared.storage.lookup,
         policies=shared.storage.policies,
+        jobs=shared.storage.jobs,
         readiness=shared.ping,
         worker_silence_ms=shared.queue.worker_silence_ms,
         retention_ms=shared.settings.retention_done_ms,

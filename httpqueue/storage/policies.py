@@ -21,6 +21,8 @@ from httpqueue.timers.timer import State
 
 RELEASE: Final = 500
 """The most timers that one script call takes out of a line."""
+RELEASE_AT_ONCE: Final = 5_000
+"""The most timers of a partition that a change of policy takes out of a line. A job releases the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,31 @@ class Policies:
         counted: dict[str, Counter[State]] = {name.decode(): Counter() for name in policies}
         for field_name, count in chain.from_iterable(part.items() for part in counts):
             name, _, letter = field_name.partition(b":")
-            counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
+            if letter in STATE_OF_LETTER:  # the others count bytes, or all applications together
+                counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
         return [
             Application(
                 name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name])
             )
             for name in sorted(counted)
         ]
+
+    async def counted(self, name: str) -> Application:
+        """One application. It has the default policy and no timers if nobody has used the name."""
+        fields = [f"{name}:{letter.decode()}" for letter in STATE_OF_LETTER]
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hget(self._keys[0].applications, name)
+            for keys in self._keys:
+                pipeline.hmget(keys.counts, fields)
+            policy, *counts = await pipeline.execute()
+        totals = [sum(int(each or 0) for each in of_state) for of_state in zip(*counts, strict=True)]
+        by_state = zip(STATE_OF_LETTER.values(), totals, strict=True)
+        return Application(
+            name,
+            decode_policy(ApplicationPolicy, policy),
+            {state: total for state, total in by_state if total},
+        )
 
     async def application(self, name: str) -> ApplicationPolicy:
         """The policy of an application; the default one when none is stored."""
@@ -82,8 +102,8 @@ class Policies:
     ) -> ApplicationPolicy:
         """Replace an application's policy by change(policy), atomically. Returns the new policy.
 
-        The policy of partition 0 counts; the others get a copy. If that ends a pause, the timers that waited
-        for it are woken.
+        The policy of partition 0 counts; the others get a copy. If that ends a pause, the first timers that
+        waited for it are woken. `waiting` says whether there are more.
         """
         key = self._keys[0].applications
 
@@ -98,7 +118,7 @@ class Policies:
             policy = await self._redis.transaction(write, key, value_from_callable=True)
             await self._copy(name)
         if not policy.paused:  # not only when it was: the resume before may have died in between
-            await at_once([self._release_line(partition, name) for partition in self._partitions.all])
+            await at_once([self._release_first(partition, name) for partition in self._partitions.all])
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
 
     async def _copy(self, name: str) -> None:
@@ -114,16 +134,27 @@ class Policies:
                 _write(pipeline, keys.applications, name, decode_policy(ApplicationPolicy, raw))
             await pipeline.execute()
 
-    async def _release_line(self, partition: int, application: str) -> None:
-        """Wake all timers that wait in a line now. Those that join it later follow the new policy anyway.
-
-        The script runs at least once: an application with an empty line may still have wake-ups that the
-        pause kept out of the queue.
-        """
+    async def waiting(self, name: str) -> int:
+        """How many timers wait in the application's lines, because it is or was paused."""
         with redis_errors():
-            waiting = await self._redis.zcard(self._keys[partition].lines + application)
-        for _ in range(0, max(waiting, 1), RELEASE):
-            await self._release(partition, self._script_now(), application, RELEASE)
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys in self._keys:
+                pipeline.zcard(keys.lines + name)
+            return sum(await pipeline.execute())
+
+    async def release(self, partition: int, name: str) -> int:
+        """Wake the first timers that wait in an application's line. Returns how many; less than RELEASE: all.
+
+        Call it at least once: an application with an empty line may still have wake-ups that the pause kept
+        out of the queue.
+        """
+        released: int = await self._release(partition, self._script_now(), name, RELEASE)
+        return released
+
+    async def _release_first(self, partition: int, name: str) -> None:
+        for _ in range(RELEASE_AT_ONCE // RELEASE):
+            if await self.release(partition, name) < RELEASE:
+                break
 
     async def destinations(self) -> list[Destination]:
         """Every destination that was called or has a policy, sorted by host."""

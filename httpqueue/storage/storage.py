@@ -14,10 +14,12 @@ from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import connect, redis_errors, time_ms
 from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.hosts import Hosts
+from httpqueue.storage.jobs import Jobs
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import ONE_PARTITION, Partitions
 from httpqueue.storage.policies import Policies
+from httpqueue.storage.quotas import Quotas
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import WakeUps
@@ -35,6 +37,7 @@ class Storage:
         archive_error_rate: float,
         partitions: Partitions = ONE_PARTITION,
         now: StoreNow = server_time,
+        max_pending: int | None = None,
     ) -> None:
         self._redis = redis
         self._now = now
@@ -44,10 +47,10 @@ class Storage:
         self.retention = Retention(redis, archive=self._archive, partitions=partitions, now=now)
         self.store = Store(
             redis,
-            archive=self._archive,
             retention=self.retention,
             hosts=self.hosts,
             partitions=partitions,
+            quotas=Quotas(redis, partitions=partitions, now=now, max_pending=max_pending),
             now=now,
         )
         self.outbox = Outbox(redis, partitions=partitions)
@@ -55,6 +58,7 @@ class Storage:
         self.lookup = Lookup(redis, partitions=partitions, hosts=self.hosts, now=now)
         self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
         self.api_keys = ApiKeys(redis)
+        self.jobs = Jobs(redis, now=now)
         self.first_use = FirstUse(redis)
 
     async def ping(self) -> None:
@@ -109,10 +113,17 @@ async def open_storage(
     archive_error_rate: float,
     partitions: Partitions = ONE_PARTITION,
     now: StoreNow = server_time,
+    max_pending: int | None = None,
 ) -> AsyncIterator[Storage]:
     """Open the store at this URL. It connects when it is first used."""
     redis = connect(url, Redis)
     try:
-        yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
+        yield Storage(
+            redis,
+            archive_error_rate=archive_error_rate,
+            partitions=partitions,
+            now=now,
+            max_pending=max_pending,
+        )
     finally:
         await redis.aclose()

@@ -6,6 +6,7 @@ from msgspec.structs import asdict
 
 from httpqueue.storage.hosts import Destination
 from httpqueue.storage.policies import Application
+from httpqueue.timers.jobs import Job
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MS_PER_S,
@@ -109,6 +110,27 @@ def application_view(application: Application) -> dict[str, Any]:
         "counts": {state.value: count for state, count in application.counts.items()},
         "retention": _retention(policy.retention),
         "secrets": len(policy.secrets),
+        "deleting": policy.is_deleted,
+    }
+
+
+def job_view(job: Job) -> dict[str, Any]:
+    """The members of a JobView."""
+    spec = job.spec
+    return {
+        "id": job.id,
+        "application": spec.application,
+        "kind": spec.kind,
+        "dry_run": spec.dry_run,
+        "state": job.state,
+        "total": job.total,
+        "done": job.done,
+        "matched": job.matched,
+        "changed": job.changed,
+        "created": format_instant(job.created_ms),
+        "started": None if job.started_ms is None else format_instant(job.started_ms),
+        "ended": None if job.ended_ms is None else format_instant(job.ended_ms),
+        "error": job.error,
     }
 
 

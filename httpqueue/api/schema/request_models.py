@@ -206,8 +206,8 @@ class CallbackChange(_Request):
     )
 
 
-class ReplayRequest(_Request):
-    """Which failed timers to send again: those that meet all of the given conditions."""
+class SelectionRequest(_Request):
+    """Which timers a job is about: those that meet all of the given conditions."""
 
     application: ApplicationName = Field(None, description="Timers of this application. Absent: `default`.")
     label: LabelFilter = Field(
@@ -218,10 +218,7 @@ class ReplayRequest(_Request):
         None, description="Timers due at this instant or later.", examples=[EXAMPLE_INSTANT]
     )
     due_to: Instant = Field(None, description="Timers due at this instant or earlier.")
-    limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        1_000, description="The most timers to send again; those that were due first come first."
-    )
-    dry_run: bool = Field(False, description="true only shows which timers would be sent again.")
+    dry_run: bool = Field(False, description="true only counts the timers.")
 
 
 class ApplicationRequest(_Request):

@@ -19,6 +19,8 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State
 
+BYTES: Final = b"b"
+"""What stands in the place of a state letter where bytes are counted: see lua/common.lua."""
 RELEASE: Final = 500
 """The most timers that one script call takes out of a line."""
 RELEASE_AT_ONCE: Final = 5_000
@@ -27,11 +29,12 @@ RELEASE_AT_ONCE: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application: its policy, and how many timers it has in each state."""
+    """An application: its policy, how many timers it has in each state, and the bytes of their records."""
 
     name: str
     policy: ApplicationPolicy
     counts: dict[State, int] = field(default_factory=dict)
+    bytes: int = 0
 
 
 class Policies:
@@ -62,34 +65,26 @@ class Policies:
             for keys in self._keys:
                 pipeline.hgetall(keys.counts)
             policies, *counts = await pipeline.execute()
-        counted: dict[str, Counter[State]] = {name.decode(): Counter() for name in policies}
+        counted: dict[str, Counter[bytes]] = {name.decode(): Counter() for name in policies}
         for field_name, count in chain.from_iterable(part.items() for part in counts):
-            name, _, letter = field_name.partition(b":")
-            if letter in STATE_OF_LETTER:  # the others count bytes, or all applications together
-                counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
-        return [
-            Application(
-                name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name])
-            )
-            for name in sorted(counted)
-        ]
+            name, _, what = field_name.partition(b":")
+            if name:  # otherwise it is about all applications together
+                counted.setdefault(name.decode(), Counter())[what] += int(count)
+        return [_application(name, policies.get(name.encode()), counted[name]) for name in sorted(counted)]
 
     async def counted(self, name: str) -> Application:
         """One application. It has the default policy and no timers if nobody has used the name."""
-        fields = [f"{name}:{letter.decode()}" for letter in STATE_OF_LETTER]
+        kinds = [*STATE_OF_LETTER, BYTES]
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hget(self._keys[0].applications, name)
             for keys in self._keys:
-                pipeline.hmget(keys.counts, fields)
-            policy, *counts = await pipeline.execute()
-        totals = [sum(int(each or 0) for each in of_state) for of_state in zip(*counts, strict=True)]
-        by_state = zip(STATE_OF_LETTER.values(), totals, strict=True)
-        return Application(
-            name,
-            decode_policy(ApplicationPolicy, policy),
-            {state: total for state, total in by_state if total},
-        )
+                pipeline.hmget(keys.counts, [f"{name}:{what.decode()}" for what in kinds])
+            policy, *rows = await pipeline.execute()
+        counts = Counter[bytes]()
+        for row in rows:
+            counts.update({what: int(count) for what, count in zip(kinds, row, strict=True) if count})
+        return _application(name, policy, counts)
 
     async def application(self, name: str) -> ApplicationPolicy:
         """The policy of an application; the default one when none is stored."""
@@ -184,6 +179,14 @@ class Policies:
     def _script_now(self) -> int | str:
         now_ms = self._now()
         return "" if now_ms is None else now_ms
+
+
+def _application(name: str, policy: bytes | None, counts: Counter[bytes]) -> Application:
+    """counts: number of timers by state letter, and of bytes."""
+    by_state: dict[State, int] = {
+        STATE_OF_LETTER[what]: count for what, count in counts.items() if what != BYTES
+    }
+    return Application(name, decode_policy(ApplicationPolicy, policy), by_state, counts[BYTES])
 
 
 def _write(pipeline: Pipeline, key: str, name: str, policy: ApplicationPolicy) -> None:

@@ -49,7 +49,7 @@ class Applications:
         """PUT /applications/{application}: replaces the settings; a paused application stays paused."""
         name = _application(request)
         settings = validate(ApplicationRequest, await read_object(request.scope, request.receive))
-        retention = retention_of(settings.retention)
+        retention, quota = retention_of(settings.retention), settings.quota
         return await self._update(
             name,
             lambda policy: ApplicationPolicy(
@@ -57,6 +57,9 @@ class Applications:
                 retention_done_ms=retention.done_ms if retention else None,
                 retention_failed_ms=retention.failed_ms if retention else None,
                 secrets=tuple(settings.secrets or ()),
+                max_pending=quota.pending if quota else None,
+                max_bytes=quota.bytes if quota else None,
+                max_rate=quota.rate if quota else None,
             ),
         )
 

@@ -1,6 +1,6 @@
 """What clients get, as pydantic models for the OpenAPI document; render.py makes the answers themselves."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -41,6 +41,9 @@ class BatchResult(BaseModel):
     )
     timer_status: State | None = Field(
         default=None, description="Problems only: the state of the timer that has the id."
+    )
+    quota: Literal["pending", "bytes", "rate"] | None = Field(
+        default=None, description="Problems only: the quota of the application that is used up."
     )
 
 
@@ -173,6 +176,14 @@ class JobView(BaseModel):
     error: str | None = Field(description="Why it failed; null otherwise.")
 
 
+class QuotaView(BaseModel):
+    """How much an application may store and post; null: without limit."""
+
+    pending: int | None = Field(description="The most timers that are scheduled or running.")
+    bytes: int | None = Field(description="The most bytes of its timers.")
+    rate: float | None = Field(description="The most timers that may be posted per second.")
+
+
 class ApplicationView(BaseModel):
     """An application: it has its own timers, ids and settings."""
 
@@ -185,6 +196,8 @@ class ApplicationView(BaseModel):
         description="How many seconds its finished timers can be read."
     )
     secrets: int = Field(description="The number of secrets that sign its webhooks.")
+    quota: QuotaView | None = Field(description="null: without limit.")
+    bytes: int = Field(description="How many bytes the records of its timers have, finished ones included.")
     deleting: bool = Field(description="Whether a job is deleting it: it takes no new timers.")
 
 
@@ -253,4 +266,7 @@ class Problem(BaseModel):
     errors: list[ProblemField] = Field(default=[], description="Every faulty field.")
     timer_status: State | None = Field(
         default=None, description="The state of the timer, where that is the reason."
+    )
+    quota: Literal["pending", "bytes", "rate"] | None = Field(
+        default=None, description="The quota of the application that is used up, where that is the reason."
     )

@@ -12,6 +12,7 @@ _APPLICATION: Final = "/applications/{application}"
 _DESTINATION: Final = "/destinations/{host}"
 
 _ID_TAKEN: Final = {409: "The id belongs to a timer with other content, or to one that is in flight."}
+_QUOTA: Final = {403: "The API key does not permit this, or a quota of the application is used up."}
 _OTHER_STATE: Final = {409: "The timer is in another state; timer_status names it."}
 _NO_JOB: Final = {404: "There is no such job, or it ended long ago."}
 _DELETING: Final = {409: "A job is deleting the application."}
@@ -47,7 +48,7 @@ OPERATIONS: Final = (
         _STORED,
         "You may send the same timer with the same id again: it is stored once.",
         request=requests.TimerRequest,
-        problems=_ID_TAKEN,
+        problems=_ID_TAKEN | _QUOTA,
     ),
     Operation(
         "GET",

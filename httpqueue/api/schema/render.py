@@ -104,12 +104,15 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 def application_view(application: Application) -> dict[str, Any]:
     """The members of an ApplicationView; secrets are only counted, never shown."""
     policy = application.policy
+    quota = {"pending": policy.max_pending, "bytes": policy.max_bytes, "rate": policy.max_rate}
     return {
         "application": application.name,
         "paused": policy.paused,
         "counts": {state.value: count for state, count in application.counts.items()},
         "retention": _retention(policy.retention),
         "secrets": len(policy.secrets),
+        "quota": None if all(limit is None for limit in quota.values()) else quota,
+        "bytes": application.bytes,
         "deleting": policy.is_deleted,
     }
 

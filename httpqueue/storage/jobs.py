@@ -5,7 +5,7 @@ it dies, its lease ends and another relay goes on from the last note: it does at
 step leaves timers alone that are not as they were.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_urlsafe
 from typing import Any, Final
@@ -65,7 +65,7 @@ class Jobs:
             sole,
             MAX_OPEN,
         )
-        return await self.get(answer.decode()) if answer else None
+        return _answered(answer) if answer else None
 
     async def get(self, job_id: str) -> Job | None:
         """A job; None when there is none of this id, or it ended long ago."""
@@ -84,10 +84,10 @@ class Jobs:
             answer = await self._take(0, self._script_now(), holder, LEASE_MS)
             if not answer:
                 return None
-            job_id, pairs = answer[0].decode(), answer[1]
-            job = _job(job_id, dict(zip(pairs[::2], pairs[1::2], strict=True)))
+            job = _answered(answer)
             if job is not None:
                 return job
+            job_id = answer[0].decode()
             log.error("jobs.unreadable", job=job_id)
             await self._save_as(job_id, holder, JobState.FAILED, {"error": "its record is damaged"})
 
@@ -133,6 +133,12 @@ def _fields(progress: Progress) -> dict[str, Any]:
         "changed": progress.changed,
     }
     return fields if progress.total is None else fields | {"total": progress.total}
+
+
+def _answered(answer: Sequence[Any]) -> Job | None:
+    """{id, {field, value, ...}} as scripts answer it. None when it cannot be read."""
+    job_id, pairs = answer
+    return _job(job_id.decode(), dict(zip(pairs[::2], pairs[1::2], strict=True)))
 
 
 def _job(job_id: str, fields: Mapping[bytes, bytes]) -> Job | None:

@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         validation_alias=_names("PARTITIONS"),
         description="slices of all keys, for a Redis Cluster; fixed when the store is first used",
     )
+    max_pending: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=_names("MAX_PENDING"),
+        description="the most timers of all applications that are scheduled or running; unset: no limit",
+    )
     arq_partition: int = Field(
         0,
         ge=0,

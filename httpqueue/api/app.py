@@ -11,9 +11,11 @@ from httpqueue.api import docs_ui
 from httpqueue.api.auth import Auth
 from httpqueue.api.backend import Backend, Readiness
 from httpqueue.api.handlers.applications import Applications
+from httpqueue.api.handlers.bulk import Bulk
 from httpqueue.api.handlers.clock import Clock
 from httpqueue.api.handlers.create_timers import CreateTimers
 from httpqueue.api.handlers.destinations import Destinations
+from httpqueue.api.handlers.jobs import Jobs
 from httpqueue.api.handlers.lists import Lists
 from httpqueue.api.handlers.probes import Probes
 from httpqueue.api.handlers.timers import Timers
@@ -44,12 +46,17 @@ def handlers_of(backend: Backend) -> dict[str, ASGIApp]:
 def _timers(backend: Backend) -> dict[str, ASGIApp]:
     create = CreateTimers(backend)
     timers = Timers(backend)
-    lists = Lists(store=backend.store, lookup=backend.lookup)
+    lists = Lists(backend.lookup)
+    bulk = Bulk(backend)
+    jobs = Jobs(backend.jobs)
     return {"createTimer": create.post} | _asgi(
         {
             "createTimers": create.post_batch,
             "listTimers": lists.get,
-            "replayTimers": lists.replay,
+            "replayTimers": bulk.replay,
+            "cancelTimers": bulk.cancel,
+            "getJob": jobs.get,
+            "cancelJob": jobs.delete,
             "getTimer": timers.get,
             "replaceTimer": timers.put,
             "changeTimer": timers.patch,
@@ -64,7 +71,7 @@ def _timers(backend: Backend) -> dict[str, ASGIApp]:
 
 
 def _settings(backend: Backend) -> dict[str, ASGIApp]:
-    applications = Applications(backend.policies)
+    applications = Applications(backend.policies, backend.jobs)
     destinations = Destinations(backend.policies)
     endpoints: dict[str, Endpoint] = {
         "listApplications": applications.list,
@@ -72,6 +79,7 @@ def _settings(backend: Backend) -> dict[str, ASGIApp]:
         "setApplication": applications.put,
         "pauseApplication": applications.pause,
         "resumeApplication": applications.resume,
+        "deleteApplication": applications.delete,
         "listDestinations": destinations.list,
         "getDestination": destinations.get,
         "setDestination": destinations.put,

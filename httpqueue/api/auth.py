@@ -15,7 +15,7 @@ from httpqueue import clock
 from httpqueue.api.key_ring import KeyRing
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.schema.operation import Operation
-from httpqueue.timers.access import Grant, RateLimit, permits
+from httpqueue.timers.access import Grant, RateLimit, Scope, permits
 from httpqueue.timers.names import DEFAULT_APPLICATION
 
 GRANT: Final = "httpqueue.grant"
@@ -92,6 +92,12 @@ def sees_all(connection: Connection) -> bool:
     """Whether a request may be about all applications at once."""
     grant: Grant | None = connection.get(GRANT)
     return grant is None or grant.application is None
+
+
+def may_administer(connection: Connection) -> bool:
+    """Whether a request may do what needs the scope admin."""
+    grant: Grant | None = connection.get(GRANT)
+    return grant is None or grant.scope.includes(Scope.ADMIN)
 
 
 def _authorize(connection: Connection, operation: Operation, grant: Grant) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from httpqueue import clock
+from httpqueue.storage.jobs import Jobs
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
@@ -31,6 +32,7 @@ class Backend:
     store: Store
     lookup: Lookup
     policies: Policies
+    jobs: Jobs
     readiness: Readiness
     worker_silence_ms: WorkerSilence
     retention_ms: int

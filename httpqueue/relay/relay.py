@@ -5,6 +5,7 @@ drain   reads outbox entries, and puts wake-ups that are due soon into the queue
 adopt   does the same for entries that a dead relay had read
 promote puts wake-ups that have come near into the queue, application by application
 heal    puts lost wake-ups again, and wakes timers that nothing else wakes
+work    does jobs, such as the replay of very many timers: see relay/jobs.py
 
 The passes run independently: one that fails does not stop the others. Each visits all partitions, and one
 that is away does not stop the others either.
@@ -21,6 +22,7 @@ import structlog
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
+from httpqueue.relay.jobs import Jobs
 from httpqueue.runtime.metrics import OUTBOX_UNREADABLE, WAKE_UPS_PUT
 from httpqueue.runtime.outage import Outage
 from httpqueue.storage.queue import Queue
@@ -34,6 +36,8 @@ TOP_UP_S: Final = 0.05
 """The shortest pause of promote, in s: an application has more due than the queue may hold of it."""
 FORGET_S: Final = 0.2
 """The pause of forget, in s, while timers expire."""
+JOBS_S: Final = 0.5
+"""The pause between two looks for jobs, in s."""
 GRACE_MS: Final = 10_000
 """When a timer is overdue by this much, its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
@@ -56,6 +60,7 @@ class Relay:
         self._retention = storage.retention
         self._policies = storage.policies
         self._policies_at_s = 0.0
+        self._jobs = Jobs(storage)
         self._queue = queue
         self._partitions = storage.partitions.all
         self._horizon_ms = horizon_ms
@@ -85,6 +90,7 @@ class Relay:
                         _for_ever(self.promote, "relay.promote", lambda: self._promote_pause_s)
                     ),
                     tasks.create_task(_for_ever(self.heal, "relay.heal", lambda: SWEEP_S)),
+                    tasks.create_task(_for_ever(self.work, "relay.work", lambda: JOBS_S)),
                 ]
                 await self._stopping.wait()
                 for one in passes:
@@ -265,6 +271,14 @@ class Relay:
         count = await self._in_each(forget_in, [each for each in self._partitions if looks[each].has_expired])
         self._forget_pause_s = FORGET_S if count else SWEEP_S
         return count
+
+    async def work(self) -> int:
+        """Do jobs until all are done or wait for something. Returns how many turns were made."""
+        return await self._jobs.work()
+
+    async def has_jobs(self) -> bool:
+        """Whether any job has not ended, whoever works on it."""
+        return await self._jobs.has_any()
 
     async def _look(self) -> list[Look]:
         return await self._wake_ups.look(horizon_ms=self._horizon_ms, overdue_ms=GRACE_MS)

@@ -87,7 +87,11 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
     partitions = Partitions(settings.partitions)
     storage = await stack.enter_async_context(
         open_storage(
-            store_url, archive_error_rate=settings.archive_error_rate, partitions=partitions, now=now
+            store_url,
+            archive_error_rate=settings.archive_error_rate,
+            partitions=partitions,
+            now=now,
+            max_pending=settings.max_pending,
         )
     )
     queue = await stack.enter_async_context(open_queue(queue_url, partitions=partitions, now=now))
@@ -124,6 +128,7 @@ def _backend(shared: _Shared) -> Backend:
         store=shared.storage.store,
         lookup=shared.storage.lookup,
         policies=shared.storage.policies,
+        jobs=shared.storage.jobs,
         readiness=shared.ping,
         worker_silence_ms=shared.queue.worker_silence_ms,
         retention_ms=shared.settings.retention_done_ms,

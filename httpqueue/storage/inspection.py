@@ -26,7 +26,8 @@ PAGE: Final = 1_000
 """About how many keys or index entries are looked at together."""
 POINTER_BYTES: Final = 32
 
-_KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}:([a-z-]+)(?::(.*))?", re.DOTALL)
+_KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}(?::([a-z-]+)(?::(.*))?|([^:].*))", re.DOTALL)
+"""An index, or what is no index: then it is a record's, which ends with its member."""
 _HOST_KEY: Final = re.compile(rb"hq:\{host:(.*)\}:(?:line|permits|rules)", re.DOTALL)
 _OF_APPLICATION: Final = {b"due", b"held", b"ended"}
 """Indices of ids; their application ends the key."""
@@ -87,10 +88,11 @@ class Inspection:
             if not of_partition:
                 continue
             partition, kind, rest = int(of_partition[1]), of_partition[2], of_partition[3] or b""
+            member = of_partition[4]
             if partition not in self._partitions.all:
                 page.strange.append(key.decode(errors="backslashreplace"))
-            elif kind == b"timer":
-                page.timers.append((partition, rest))
+            elif member:
+                page.timers.append((partition, member))
             elif kind in _OF_APPLICATION:
                 page.indices.append(Index(partition, key, rest.rpartition(b":")[2] + b":"))
             elif kind in _OF_ALL:

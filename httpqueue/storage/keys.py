@@ -32,8 +32,15 @@ class StoreKeys:
     set_aside: str  # zset: member -> ms at which its record was found to be unreadable
     archive_layers: str  # + n  string: the bits of layer n of the Bloom filter
     archive_counts: str  # hash: layer n -> number of ids in it
-    counts: str  # hash: application:state letter -> number of timers
+    counts: (
+        str  # hash: application:state letter -> number of timers; application:b -> bytes of their records;
+    )
+    #     :p -> number of timers that have not ended
     applications: str  # hash: application -> its ApplicationPolicy as JSON; all partitions have the same
+    rates: str  # hash: application with a rate -> ms up to which its posts have used it
+    reserved: (
+        str  # + application  hash: token of a create call -> until when ms, timers and bytes it is to store
+    )
     limited: str  # set: hosts that have a DestinationPolicy; all partitions have the same
     lanes: str  # + application:ordering key  zset: member -> due ms, or -inf when it has the turn
     lines: str  # + application  zset: member -> due ms of its timers that were due while it was paused
@@ -72,6 +79,15 @@ class HostIndexKeys:
     lines: str  # zset: host that may have a line or permits -> ms at which it is looked at next
     rules: str  # hash: host -> its DestinationPolicy as JSON; a copy is in the host's own slot
     called: str  # zset: host -> ms at which it was last called
+
+
+@dataclass(frozen=True, slots=True)
+class JobKeys:
+    """The jobs of all applications, on the store's server."""
+
+    jobs: str  # + id  hash: the job, see lua/job_add.lua
+    open: str  # zset: id of a job that has not ended -> ms from which on any relay may take it
+    open_of: str  # + application  hash: id, or kind of which one is open at most -> id of an open job
 
 
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
@@ -123,6 +139,12 @@ def host_keys(host: str) -> HostKeys:
 def host_index_keys() -> HostIndexKeys:
     """The keys that list hosts. They are all in one slot of a cluster."""
     return HostIndexKeys(**{name: f"hq:{{hosts}}:{name}" for name in HostIndexKeys.__dataclass_fields__})
+
+
+def job_keys() -> JobKeys:
+    """The keys of jobs. They are all in one slot of a cluster."""
+    names = {"jobs": "job:", "open_of": "open:"}
+    return JobKeys(**{name: f"hq:{{jobs}}:{names.get(name, name)}" for name in JobKeys.__dataclass_fields__})
 
 
 def member_of(name: TimerName) -> str:

@@ -19,17 +19,22 @@ from httpqueue.storage.timers import Store
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State
 
+BYTES: Final = b"b"
+"""What stands in the place of a state letter where bytes are counted: see lua/common.lua."""
 RELEASE: Final = 500
 """The most timers that one script call takes out of a line."""
+RELEASE_AT_ONCE: Final = 5_000
+"""The most timers of a partition that a change of policy takes out of a line. A job releases the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application: its policy, and how many timers it has in each state."""
+    """An application: its policy, how many timers it has in each state, and the bytes of their records."""
 
     name: str
     policy: ApplicationPolicy
     counts: dict[State, int] = field(default_factory=dict)
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +80,27 @@ class Policies:
             for keys in self._keys:
                 pipeline.hgetall(keys.counts)
             policies, *counts = await pipeline.execute()
-        counted: dict[str, Counter[State]] = {name.decode(): Counter() for name in policies}
+        counted: dict[str, Counter[bytes]] = {name.decode(): Counter() for name in policies}
         for field_name, count in chain.from_iterable(part.items() for part in counts):
-            name, _, letter = field_name.partition(b":")
-            if letter in STATE_OF_LETTER:  # somebody else may have written another
-                counted.setdefault(name.decode(), Counter())[STATE_OF_LETTER[letter]] += int(count)
-        return [
-            Application(
-                name, decode_policy(ApplicationPolicy, policies.get(name.encode())), dict(counted[name])
-            )
-            for name in sorted(counted)
-        ]
+            name, _, what = field_name.partition(b":")
+            # Without a name it is about all applications together; somebody else may have written another.
+            if name and (what == BYTES or what in STATE_OF_LETTER):
+                counted.setdefault(name.decode(), Counter())[what] += int(count)
+        return [_application(name, policies.get(name.encode()), counted[name]) for name in sorted(counted)]
+
+    async def counted(self, name: str) -> Application:
+        """One application. It has the default policy and no timers if nobody has used the name."""
+        kinds = [*STATE_OF_LETTER, BYTES]
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hget(self._keys[0].applications, name)
+            for keys in self._keys:
+                pipeline.hmget(keys.counts, [f"{name}:{what.decode()}" for what in kinds])
+            policy, *rows = await pipeline.execute()
+        counts = Counter[bytes]()
+        for row in rows:
+            counts.update({what: int(count) for what, count in zip(kinds, row, strict=True) if count})
+        return _application(name, policy, counts)
 
     async def application(self, name: str) -> ApplicationPolicy:
         """The policy of an application; the default one when none is stored."""
@@ -98,8 +113,8 @@ class Policies:
     ) -> ApplicationPolicy:
         """Replace an application's policy by change(policy), atomically. Returns the new policy.
 
-        The policy of partition 0 counts; the others get a copy. If that ends a pause, the timers that waited
-        for it are woken.
+        The policy of partition 0 counts; the others get a copy. If that ends a pause, the first timers that
+        waited for it are woken. `waiting` says whether there are more.
         """
         key = self._keys[0].applications
 
@@ -114,7 +129,7 @@ class Policies:
             policy = await self._redis.transaction(write, key, value_from_callable=True)
             await self._copy(name)
         if not policy.paused:  # not only when it was: the resume before may have died in between
-            await at_once([self._release_line(partition, name) for partition in self._partitions.all])
+            await at_once([self._release_first(partition, name) for partition in self._partitions.all])
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
 
     async def _copy(self, name: str) -> None:
@@ -175,16 +190,31 @@ class Policies:
                         pipeline.srem(keys.limited, host)
                 await pipeline.execute()
 
-    async def _release_line(self, partition: int, application: str) -> None:
-        """Wake all timers that wait in a line now. Those that join it later follow the new policy anyway.
-
-        The script runs at least once: an application with an empty line may still have wake-ups that the
-        pause kept out of the queue.
-        """
+    async def waiting(self, name: str) -> int:
+        """How many timers wait in the application's lines, because it is or was paused."""
         with redis_errors():
-            waiting = await self._redis.zcard(self._keys[partition].lines + application)
-        for _ in range(0, max(waiting, 1), RELEASE):
-            await self._release(partition, self._script_now(), application, RELEASE)
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys in self._keys:
+                pipeline.zcard(keys.lines + name)
+            return sum(await pipeline.execute())
+
+    async def release(self, partition: int, name: str) -> int:
+        """Wake the first timers that wait in an application's line. Returns how many; less than RELEASE: all.
+
+        Call it at least once: an application with an empty line may still have wake-ups that the pause kept
+        out of the queue.
+        """
+        released: int = await self._release(partition, self._script_now(), name, RELEASE)
+        return released
+
+    async def _release_line(self, partition: int, name: str) -> None:
+        while await self.release(partition, name) == RELEASE:
+            pass
+
+    async def _release_first(self, partition: int, name: str) -> None:
+        for _ in range(RELEASE_AT_ONCE // RELEASE):
+            if await self.release(partition, name) < RELEASE:
+                break
 
     async def destinations(self) -> list[Destination]:
         """Every destination that was called or has a policy, sorted by host."""
@@ -207,6 +237,14 @@ class Policies:
     def _script_now(self) -> int | str:
         now_ms = self._now()
         return "" if now_ms is None else now_ms
+
+
+def _application(name: str, policy: bytes | None, counts: Counter[bytes]) -> Application:
+    """counts: number of timers by state letter, and of bytes."""
+    by_state: dict[State, int] = {
+        STATE_OF_LETTER[what]: count for what, count in counts.items() if what != BYTES
+    }
+    return Application(name, decode_policy(ApplicationPolicy, policy), by_state, counts[BYTES])
 
 
 def _write(pipeline: Pipeline, key: str, name: str, policy: ApplicationPolicy) -> None:

@@ -15,10 +15,12 @@ from httpqueue.storage.connection import connect, redis_errors, time_ms
 from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.inspection import Inspection
+from httpqueue.storage.jobs import Jobs
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import ONE_PARTITION, Partitions
 from httpqueue.storage.policies import Policies
+from httpqueue.storage.quotas import Quotas
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import WakeUps
@@ -36,6 +38,7 @@ class Storage:
         archive_error_rate: float,
         partitions: Partitions = ONE_PARTITION,
         now: StoreNow = server_time,
+        max_pending: int | None = None,
     ) -> None:
         self._redis = redis
         self._now = now
@@ -45,10 +48,10 @@ class Storage:
         self.retention = Retention(redis, archive=self._archive, partitions=partitions, now=now)
         self.store = Store(
             redis,
-            archive=self._archive,
             retention=self.retention,
             hosts=self.hosts,
             partitions=partitions,
+            quotas=Quotas(redis, partitions=partitions, now=now, max_pending=max_pending),
             now=now,
         )
         self.outbox = Outbox(redis, partitions=partitions)
@@ -56,6 +59,7 @@ class Storage:
         self.lookup = Lookup(redis, partitions=partitions, hosts=self.hosts, now=now)
         self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
         self.api_keys = ApiKeys(redis)
+        self.jobs = Jobs(redis, now=now)
         self.first_use = FirstUse(redis)
         self.inspection = Inspection(redis, partitions=partitions, now=now)
 
@@ -115,10 +119,17 @@ async def open_storage(
     archive_error_rate: float,
     partitions: Partitions = ONE_PARTITION,
     now: StoreNow = server_time,
+    max_pending: int | None = None,
 ) -> AsyncIterator[Storage]:
     """Open the store at this URL. It connects when it is first used."""
     redis = connect(url, Redis)
     try:
-        yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
+        yield Storage(
+            redis,
+            archive_error_rate=archive_error_rate,
+            partitions=partitions,
+            now=now,
+            max_pending=max_pending,
+        )
     finally:
         await redis.aclose()

@@ -114,6 +114,7 @@ def backend_of(redis: Redis) -> Backend:
         store=storage.store,
         lookup=storage.lookup,
         policies=storage.policies,
+        jobs=storage.jobs,
         readiness=storage.ping,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,

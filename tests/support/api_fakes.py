@@ -80,6 +80,7 @@ def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
         store=cast(Store, store),
         lookup=away.lookup,
         policies=away.policies,
+        jobs=away.jobs,
         readiness=readiness,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,

@@ -45,6 +45,7 @@ class Lab:
                 store=self.store,
                 lookup=storage.lookup,
                 policies=storage.policies,
+                jobs=storage.jobs,
                 readiness=storage.ping,
                 worker_silence_ms=self.silence_ms,
                 retention_ms=HOUR_MS,

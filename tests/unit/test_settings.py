@@ -40,6 +40,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "data_dir": ("/data", Path("/data")),
     "allow_unsafe_redis": ("true", True),
     "partitions": ("4", 4),
+    "max_pending": ("1000", 1_000),
     "arq_partition": ("3", 3),
     "concurrency": ("7", 7),
     "host_concurrency": ("9", 9),

@@ -17,7 +17,7 @@ from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, prob
 from httpqueue.api.schema.json_body import MAX_BATCH_BYTES, read_object
 from httpqueue.api.schema.query import check_query
 from httpqueue.api.schema.read_timer import read_batch, read_timer
-from httpqueue.api.timer_problems import other_lane, state_conflict
+from httpqueue.api.timer_problems import LIMITS, limit_met, other_lane, state_conflict
 from httpqueue.runtime.batch import Batcher
 from httpqueue.runtime.metrics import TIMERS_CREATED
 from httpqueue.timers.commands import Created, Creation, NewTimer
@@ -105,6 +105,8 @@ def _check_created(created: Created) -> None:
         raise IN_FLIGHT
     if created.creation is Creation.OTHER_LANE:
         raise OTHER_LANE
+    if created.creation in LIMITS:
+        raise limit_met(created)
 
 
 def _result(timer: NewTimer, created: Created) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from msgspec.structs import asdict
 
 from httpqueue.storage.hosts import Destination
 from httpqueue.storage.policies import Application
+from httpqueue.timers.jobs import Job
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MS_PER_S,
@@ -103,12 +104,36 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 def application_view(application: Application) -> dict[str, Any]:
     """The members of an ApplicationView; secrets are only counted, never shown."""
     policy = application.policy
+    quota = {"pending": policy.max_pending, "bytes": policy.max_bytes, "rate": policy.max_rate}
     return {
         "application": application.name,
         "paused": policy.paused,
         "counts": {state.value: count for state, count in application.counts.items()},
         "retention": _retention(policy.retention),
         "secrets": len(policy.secrets),
+        "quota": None if all(limit is None for limit in quota.values()) else quota,
+        "bytes": application.bytes,
+        "deleting": policy.is_deleted,
+    }
+
+
+def job_view(job: Job) -> dict[str, Any]:
+    """The members of a JobView."""
+    spec = job.spec
+    return {
+        "id": job.id,
+        "application": spec.application,
+        "kind": spec.kind,
+        "dry_run": spec.dry_run,
+        "state": job.state,
+        "total": job.total,
+        "done": job.done,
+        "matched": job.matched,
+        "changed": job.changed,
+        "created": format_instant(job.created_ms),
+        "started": None if job.started_ms is None else format_instant(job.started_ms),
+        "ended": None if job.ended_ms is None else format_instant(job.ended_ms),
+        "error": job.error,
     }
 
 

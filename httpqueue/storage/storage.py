@@ -19,6 +19,7 @@ from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import ONE_PARTITION, Partitions
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.retention import Retention
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import WakeUps
 
@@ -34,8 +35,11 @@ class Storage:
         *,
         archive_error_rate: float,
         partitions: Partitions = ONE_PARTITION,
+        secrets: SecretBox | None = None,
         now: StoreNow = server_time,
     ) -> None:
+        """secrets: encrypts signing secrets. None: they can neither be stored nor read."""
+        secrets = secrets or SecretBox()
         self._redis = redis
         self._now = now
         self._archive = Archive(redis, error_rate=archive_error_rate, partitions=partitions)
@@ -44,16 +48,18 @@ class Storage:
         self.retention = Retention(redis, archive=self._archive, partitions=partitions, now=now)
         self.store = Store(
             redis,
-            archive=self._archive,
             retention=self.retention,
             hosts=self.hosts,
             partitions=partitions,
+            secrets=secrets,
             now=now,
         )
         self.outbox = Outbox(redis, partitions=partitions)
         self.wake_ups = WakeUps(redis, partitions=partitions, now=now)
         self.lookup = Lookup(redis, partitions=partitions, hosts=self.hosts, now=now)
-        self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
+        self.policies = Policies(
+            redis, partitions=partitions, hosts=self.hosts, store=self.store, secrets=secrets, now=now
+        )
         self.api_keys = ApiKeys(redis)
         self.first_use = FirstUse(redis)
 
@@ -108,11 +114,14 @@ async def open_storage(
     *,
     archive_error_rate: float,
     partitions: Partitions = ONE_PARTITION,
+    secrets: SecretBox | None = None,
     now: StoreNow = server_time,
 ) -> AsyncIterator[Storage]:
     """Open the store at this URL. It connects when it is first used."""
     redis = connect(url, Redis)
     try:
-        yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
+        yield Storage(
+            redis, archive_error_rate=archive_error_rate, partitions=partitions, secrets=secrets, now=now
+        )
     finally:
         await redis.aclose()

@@ -10,11 +10,11 @@ from dataclasses import astuple, dataclass, replace
 from itertools import compress
 from typing import Any, Final
 
+from msgspec import structs
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, now_ms, server_time
 from httpqueue.errors import InvalidTimerError, UnavailableError
-from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.keys import member_of, name_of
@@ -30,6 +30,7 @@ from httpqueue.storage.record import (
 )
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.secret_box import SealedSecretError, SecretBox
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -95,15 +96,16 @@ class Store:
         self,
         redis: Redis,
         *,
-        archive: Archive,
         retention: Retention,
         hosts: Hosts,
         partitions: Partitions,
+        secrets: SecretBox,
         now: StoreNow = server_time,
     ) -> None:
         self._redis = redis
+        self._secrets = secrets
         self._hosts = hosts
-        self._archive = archive
+        self._archive = retention.archive
         self._retention = retention
         self._partitions = partitions
         self._now = now
@@ -380,7 +382,7 @@ class Store:
                 pack([(member_of(each.name), each.generation, each in permits) for each in part]),
             )
             policy_of = {
-                application.decode(): decode_policy(ApplicationPolicy, policy)
+                application.decode(): self._opened(application.decode(), policy)
                 for application, policy in zip(policies[::2], policies[1::2], strict=True)
             }
             decoded = [
@@ -397,6 +399,15 @@ class Store:
             return decoded
 
         return await by_partition(wake_ups, _partition_of, begin_in)
+
+    def _opened(self, application: str, raw: bytes) -> tuple[ApplicationPolicy, bool]:
+        """(policy with its secrets opened, whether that was possible)."""
+        policy = decode_policy(ApplicationPolicy, raw)
+        try:
+            secrets = tuple(self._secrets.open(application, secret) for secret in policy.secrets)
+        except SealedSecretError:
+            return policy, False
+        return structs.replace(policy, secrets=secrets), True
 
     async def wait(self, wake_ups: Sequence[WakeUp]) -> None:
         """Note that these timers wait in the lines of their hosts, which know already."""
@@ -576,7 +587,7 @@ def _partition_of(wake_up: WakeUp) -> int:
 
 
 def _begun(
-    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
 ) -> Begun | Refused:
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
@@ -584,7 +595,7 @@ def _begun(
                 spec = decode_spec(raw_spec)
             except InvalidTimerError:
                 return Refused(wake_up, Refusal.UNREADABLE)
-            policy = policy_of.get(wake_up.name.application, _NO_POLICY)
+            policy, can_sign = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
                 nonce=nonce.decode(),
@@ -597,6 +608,7 @@ def _begun(
                 spec=spec,
                 host=host.decode(),
                 policy=policy,
+                can_sign=can_sign,
             )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
@@ -625,4 +637,4 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
     return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
-_NO_POLICY: Final = ApplicationPolicy()
+_NO_POLICY: Final = (ApplicationPolicy(), True)

@@ -51,10 +51,11 @@ class Fault(StrEnum):
     EGRESS_BLOCKED = "egress_blocked"
     LOST_WORKER = "lost_worker"
     PAST_DUE = "past_due"
+    UNSIGNED = "unsigned"
 
 
 NOT_CALLED: Final = frozenset(
-    {Fault.INVALID_REQUEST, Fault.EGRESS_BLOCKED, Fault.LOST_WORKER, Fault.PAST_DUE}
+    {Fault.INVALID_REQUEST, Fault.EGRESS_BLOCKED, Fault.LOST_WORKER, Fault.PAST_DUE, Fault.UNSIGNED}
 )
 """Faults with which no call was made, so they say nothing about the host."""
 

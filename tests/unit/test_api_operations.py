@@ -174,7 +174,8 @@ async def test_a_client_that_goes_away_is_no_error() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/timers", "headers": [], "query_string": b""}
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/timers", "headers": headers, "query_string": b""}
     with capture_logs() as logs:
         await create_app(backend(store))(scope, receive, send)
     assert not sent

@@ -1,6 +1,7 @@
 """/applications: their settings, their counts of timers, and whether they are paused."""
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -17,7 +18,10 @@ from httpqueue.api.schema.render import application_view
 from httpqueue.api.schema.request_models import ApplicationRequest
 from httpqueue.api.schema.validate import validate
 from httpqueue.storage.policies import Application, Policies
+from httpqueue.storage.secret_box import NoSecretsKeyError
 from httpqueue.timers.policies import ApplicationPolicy
+
+_NO_KEY: Final = "cannot be stored: whoever runs httpqueue has to set HTTPQUEUE_SECRETS_KEY first"
 
 
 class Applications:
@@ -67,7 +71,10 @@ class Applications:
 
     async def _update(self, name: str, change: Callable[[ApplicationPolicy], ApplicationPolicy]) -> Response:
         async with responses.in_time():
-            await self._policies.update_application(name, change)
+            try:
+                await self._policies.update_application(name, change)
+            except NoSecretsKeyError:
+                raise faulty_field("secrets", _NO_KEY) from None
         return await self._view(name)
 
     async def _view(self, name: str) -> Response:

@@ -16,7 +16,7 @@ from httpqueue.api.browser_guard import BrowserGuard
 from httpqueue.api.key_ring import KeyRing
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
 from httpqueue.api.schema.operation import Operation
-from httpqueue.timers.access import Grant, RateLimit, permits
+from httpqueue.timers.access import Grant, RateLimit, Scope, permits
 from httpqueue.timers.names import DEFAULT_APPLICATION
 
 GRANT: Final = "httpqueue.grant"
@@ -102,6 +102,14 @@ def sees_all(connection: Connection) -> bool:
     """Whether a request may be about all applications at once."""
     grant: Grant | None = connection.get(GRANT)
     return grant is None or grant.application is None
+
+
+def check_reveal(connection: Connection) -> None:
+    """Raise ProblemError (403) unless the request may show credentials: its key could use them anyway."""
+    grant: Grant | None = connection.get(GRANT)
+    if grant is not None and not grant.scope.includes(Scope.WRITE):
+        detail = f"to reveal credentials, the API key must have the scope write; this one has {grant.scope}"
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
 
 
 def _authorize(connection: Connection, operation: Operation, grant: Grant) -> None:

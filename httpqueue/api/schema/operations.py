@@ -75,7 +75,7 @@ OPERATIONS: Final = (
         request=requests.ReplayRequest,
         is_body_optional=True,
     ),
-    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND),
+    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND, has_reveal=True),
     Operation(
         "PUT",
         _TIMER,

@@ -11,6 +11,7 @@ import orjson
 from httpqueue import __version__
 from httpqueue.errors import HttpqueueError
 from httpqueue.timers.commands import Begun
+from httpqueue.timers.names import without_query
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.signing import signature
 
@@ -28,6 +29,9 @@ class Request:
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {without_query(self.url)})"
 
 
 @dataclass(frozen=True, slots=True)

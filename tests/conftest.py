@@ -14,7 +14,7 @@ from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from tests.support.cluster import cluster_node
 from tests.support.frozen import FrozenTime
-from tests.support.keys import PARTITIONS, Everywhere
+from tests.support.keys import PARTITIONS, SECRETS, Everywhere
 from tests.support.lines import Stage
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is slow
@@ -78,7 +78,7 @@ async def everywhere(redis: Redis) -> Everywhere:
 @pytest.fixture
 async def storage(redis: Redis) -> Storage:
     """All that is kept on the empty server."""
-    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS)
+    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, secrets=SECRETS)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def time() -> FrozenTime:
 @pytest.fixture
 async def frozen_storage(redis: Redis, time: FrozenTime) -> Storage:
     """All that is kept on the empty server, in the test's own time."""
-    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, now=time)
+    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, secrets=SECRETS, now=time)
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 Here each operation of the table (schema/operations.py) gets its handler.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from starlette.types import ASGIApp
 
 from httpqueue.api import docs_ui
 from httpqueue.api.auth import Auth
 from httpqueue.api.backend import Backend, Readiness
+from httpqueue.api.browser_guard import BrowserGuard
 from httpqueue.api.handlers.applications import Applications
 from httpqueue.api.handlers.bulk import Bulk
 from httpqueue.api.handlers.clock import Clock
@@ -25,10 +26,15 @@ from httpqueue.api.router import Endpoint, Router, endpoint
 
 
 def create_app(
-    backend: Backend, *, api_keys: KeyRing | None = None, rate_limit_per_s: float | None = None
+    backend: Backend,
+    *,
+    api_keys: KeyRing | None = None,
+    rate_limit_per_s: float | None = None,
+    allowed_hosts: Collection[str] = (),
 ) -> ASGIApp:
-    """The whole API. api_keys None: everybody may do everything, as often as they like."""
-    auth = None if api_keys is None else Auth(api_keys, rate_limit_per_s=rate_limit_per_s)
+    """The whole API. api_keys None: everybody may do everything, as often as they like, from anywhere."""
+    guard = BrowserGuard(allowed_hosts)
+    auth = None if api_keys is None else Auth(api_keys, rate_limit_per_s=rate_limit_per_s, guard=guard)
     return Problems(Router(handlers_of(backend), auth))
 
 

@@ -24,6 +24,7 @@ _FIELDS_IN_DETAIL: Final = 5
 # The names of RFC 9110; those of the standard library differ between Python versions.
 _TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
+_LATE: Final = "Redis did not answer in time"
 _UNREADABLE: Final = "the timer's record is damaged: it is kept for the operators to look into"
 
 log = structlog.get_logger()
@@ -151,10 +152,10 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
 
 
 def _of_outage(scope: Scope, error: Exception) -> ProblemError:
-    reason = str(error) if isinstance(error, UnavailableError) else "Redis did not answer in time"
+    public, reason = (error.public, str(error)) if isinstance(error, UnavailableError) else (_LATE, _LATE)
     UNAVAILABLE.labels("api").inc()
     log.warning("api.unavailable", method=scope["method"], reason=reason)
-    detail = f"{reason}; try again"
+    detail = f"{public}; try again"
     if scope["path"] in {"/timers", "/timers/batch"} and scope["method"] == "POST":
         detail += ", with the same id: whether the timer was stored is unknown"
     elif scope["method"] not in {"GET", "HEAD"}:

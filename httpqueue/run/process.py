@@ -1,6 +1,6 @@
 """One process of httpqueue, from its settings to its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from httpqueue.run.wiring import open_parts
 from httpqueue.runtime import logs
 from httpqueue.settings import Mode, Settings
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.secret_box import SecretBox, key_beside, random_key
 
 
 def run(settings: Settings) -> None:
@@ -22,7 +23,19 @@ def run(settings: Settings) -> None:
     allow_many_connections()
     collect_garbage_less_often()
     with _redis(settings) as (url, kept_in):
-        uvloop.run(run_until_signal(open_parts(settings, url, kept_in=kept_in), mode=settings.mode.value))
+        opened = open_parts(settings, url, kept_in=kept_in, secrets=SecretBox(_secret_keys(settings)))
+        uvloop.run(run_until_signal(opened, mode=settings.mode.value))
+
+
+def _secret_keys(settings: Settings) -> Sequence[bytes]:
+    """What encrypts signing secrets. The embedded server has a key of its own, if the settings have none.
+
+    That key goes on decrypting when there is a setting, so that one can be set at any time.
+    """
+    if settings.redis_url is not None:
+        return settings.secret_keys
+    own = random_key() if settings.in_memory else key_beside(settings.data_dir)
+    return (*settings.secret_keys, own)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from httpqueue.runtime.part import Part
 from httpqueue.settings import Mode, Settings, variable
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import Queue, open_queue
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.worker.egress import EgressChoice
 from httpqueue.worker.engine import Worker
@@ -51,11 +52,16 @@ class _Shared:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> AsyncIterator[Parts]:
-    """Make the parts for the settings' mode. kept_in: where the data is, a text for people."""
+async def open_parts(
+    settings: Settings, store_url: str, *, kept_in: str, secrets: SecretBox | None = None
+) -> AsyncIterator[Parts]:
+    """Make the parts for the settings' mode. kept_in: where the data is, a text for people.
+
+    secrets: as in Storage.
+    """
     mode = settings.mode
     async with AsyncExitStack() as stack:
-        shared = await _open_shared(settings, store_url, stack)
+        shared = await _open_shared(settings, store_url, secrets, stack)
         servers: list[Part] = []
         workers: list[Part] = []
         listener = _listener(settings, "port", stack) if settings.has_api else None
@@ -81,7 +87,9 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
         yield Parts(servers, check, workers)
 
 
-async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack) -> _Shared:
+async def _open_shared(
+    settings: Settings, store_url: str, secrets: SecretBox | None, stack: AsyncExitStack
+) -> _Shared:
     now = VirtualClock() if settings.virtual_clock else server_time
     queue_url = settings.broker_redis_url or store_url
     partitions = Partitions(settings.partitions)
@@ -92,6 +100,7 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
             partitions=partitions,
             now=now,
             max_pending=settings.max_pending,
+            secrets=secrets,
         )
     )
     queue = await stack.enter_async_context(open_queue(queue_url, partitions=partitions, now=now))
@@ -102,7 +111,7 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
         storage=storage,
         is_one_server=queue_url == store_url,
         queue=queue,
-        api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key),
+        api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key, is_required=settings.needs_key),
         egress=EgressChoice(settings),
         relay=Relay(
             storage=storage,
@@ -114,12 +123,18 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
 
 
 def _listener(settings: Settings, field: str, stack: AsyncExitStack) -> socket.socket:
-    listener = listen(settings.host, getattr(settings, field), setting=variable(field))
+    host = settings.metrics_host if field == "metrics_port" else settings.host
+    listener = listen(host, getattr(settings, field), setting=variable(field))
     return stack.enter_context(listener)
 
 
 def _api_server(shared: _Shared, listener: socket.socket) -> HttpServer:
-    app = create_app(_backend(shared), api_keys=shared.api_keys, rate_limit_per_s=shared.settings.rate_limit)
+    app = create_app(
+        _backend(shared),
+        api_keys=shared.api_keys,
+        rate_limit_per_s=shared.settings.rate_limit,
+        allowed_hosts=shared.settings.allowed_hosts or (),
+    )
     return HttpServer(app, listener)
 
 

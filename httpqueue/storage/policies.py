@@ -3,18 +3,22 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Final
 
+from msgspec import structs
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from httpqueue.clock import StoreNow, server_time
+from httpqueue.errors import StartError
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.hosts import Destination, Hosts
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import STATE_OF_LETTER, decode_policy, encode_policy
 from httpqueue.storage.scripts import Script
+from httpqueue.storage.secret_box import SealedSecretError, SecretBox
 from httpqueue.storage.timers import Store
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State
@@ -62,6 +66,7 @@ class Policies:
         partitions: Partitions,
         hosts: Hosts,
         store: Store,
+        secrets: SecretBox,
         now: StoreNow = server_time,
     ) -> None:
         self._redis = redis
@@ -69,6 +74,7 @@ class Policies:
         self._keys = partitions.store_keys
         self._hosts = hosts
         self._store = store
+        self._secrets = secrets
         self._now = now
         self._release = Script(redis, "release", partitions.store_keys)
 
@@ -114,13 +120,16 @@ class Policies:
         """Replace an application's policy by change(policy), atomically. Returns the new policy.
 
         The policy of partition 0 counts; the others get a copy. If that ends a pause, the first timers that
-        waited for it are woken. `waiting` says whether there are more.
+        waited for it are woken. `waiting` says whether there are more. Secrets are sealed; raises
+        NoSecretsKeyError if that is not possible here.
         """
         key = self._keys[0].applications
 
         async def write(pipeline: Pipeline) -> ApplicationPolicy:
             raw = await pipeline.hget(key, name)  # type: ignore[misc] # sync or async
             policy = change(decode_policy(ApplicationPolicy, raw))
+            sealed = tuple(self._secrets.seal(name, secret) for secret in policy.secrets)
+            policy = structs.replace(policy, secrets=sealed)
             pipeline.multi()  # type: ignore[no-untyped-call] # redis-py
             _write(pipeline, key, name, policy)
             return policy
@@ -131,6 +140,31 @@ class Policies:
         if not policy.paused:  # not only when it was: the resume before may have died in between
             await at_once([self._release_first(partition, name) for partition in self._partitions.all])
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
+
+    async def check_secrets(self, *, reseals: bool) -> None:
+        """Check that this process can read all signing secrets. Raises StartError when it cannot.
+
+        reseals: seal those again that were sealed with an older key, or were stored before there was one.
+        """
+        with redis_errors():
+            policies = await self._redis.hgetall(self._keys[0].applications)  # type: ignore[misc] # redis-py: sync or async
+        for raw_name, raw in policies.items():
+            name, secrets = raw_name.decode(), decode_policy(ApplicationPolicy, raw).secrets
+            try:
+                is_current = all(self._secrets.is_current(name, secret) for secret in secrets)
+            except SealedSecretError as error:
+                raise StartError(
+                    f"setting `secrets_key`: the secrets of application {name} were encrypted with another "
+                    "key: set that one too, behind the new one and a comma (the embedded Valkey's key is "
+                    "in secrets.key of setting `data_dir`)"
+                ) from error
+            if reseals and not is_current:
+                await self.update_application(name, partial(self._opened, name))
+
+    def _opened(self, name: str, policy: ApplicationPolicy) -> ApplicationPolicy:
+        return structs.replace(
+            policy, secrets=tuple(self._secrets.open(name, secret) for secret in policy.secrets)
+        )
 
     async def _copy(self, name: str) -> None:
         """Copy an application's policy to all partitions, until it no longer changes meanwhile."""

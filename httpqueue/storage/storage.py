@@ -22,6 +22,7 @@ from httpqueue.storage.partitions import ONE_PARTITION, Partitions
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.quotas import Quotas
 from httpqueue.storage.retention import Retention
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import WakeUps
 
@@ -37,9 +38,12 @@ class Storage:
         *,
         archive_error_rate: float,
         partitions: Partitions = ONE_PARTITION,
+        secrets: SecretBox | None = None,
         now: StoreNow = server_time,
         max_pending: int | None = None,
     ) -> None:
+        """secrets: encrypts signing secrets. None: they can neither be stored nor read."""
+        secrets = secrets or SecretBox()
         self._redis = redis
         self._now = now
         self._archive = Archive(redis, error_rate=archive_error_rate, partitions=partitions)
@@ -52,12 +56,15 @@ class Storage:
             hosts=self.hosts,
             partitions=partitions,
             quotas=Quotas(redis, partitions=partitions, now=now, max_pending=max_pending),
+            secrets=secrets,
             now=now,
         )
         self.outbox = Outbox(redis, partitions=partitions)
         self.wake_ups = WakeUps(redis, partitions=partitions, now=now)
         self.lookup = Lookup(redis, partitions=partitions, hosts=self.hosts, now=now)
-        self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
+        self.policies = Policies(
+            redis, partitions=partitions, hosts=self.hosts, store=self.store, secrets=secrets, now=now
+        )
         self.api_keys = ApiKeys(redis)
         self.jobs = Jobs(redis, now=now)
         self.first_use = FirstUse(redis)
@@ -118,6 +125,7 @@ async def open_storage(
     *,
     archive_error_rate: float,
     partitions: Partitions = ONE_PARTITION,
+    secrets: SecretBox | None = None,
     now: StoreNow = server_time,
     max_pending: int | None = None,
 ) -> AsyncIterator[Storage]:
@@ -130,6 +138,7 @@ async def open_storage(
             partitions=partitions,
             now=now,
             max_pending=max_pending,
+            secrets=secrets,
         )
     finally:
         await redis.aclose()

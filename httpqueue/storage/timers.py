@@ -11,6 +11,7 @@ from functools import partial
 from itertools import compress
 from typing import Any, Final
 
+from msgspec import structs
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, now_ms, server_time
@@ -31,6 +32,7 @@ from httpqueue.storage.record import (
 )
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.secret_box import SealedSecretError, SecretBox
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -110,7 +112,7 @@ class Store:
     The call has then changed all or nothing in each partition, and nobody knows which.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts
         self,
         redis: Redis,
         *,
@@ -118,9 +120,11 @@ class Store:
         hosts: Hosts,
         partitions: Partitions,
         quotas: Quotas,
+        secrets: SecretBox,
         now: StoreNow = server_time,
     ) -> None:
         self._redis = redis
+        self._secrets = secrets
         self._quotas = quotas
         self._limited: frozenset[str] = frozenset()
         """Applications that had limits when their timers were created last."""
@@ -540,7 +544,7 @@ class Store:
                 pack([(member_of(each.name), each.generation, each in permits) for each in part]),
             )
             policy_of = {
-                application.decode(): decode_policy(ApplicationPolicy, policy)
+                application.decode(): self._opened(application.decode(), policy)
                 for application, policy in zip(policies[::2], policies[1::2], strict=True)
             }
             decoded = [
@@ -557,6 +561,15 @@ class Store:
             return decoded
 
         return await by_partition(wake_ups, _partition_of, begin_in)
+
+    def _opened(self, application: str, raw: bytes) -> tuple[ApplicationPolicy, bool]:
+        """(policy with its secrets opened, whether that was possible)."""
+        policy = decode_policy(ApplicationPolicy, raw)
+        try:
+            secrets = tuple(self._secrets.open(application, secret) for secret in policy.secrets)
+        except SealedSecretError:
+            return policy, False
+        return structs.replace(policy, secrets=secrets), True
 
     async def wait(self, wake_ups: Sequence[WakeUp]) -> None:
         """Note that these timers wait in the lines of their hosts, which know already."""
@@ -743,7 +756,7 @@ def _partition_of(wake_up: WakeUp) -> int:
 
 
 def _readably_begun(
-    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
 ) -> Begun | Refused:
     try:
         return _begun(wake_up, holder, answer, policy_of)
@@ -752,11 +765,11 @@ def _readably_begun(
 
 
 def _begun(
-    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
 ) -> Begun | Refused:
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
-            policy = policy_of.get(wake_up.name.application, _NO_POLICY)
+            policy, can_sign = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
                 nonce=nonce.decode(),
@@ -769,6 +782,7 @@ def _begun(
                 spec=decode_spec(raw_spec),
                 host=host.decode(),
                 policy=policy,
+                can_sign=can_sign,
             )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
@@ -792,6 +806,6 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
 
 _ASK: Final = Created(Creation.FULL, 0)
 """create.lua wants to know first what the limits of the application allow."""
-_NO_POLICY: Final = ApplicationPolicy()
+_NO_POLICY: Final = (ApplicationPolicy(), True)
 _LATE: Final = 2
 """What finish.lua answers when a callback's pointer may be gone."""

@@ -139,6 +139,8 @@ class Begun:
     host: str
     policy: ApplicationPolicy = field(default_factory=ApplicationPolicy)
     """The policy of the timer's application."""
+    can_sign: bool = True
+    """False: the application has secrets, but this process has not the key to read them."""
 
 
 class Refusal(StrEnum):

@@ -14,7 +14,10 @@ class ApplicationPolicy(Struct, frozen=True, omit_defaults=True):
     retention_done_ms: int | None = None
     retention_failed_ms: int | None = None
     secrets: tuple[str, ...] = ()
-    """Standard Webhooks secrets (whsec_…): the current one, then the previous one."""
+    """Standard Webhooks secrets (whsec_…): the current one, then the previous one.
+
+    They are sealed (storage/secret_box.py), except in a policy that is to be stored and in that of a Begun.
+    """
     max_pending: int | None = None
     """The most timers that are scheduled or running."""
     max_bytes: int | None = None

@@ -7,10 +7,11 @@ from redis.asyncio import Redis
 
 from httpqueue.api.handlers import lists
 from httpqueue.storage.timers import Store
+from httpqueue.timers.credentials import MASK
 from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.api_lab import Lab
+from tests.support.api_lab import HOOK, Lab
 from tests.support.frozen import HOUR_MS, FrozenTime, begin, finish_of, new_timer, wake_up
 
 LISTED = [state for state in State if state is not State.ARCHIVED]
@@ -49,6 +50,15 @@ async def test_a_list_shows_what_get_shows_but_the_attempts(lab: Lab) -> None:
     shown = await lab.get("a")
     del shown["last_attempts"]
     assert (await lab.client.get("/timers")).json()["timers"] == [shown]
+
+
+async def test_credentials_in_a_list(lab: Lab) -> None:
+    """Masked unless they are asked for (issue 11, defect 11)."""
+    headers = {"Authorization": "Bearer token", "X-A": "1"}
+    await lab.post("a", headers=headers, callback={"url": f"{HOOK}b", "headers": headers})
+    for query, value in (("", MASK), ("?reveal=false", MASK), ("?reveal=true", "Bearer token")):
+        [timer] = (await lab.client.get(f"/timers{query}")).json()["timers"]
+        assert timer["headers"] == timer["callback"]["headers"] == headers | {"Authorization": value}
 
 
 async def test_a_list_is_sorted_by_due(lab: Lab) -> None:

@@ -197,7 +197,9 @@ async def test_cancel_leaves_the_line_of_a_host(lab: Lab) -> None:
 async def test_cancel_needs_a_body(lab: Lab) -> None:
     """Nobody cancels everything by a request that lost its body."""
     await lab.post("a", seconds=1)
-    assert (await lab.client.post("/timers/cancel")).status_code == 400
+    assert (
+        await lab.client.post("/timers/cancel", headers={"content-type": "application/json"})
+    ).status_code == 400
     path = await started(lab, "/timers/cancel", dry_run=False)
     await lab.relay.work()
     assert (await shown(lab, path))["changed"] == 1

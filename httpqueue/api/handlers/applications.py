@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Final
 
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -19,8 +20,11 @@ from httpqueue.api.schema.request_models import ApplicationRequest
 from httpqueue.api.schema.validate import validate
 from httpqueue.storage.jobs import Jobs
 from httpqueue.storage.policies import Policies
+from httpqueue.storage.secret_box import NoSecretsKeyError
 from httpqueue.timers.jobs import JobKind, JobSpec
 from httpqueue.timers.policies import ApplicationPolicy
+
+_NO_KEY: Final = "cannot be stored: whoever runs httpqueue has to set HTTPQUEUE_SECRETS_KEY first"
 
 
 class Applications:
@@ -92,7 +96,10 @@ class Applications:
             return change(policy)
 
         async with responses.in_time():
-            await self._policies.update_application(name, change_unless_deleted)
+            try:
+                await self._policies.update_application(name, change_unless_deleted)
+            except NoSecretsKeyError:
+                raise faulty_field("secrets", _NO_KEY) from None
         return await self._view(name)
 
     async def _view(self, name: str) -> Response:

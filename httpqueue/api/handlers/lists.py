@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from httpqueue.api import responses
-from httpqueue.api.auth import application_of, sees_all
+from httpqueue.api.auth import application_of, check_reveal, sees_all
 from httpqueue.api.schema.cursor import decode_cursor, encode_cursor
 from httpqueue.api.schema.query import LISTED, read_list_query
 from httpqueue.api.schema.render import timer_summary
@@ -36,6 +36,8 @@ class Lists:
     async def get(self, request: Request) -> Response:
         """GET /timers: a page of timers, sorted by due time."""
         query = read_list_query(request)
+        if query.reveal:
+            check_reveal(request.scope)
         window = Window(
             states=frozenset(query.status) or LISTED,
             application=_application(request, query.application),
@@ -47,7 +49,9 @@ class Lists:
             listed = await self._page(window, matches, decode_cursor(query.cursor), query.limit)
         return responses.json_response(
             {
-                "timers": [timer_summary(timer, listed.now_ms) for timer in listed.timers],
+                "timers": [
+                    timer_summary(timer, listed.now_ms, reveal=query.reveal) for timer in listed.timers
+                ],
                 "next_cursor": encode_cursor(listed.next) if listed.next else None,
             }
         )

@@ -19,7 +19,7 @@ from httpqueue.api.schema.answer_models import Problem
 from httpqueue.api.schema.field_types import EXAMPLE_ID
 from httpqueue.api.schema.operation import AnswerDoc, Operation
 from httpqueue.api.schema.operations import OPERATIONS
-from httpqueue.api.schema.query import ListQuery
+from httpqueue.api.schema.query import REVEAL, ListQuery
 
 _TAGS: Final = {
     "timers": "Schedule webhooks and see what became of them.",
@@ -144,6 +144,9 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
         if _is_one_timer(operation):
             description = "The timer's application. Absent: the API key's own, or `default`."
         yield {"name": name, "in": "query", "description": description, "schema": schema}
+    if operation.has_reveal:
+        schema = {"type": "boolean", "default": False}
+        yield {"name": "reveal", "in": "query", "description": REVEAL, "schema": schema}
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ OPERATIONS: Final = (
         "A job cancels all scheduled timers that meet the conditions. Timers that are in flight are not.",
         request=requests.SelectionRequest,
     ),
-    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND),
+    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND, has_reveal=True),
     Operation(
         "PUT",
         _TIMER,

@@ -17,6 +17,9 @@ from httpqueue.timers.timer import State
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
+REVEAL: Final = (
+    "true: show credentials in headers, which are otherwise •••. The API key must have the scope write."
+)
 LISTED: Final = frozenset(State) - {State.ARCHIVED}
 """The states of timers in lists: an archived timer has no record, so that it cannot be listed."""
 
@@ -73,6 +76,7 @@ class ListQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
         DEFAULT_LIMIT, description="The most timers of a page."
     )
+    reveal: bool = Field(False, description=REVEAL)
     cursor: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="The next_cursor of the previous page. Keep the other parameters the same."
     )
@@ -106,9 +110,9 @@ def check_query(connection: Connection, *known: str) -> None:
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
 
 
-def application_parameter(request: Request) -> str | None:
-    """The value of ?application=, the only parameter that may be there; raises ProblemError (422)."""
-    check_query(request.scope, "application")
+def application_parameter(request: Request, *others: str) -> str | None:
+    """The value of ?application=; no parameters but `others` may be there, too. Raises ProblemError (422)."""
+    check_query(request.scope, "application", *others)
     given = request.query_params.get("application")
     if given is not None:
         try:
@@ -116,3 +120,11 @@ def application_parameter(request: Request) -> str | None:
         except ValueError as error:
             raise faulty_field("application", str(error)) from None
     return given
+
+
+def reveal_parameter(request: Request) -> bool:
+    """The value of ?reveal=; raises ProblemError (422)."""
+    given = request.query_params.get("reveal", "false")
+    if given not in {"true", "false"}:
+        raise faulty_field("reveal", "must be true or false")
+    return given == "true"

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from httpqueue.storage.hosts import Destination
 from httpqueue.storage.policies import Application
+from httpqueue.timers.credentials import masked
 from httpqueue.timers.jobs import Job
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
@@ -56,13 +57,16 @@ def schedule_of(spec: Spec) -> dict[str, Any]:
             return {"cron": expression, "timezone": zone}
 
 
-def timer_view(timer: Timer, now_ms: int) -> dict[str, Any]:
-    """The members of a TimerView."""
-    return {**timer_summary(timer, now_ms), "last_attempts": [attempt_view(each) for each in timer.log]}
+def timer_view(timer: Timer, now_ms: int, *, reveal: bool) -> dict[str, Any]:
+    """The members of a TimerView. reveal: as in timer_summary."""
+    return {
+        **timer_summary(timer, now_ms, reveal=reveal),
+        "last_attempts": [attempt_view(each) for each in timer.log],
+    }
 
 
-def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
-    """The members of a TimerSummary."""
+def timer_summary(timer: Timer, now_ms: int, *, reveal: bool) -> dict[str, Any]:
+    """The members of a TimerSummary. reveal: show credentials in headers, too."""
     attempt, schedule = timer.last_attempt, schedule_of(timer.spec)
     zone = schedule.get("timezone")
     return {
@@ -82,8 +86,17 @@ def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
         "fire_at": schedule.get("fire_at"),
         "cron": schedule.get("cron"),
         "timezone": zone,
-        **content_of(timer.spec),
+        **content_of(timer.spec if reveal else _without_credentials(timer.spec)),
     }
+
+
+def _without_credentials(spec: Spec) -> Spec:
+    callback = spec.callback
+    return replace(
+        spec,
+        headers=masked(spec.headers),
+        callback=None if callback is None else replace(callback, headers=masked(callback.headers)),
+    )
 
 
 def attempt_view(attempt: Attempt) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Operation:
     is_body_optional: bool = False
     has_list_query: bool = False
     """Whether the query is a ListQuery."""
+    has_page_query: bool = False
+    """Whether the query is a PageQuery."""
     has_if_match: bool = False
     """Whether the header If-Match is understood (RFC 9110 section 13.1.1)."""
     problems: Mapping[int, str] = field(default_factory=dict)

@@ -121,6 +121,9 @@ class Policies:
         with redis_errors():
             policy = await self._redis.transaction(write, key, value_from_callable=True)
             await self._copy(name)
+            if policy.max_rate is None:
+                home = self._partitions.home_of_application(name)
+                await self._redis.hdel(self._keys[home].rates, name)  # type: ignore[misc] # redis-py: sync or async
         if not policy.paused:  # not only when it was: the resume before may have died in between
             await at_once([self._release_first(partition, name) for partition in self._partitions.all])
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned

@@ -123,6 +123,7 @@ async def test_a_dry_run_only_counts(lab: Lab) -> None:
     assert await states(lab) == {"scheduled": 2, "failed": 1, "done": 1}
 
 
+@pytest.mark.usefixtures("small_steps")
 async def test_a_replayed_timer_that_fails_again_is_not_replayed_again(lab: Lab) -> None:
     """Otherwise a receiver that is still down would be called for ever."""
     await fail(lab.store, await many(lab.store, 5))

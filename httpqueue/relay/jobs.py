@@ -29,8 +29,8 @@ LOOK: Final = 250
 """Index entries that one step reads."""
 SLICE_S: Final = 0.5
 """After this time another job has its turn, in s."""
-AT_THE_END: Final = Cursor(partition=-1)
-"""A cursor behind the last partition: there is nothing more to do."""
+BEHIND_ALL: Final = -1
+"""In a cursor, instead of a partition: it is behind the last one."""
 
 log = structlog.get_logger()
 
@@ -95,11 +95,11 @@ class Jobs:
             job = await self._step(job)
             now_s = clock.monotonic_s()
             must_wait = False
-            if job.cursor == AT_THE_END:
+            if job.cursor.partition == BEHIND_ALL:
                 if await self._is_complete(job):
                     await self._end(job, holder)
                     return True
-                job, must_wait = replace(job, cursor=BEGINNING), True
+                job, must_wait = replace(job, cursor=BEGINNING), not job.cursor.has_found
             is_over = must_wait or now_s - started_s > SLICE_S
             state = await self._jobs.note(job, holder, _progress(job), is_given_up=is_over)
             if state is None or is_over:
@@ -110,7 +110,7 @@ class Jobs:
     # --- one step ---
 
     async def _step(self, job: Job) -> Job:
-        """Visit some timers. Returns the job as it is then; its cursor is AT_THE_END at the end."""
+        """Visit some timers. Returns the job as it is then."""
         if job.spec.kind is JobKind.RESUME:
             return await self._release_some(job)
         window = _window(job)
@@ -122,7 +122,7 @@ class Jobs:
             changed_count = await self._change(job, partition, matching)
         return replace(
             job,
-            cursor=self._after(partition, page.next),
+            cursor=self._after(job, page.next, has_found=bool(page.timers)),
             done=job.done + len(page.timers),
             matched=job.matched + len(matching),
             changed=job.changed + changed_count,
@@ -148,20 +148,22 @@ class Jobs:
     async def _release_some(self, job: Job) -> Job:
         partition, name = job.cursor.partition, job.spec.application
         if (await self._policies.application(name)).paused:
-            return replace(job, cursor=AT_THE_END)  # paused again: the next resume goes on
+            return replace(job, cursor=Cursor(BEHIND_ALL))  # paused again: the next resume goes on
         count = await self._policies.release(partition, name)
         return replace(
             job,
-            cursor=job.cursor if count == RELEASE else self._after(partition, None),
+            cursor=job.cursor if count == RELEASE else self._after(job, None, has_found=True),
             done=job.done + count,
             matched=job.matched + count,
             changed=job.changed + count,
         )
 
-    def _after(self, partition: int, position: Position | None) -> Cursor:
+    def _after(self, job: Job, position: Position | None, *, has_found: bool) -> Cursor:
+        partition, has_found = job.cursor.partition, has_found or job.cursor.has_found
         if position is not None:
-            return Cursor(partition, position.due_ms, position.name.id)
-        return Cursor(partition + 1) if partition + 1 in self._partitions else AT_THE_END
+            return Cursor(partition, position.due_ms, position.name.id, has_found)
+        following = partition + 1 if partition + 1 in self._partitions else BEHIND_ALL
+        return Cursor(following, has_found=has_found)
 
     # --- the beginning and the end ---
 
@@ -171,9 +173,14 @@ class Jobs:
         return await self._lookup.count(job.spec.application, _window(job))
 
     async def _is_complete(self, job: Job) -> bool:
-        """Whether nothing is left. Timers that run while their application is deleted end a little later."""
+        """Whether nothing is left. Timers that run while their application is deleted end a little later.
+
+        One may have ended behind the job's back: so it is complete when it has found none at all.
+        """
         if job.spec.kind is not JobKind.DELETE:
             return True
+        if job.cursor.has_found:
+            return False
         counts = (await self._policies.counted(job.spec.application)).counts
         return not (counts.keys() & {State.SCHEDULED, State.RUNNING})
 

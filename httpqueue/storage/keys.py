@@ -91,6 +91,7 @@ class JobKeys:
 
 
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
+API_KEYS_VERSION: Final = "hq:api-keys:version"  # store, string: how often an API key was created or revoked
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
 FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used
 ARQ_JOB_PREFIX: Final = "arq:job:"  # queue: + wake-up id, or another id of stock arq

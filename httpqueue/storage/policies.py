@@ -1,7 +1,6 @@
 """The policies of applications, with their counts, and those of destinations."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -25,6 +24,8 @@ from httpqueue.timers.timer import State
 
 BYTES: Final = b"b"
 """What stands in the place of a state letter where bytes are counted: see lua/common.lua."""
+MAX_LISTED: Final = 1_000
+"""The most applications or destinations that are listed together."""
 RELEASE: Final = 500
 """The most timers that one script call takes out of a line."""
 RELEASE_AT_ONCE: Final = 5_000
@@ -78,35 +79,42 @@ class Policies:
         self._now = now
         self._release = Script(redis, "release", partitions.store_keys)
 
-    async def applications(self) -> list[Application]:
-        """Every application that has timers or a policy, sorted by name."""
+    async def applications(self, *, after: str = "", limit: int = MAX_LISTED) -> list[Application]:
+        """The first `limit` applications behind `after` that have timers or a policy, sorted by name.
+
+        All names are read, but only these applications.
+        """
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hgetall(self._keys[0].applications)
+            pipeline.hkeys(self._keys[0].applications)
             for keys in self._keys:
-                pipeline.hgetall(keys.counts)
-            policies, *counts = await pipeline.execute()
-        counted: dict[str, Counter[bytes]] = {name.decode(): Counter() for name in policies}
-        for field_name, count in chain.from_iterable(part.items() for part in counts):
-            name, _, what = field_name.partition(b":")
-            # Without a name it is about all applications together; somebody else may have written another.
-            if name and (what == BYTES or what in STATE_OF_LETTER):
-                counted.setdefault(name.decode(), Counter())[what] += int(count)
-        return [_application(name, policies.get(name.encode()), counted[name]) for name in sorted(counted)]
+                pipeline.hkeys(keys.counts)
+            fields = chain.from_iterable(await pipeline.execute())
+        names = {field_name.partition(b":")[0].decode() for field_name in fields}
+        # "" stands for what is counted of all applications together.
+        return await self._counted(sorted(name for name in names if name > after)[:limit])
 
     async def counted(self, name: str) -> Application:
         """One application. It has the default policy and no timers if nobody has used the name."""
+        [application] = await self._counted([name])
+        return application
+
+    async def _counted(self, names: Sequence[str]) -> list[Application]:
+        if not names:
+            return []
         kinds = [*STATE_OF_LETTER, BYTES]
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hget(self._keys[0].applications, name)
+            pipeline.hmget(self._keys[0].applications, list(names))
+            fields = [f"{name}:{what.decode()}" for name in names for what in kinds]
             for keys in self._keys:
-                pipeline.hmget(keys.counts, [f"{name}:{what.decode()}" for what in kinds])
-            policy, *rows = await pipeline.execute()
-        counts = Counter[bytes]()
-        for row in rows:
-            counts.update({what: int(count) for what, count in zip(kinds, row, strict=True) if count})
-        return _application(name, policy, counts)
+                pipeline.hmget(keys.counts, fields)
+            policies, *rows = await pipeline.execute()
+        totals = iter([sum(int(count or 0) for count in column) for column in zip(*rows, strict=True)])
+        return [
+            _application(name, policy, {what: next(totals) for what in kinds})
+            for name, policy in zip(names, policies, strict=True)
+        ]
 
     async def application(self, name: str) -> ApplicationPolicy:
         """The policy of an application; the default one when none is stored."""
@@ -137,6 +145,9 @@ class Policies:
         with redis_errors():
             policy = await self._redis.transaction(write, key, value_from_callable=True)
             await self._copy(name)
+            if policy.max_rate is None:
+                home = self._partitions.home_of_application(name)
+                await self._redis.hdel(self._keys[home].rates, name)  # type: ignore[misc] # redis-py: sync or async
         if not policy.paused:  # not only when it was: the resume before may have died in between
             await at_once([self._release_first(partition, name) for partition in self._partitions.all])
         return policy  # type: ignore[no-any-return] # redis-py: whatever write returned
@@ -250,9 +261,9 @@ class Policies:
             if await self.release(partition, name) < RELEASE:
                 break
 
-    async def destinations(self) -> list[Destination]:
-        """Every destination that was called or has a policy, sorted by host."""
-        return await self._hosts.destinations()
+    async def destinations(self, *, after: str = "", limit: int = MAX_LISTED) -> list[Destination]:
+        """The first `limit` destinations behind `after` that were called or have a policy, sorted by host."""
+        return await self._hosts.destinations(after=after, limit=limit)
 
     async def destination(self, host: str) -> Destination:
         """One destination. It has the default policy and no health if it was never called or limited."""
@@ -273,12 +284,12 @@ class Policies:
         return "" if now_ms is None else now_ms
 
 
-def _application(name: str, policy: bytes | None, counts: Counter[bytes]) -> Application:
-    """counts: number of timers by state letter, and of bytes."""
-    by_state: dict[State, int] = {
-        STATE_OF_LETTER[what]: count for what, count in counts.items() if what != BYTES
+def _application(name: str, policy: bytes | None, totals: Mapping[bytes, int]) -> Application:
+    """totals: number of timers by state letter, and of bytes."""
+    counts: dict[State, int] = {
+        state: totals[letter] for letter, state in STATE_OF_LETTER.items() if totals[letter]
     }
-    return Application(name, decode_policy(ApplicationPolicy, policy), by_state, counts[BYTES])
+    return Application(name, decode_policy(ApplicationPolicy, policy), counts, totals[BYTES])
 
 
 def _write(pipeline: Pipeline, key: str, name: str, policy: ApplicationPolicy) -> None:

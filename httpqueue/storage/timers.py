@@ -382,11 +382,20 @@ class Store:
             return [self._changed(answer) for answer in answers]
 
         answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
-        return [
-            _never_elsewhere((await change_in(answer.partition, [change]))[0])
-            if isinstance(answer, _Elsewhere)
-            else answer
+        moved = [
+            (change, answer.partition)
             for change, answer in zip(changes, answers, strict=True)
+            if isinstance(answer, _Elsewhere)
+        ]
+        again = iter(
+            await by_partition(
+                moved,
+                lambda each: each[1],
+                lambda partition, part: change_in(partition, [change for change, _ in part]),
+            )
+        )
+        return [
+            _never_elsewhere(next(again)) if isinstance(answer, _Elsewhere) else answer for answer in answers
         ]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:

@@ -80,11 +80,15 @@ class JobSpec(Struct, frozen=True, omit_defaults=True):
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """Where a job goes on: in this partition, behind the timer (due_ms, id)."""
+    """Where a job goes on: in this partition, behind the timer (due_ms, id).
+
+    has_found: whether it has found any timer since it began at the first partition.
+    """
 
     partition: int = 0
     due_ms: int = 0
     id: str = ""
+    has_found: bool = False
 
 
 BEGINNING: Final = Cursor()

@@ -123,6 +123,7 @@ async def test_a_dry_run_only_counts(lab: Lab) -> None:
     assert await states(lab) == {"scheduled": 2, "failed": 1, "done": 1}
 
 
+@pytest.mark.usefixtures("small_steps")
 async def test_a_replayed_timer_that_fails_again_is_not_replayed_again(lab: Lab) -> None:
     """Otherwise a receiver that is still down would be called for ever."""
     await fail(lab.store, await many(lab.store, 5))
@@ -271,7 +272,8 @@ async def test_an_application_is_deleted(lab: Lab, redis: Redis) -> None:
     await lab.bring("done", State.DONE, application="shop")
     await lab.bring("failed", State.FAILED, application="shop")
     await lab.post("other", seconds=1)
-    await lab.client.put("/applications/shop", json={"retention": {"done": 60}})
+    settings = {"retention": {"done": 60}, "quota": {"rate": 100}}
+    await lab.client.put("/applications/shop", json=settings)
     path = await started(lab, "/applications/shop", "DELETE")
     await lab.relay.work()
     job = await shown(lab, path)
@@ -282,6 +284,7 @@ async def test_an_application_is_deleted(lab: Lab, redis: Redis) -> None:
     for timer_id in ("scheduled", "done", "failed", "cancelled"):
         assert (await lab.get(timer_id, application="shop"))["archived"]
     assert not [key for key in await redis.keys() if b"shop" in key and b"job:" not in key]
+    assert not any([b"shop" in (await redis.dump(key) or b"") for key in await redis.keys("hq:{?}:rates")])
     await lab.post("new", seconds=1, application="shop")
     assert await states(lab, "shop") == {"scheduled": 1}
 
@@ -308,6 +311,27 @@ async def test_an_application_that_is_deleted_takes_and_calls_nothing(lab: Lab) 
     await lab.relay.work()
     assert (await shown(lab, path))["state"] == "done"
     assert await states(lab, "shop") == {}
+
+
+async def test_a_timer_that_ends_behind_the_job_is_deleted_too(lab: Lab) -> None:
+    """The job had passed its place while it ran."""
+    await lab.post("runs", application="shop")
+    begun = await lab.begin("runs", application="shop")
+    await lab.post("later", seconds=1, application="shop")
+    path = await started(lab, "/applications/shop", "DELETE")
+    step = lab.relay._jobs._step
+
+    async def step_and_end(job: Any) -> Any:
+        answer = await step(job)
+        await lab.store.finish([finish_of(begun, Outcome.DELIVERED)])
+        return answer
+
+    with patch.object(lab.relay._jobs, "_step", step_and_end):
+        await lab.relay.work()
+    job = await shown(lab, path)
+    assert (job["state"], job["changed"]) == ("done", 2)
+    assert await states(lab, "shop") == {}
+    assert (await lab.get("runs", application="shop"))["archived"]
 
 
 async def begin_again(lab: Lab, timer_id: str) -> Any:

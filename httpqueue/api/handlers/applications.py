@@ -13,7 +13,7 @@ from httpqueue.api.auth import application_of, sees_all
 from httpqueue.api.problems import ProblemError, faulty_field
 from httpqueue.api.schema.field_checks import check_application
 from httpqueue.api.schema.json_body import read_nothing, read_object
-from httpqueue.api.schema.query import check_query
+from httpqueue.api.schema.query import check_query, read_page_query
 from httpqueue.api.schema.read_timer import retention_of
 from httpqueue.api.schema.render import application_view
 from httpqueue.api.schema.request_models import ApplicationRequest
@@ -36,14 +36,22 @@ class Applications:
 
     async def list(self, request: Request) -> Response:
         """GET /applications: those that the caller may see."""
-        check_query(request.scope)
+        page = read_page_query(request)
         async with responses.in_time():
             if sees_all(request.scope):
-                applications = await self._policies.applications()
+                applications = await self._policies.applications(
+                    after=page.cursor or "", limit=page.limit + 1
+                )
             else:
                 own = await self._policies.counted(application_of(request.scope, None))
                 applications = [own] if own.counts or own.policy != ApplicationPolicy() else []
-        return responses.json_response({"applications": [application_view(each) for each in applications]})
+        shown = applications[: page.limit]
+        return responses.json_response(
+            {
+                "applications": [application_view(each) for each in shown],
+                "next_cursor": shown[-1].name if len(applications) > page.limit else None,
+            }
+        )
 
     async def get(self, request: Request) -> Response:
         """GET /applications/{application}."""

@@ -204,7 +204,8 @@ class ApplicationView(BaseModel):
 class ApplicationList(BaseModel):
     """The applications that have timers or settings."""
 
-    applications: list[ApplicationView] = Field(description="Sorted by name.")
+    applications: list[ApplicationView] = Field(description="The page, sorted by name.")
+    next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 class HealthView(BaseModel):
@@ -230,7 +231,8 @@ class DestinationView(BaseModel):
 class DestinationList(BaseModel):
     """The hosts that were called or have limits."""
 
-    destinations: list[DestinationView] = Field(description="Sorted by name.")
+    destinations: list[DestinationView] = Field(description="The page, sorted by name.")
+    next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 class ClockView(BaseModel):

@@ -19,7 +19,7 @@ from httpqueue.api.schema.answer_models import Problem
 from httpqueue.api.schema.field_types import EXAMPLE_ID
 from httpqueue.api.schema.operation import AnswerDoc, Operation
 from httpqueue.api.schema.operations import OPERATIONS
-from httpqueue.api.schema.query import REVEAL, ListQuery
+from httpqueue.api.schema.query import REVEAL, ListQuery, PageQuery
 
 _TAGS: Final = {
     "timers": "Schedule webhooks and see what became of them.",
@@ -137,8 +137,10 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
             "description": text,
             "schema": {"type": "string"} | schema,
         }
-    fields = ListQuery.model_json_schema()["properties"]
-    for name in fields if operation.has_list_query else ["application"] if _is_one_timer(operation) else []:
+    query = PageQuery if operation.has_page_query else ListQuery
+    fields = query.model_json_schema()["properties"]
+    has_query = operation.has_list_query or operation.has_page_query
+    for name in fields if has_query else ["application"] if _is_one_timer(operation) else []:
         schema = _never_null(fields[name])
         description = schema.pop("description")
         if _is_one_timer(operation):

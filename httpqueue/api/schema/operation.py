@@ -46,6 +46,8 @@ class Operation:
     """Whether the query is a ListQuery."""
     has_reveal: bool = False
     """Whether the query may ask to reveal credentials."""
+    has_page_query: bool = False
+    """Whether the query is a PageQuery."""
     has_if_match: bool = False
     """Whether the header If-Match is understood (RFC 9110 section 13.1.1)."""
     problems: Mapping[int, str] = field(default_factory=dict)

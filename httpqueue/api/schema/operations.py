@@ -184,6 +184,8 @@ OPERATIONS: Final = (
         Scope.READ,
         "List applications",
         {200: AnswerDoc("The applications that have timers or settings.", (answers.ApplicationList,))},
+        "Sorted by name.",
+        has_page_query=True,
     ),
     Operation("GET", _APPLICATION, "getApplication", Scope.READ, "Get an application", _ONE_APPLICATION),
     Operation(
@@ -255,6 +257,8 @@ OPERATIONS: Final = (
         Scope.READ,
         "List destinations",
         {200: AnswerDoc("The hosts that were called or have limits.", (answers.DestinationList,))},
+        "Sorted by name. Of hosts without limits, the 10,000 that were called last are listed.",
+        has_page_query=True,
         all_applications=True,
     ),
     Operation(

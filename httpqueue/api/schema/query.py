@@ -20,6 +20,7 @@ MAX_LIMIT: Final = 1_000
 REVEAL: Final = (
     "true: show credentials in headers, which are otherwise •••. The API key must have the scope write."
 )
+MAX_CURSOR: Final = 1_000
 LISTED: Final = frozenset(State) - {State.ARCHIVED}
 """The states of timers in lists: an archived timer has no record, so that it cannot be listed."""
 
@@ -80,6 +81,25 @@ class ListQuery(BaseModel):
     cursor: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="The next_cursor of the previous page. Keep the other parameters the same."
     )
+
+
+class PageQuery(BaseModel):
+    """Which page of a list of names."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
+        DEFAULT_LIMIT, description="The most entries of a page."
+    )
+    cursor: Annotated[str, Field(min_length=1, max_length=MAX_CURSOR)] | None = Field(
+        None, description="The next_cursor of the previous page."
+    )
+
+
+def read_page_query(request: Request) -> PageQuery:
+    """The query of a list of names; raises ProblemError (422)."""
+    check_query(request.scope, *PageQuery.model_fields)
+    return validate(PageQuery, dict(request.query_params))
 
 
 def read_list_query(request: Request) -> ListQuery:

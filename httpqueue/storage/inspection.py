@@ -26,7 +26,10 @@ PAGE: Final = 1_000
 """About how many keys or index entries are looked at together."""
 POINTER_BYTES: Final = 32
 
-_KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}:([a-z-]+)(?::(.*))?", re.DOTALL)
+_KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}(.+)", re.DOTALL)
+"""A key of a partition. A record's has the member right behind the tag, the others a colon."""
+_NAME: Final = re.compile(rb":([a-z-]+)(?::(.*))?", re.DOTALL)
+"""What stands behind the tag in a key that is no record's."""
 _HOST_KEY: Final = re.compile(rb"hq:\{host:(.*)\}:(?:line|permits|rules)", re.DOTALL)
 _OF_APPLICATION: Final = {b"due", b"held", b"ended"}
 """Indices of ids; their application ends the key."""
@@ -86,14 +89,14 @@ class Inspection:
                 page.hosts.add(of_host[1].decode(errors="replace"))
             if not of_partition:
                 continue
-            partition, kind, rest = int(of_partition[1]), of_partition[2], of_partition[3] or b""
+            partition, name = int(of_partition[1]), _NAME.fullmatch(of_partition[2])
             if partition not in self._partitions.all:
                 page.strange.append(key.decode(errors="backslashreplace"))
-            elif kind == b"timer":
-                page.timers.append((partition, rest))
-            elif kind in _OF_APPLICATION:
-                page.indices.append(Index(partition, key, rest.rpartition(b":")[2] + b":"))
-            elif kind in _OF_ALL:
+            elif not of_partition[2].startswith(b":"):
+                page.timers.append((partition, of_partition[2]))
+            elif name and name[1] in _OF_APPLICATION and name[2]:
+                page.indices.append(Index(partition, key, name[2].rpartition(b":")[2] + b":"))
+            elif name and name[1] in _OF_ALL:
                 page.indices.append(Index(partition, key))
         return page
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from httpqueue.run.doctor import Doctor
 from httpqueue.settings import load
-from httpqueue.storage.keys import host_keys
+from httpqueue.storage.keys import host_keys, store_keys
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.record import FORMAT
 from httpqueue.storage.storage import Storage
@@ -305,7 +305,7 @@ async def test_what_only_a_person_can_mend(clinic: Clinic, everywhere: Everywher
     """A dead outbox entry, a queue entry that nobody can read, keys of partitions that there are not."""
     await clinic.redis.xadd(everywhere.keys("outbox_dead")[0], {"timer": "x"})
     await clinic.redis.zadd(everywhere.keys("queue")[0], {"garbage": 1})
-    await clinic.redis.set(f"hq:{{{PARTITIONS.count}}}:timer:default:a", b"")
+    await clinic.redis.set(store_keys(PARTITIONS.count).records + "default:a", b"")
     for repair in (False, True):
         found = await clinic.look(repair=repair)
         assert found.keys() == {Fault.DEAD_ENTRIES, Fault.QUEUE, Fault.PARTITIONS}

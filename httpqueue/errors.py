@@ -25,3 +25,7 @@ class UnavailableError(HttpqueueError):
 
 class InvalidTimerError(HttpqueueError):
     """The timer's description cannot be used."""
+
+
+class NewerFormatError(InvalidTimerError):
+    """The timer was written by a newer httpqueue."""

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from httpqueue import clock
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors, time_ms
-from httpqueue.storage.keys import name_of
+from httpqueue.storage.keys import FIRST_USE, RECORDS_OF_FORMAT_1, STORE_FORMAT, name_of
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.record import STATE_OF_LETTER, read_pointer
 from httpqueue.storage.scripts import PipelinedScript, Script, pack
@@ -171,6 +171,25 @@ class Inspection:
             for wrong in await self._tally(partition, int(is_to_mend), pack(part)):
                 found.update(wrong)
         return sorted(each.decode(errors="backslashreplace") for each in found)
+
+    async def upgrade(self) -> int:
+        """Give the keys of records their names of format 2. Returns how many. No process may run meanwhile.
+
+        If this dies, the next call goes on: the store has its new format when all keys have.
+        """
+        count, cursor = 0, -1
+        while cursor != 0:
+            with redis_errors():
+                cursor, keys = await self._redis.scan(
+                    max(cursor, 0), match=f"hq:{{*}}{RECORDS_OF_FORMAT_1}*", count=PAGE
+                )
+                pipeline = self._redis.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.renamenx(key, key.replace(RECORDS_OF_FORMAT_1.encode(), b"", 1))
+                count += sum(await pipeline.execute()) if keys else 0
+        with redis_errors():
+            await self._redis.hset(FIRST_USE, "format", STORE_FORMAT)  # type: ignore[misc] # redis-py: sync or async
+        return count
 
     async def filled_epochs(self) -> list[str | None]:
         """The epoch of the queue that each partition was put into; None: never was one."""

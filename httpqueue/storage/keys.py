@@ -74,6 +74,11 @@ class HostIndexKeys:
     called: str  # zset: host -> ms at which it was last called
 
 
+STORE_FORMAT: Final = "2"
+"""The format of the keys on this page: what the store's first use decided. See docs/adr/0024."""
+RECORDS_OF_FORMAT_1: Final = ":timer:"
+"""What stood between the tag and the member in the key of a record."""
+
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
 FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used

@@ -332,7 +332,7 @@ async def test_a_queue_that_was_lost(clinic: Clinic) -> None:
 
 async def test_another_archive(clinic: Clinic) -> None:
     """It was made with another error rate."""
-    await clinic.storage._archive.open()
+    await clinic.storage.check(allow_unsafe=True)
     assert await clinic.look() == {}
     clinic.storage._archive._error_rate = 0.01
     found = await clinic.look()

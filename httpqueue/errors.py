@@ -34,3 +34,7 @@ class StartingError(UnavailableError):
 
 class InvalidTimerError(HttpqueueError):
     """The timer's description cannot be used."""
+
+
+class NewerFormatError(InvalidTimerError):
+    """The timer was written by a newer httpqueue."""

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from httpqueue.errors import HttpqueueError, InvalidTimerError, UnavailableError
+from httpqueue.errors import HttpqueueError, InvalidTimerError, NewerFormatError, UnavailableError
 from httpqueue.runtime.metrics import UNAVAILABLE
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -26,6 +26,8 @@ _TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _LATE: Final = "Redis did not answer in time"
 _UNREADABLE: Final = "the timer's record is damaged: it is kept for the operators to look into"
+
+_NEWER: Final = "the timer was written by a newer httpqueue than this one: try again, or finish the upgrade"
 
 log = structlog.get_logger()
 
@@ -143,6 +145,10 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
             return error
         case UnavailableError() | TimeoutError():
             return _of_outage(scope, error)
+        case NewerFormatError():
+            return ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE, _NEWER, headers={"Retry-After": RETRY_AFTER_S}
+            )
         case InvalidTimerError():
             log.warning("api.unreadable_timer", method=scope["method"], path=scope["path"])
             return ProblemError(HTTPStatus.GONE, _UNREADABLE)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from httpqueue.errors import UnavailableError
 from httpqueue.settings import Settings, variable
 from httpqueue.storage.inspection import PAGE, Inspection
-from httpqueue.storage.keys import is_member, name_of
+from httpqueue.storage.keys import STORE_FORMAT, is_member, name_of
 from httpqueue.storage.partitions import MAX_PARTITIONS, Partitions
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage, open_storage
@@ -119,9 +119,25 @@ async def examine(settings: Settings, store_url: str, *, repair: bool) -> Report
             findings.add(
                 Fault.SETTINGS, f"{variable('partitions')} is {settings.partitions}, this store has {decided}"
             )
+        if await _has_other_format(storage, findings, repair=repair):
+            report.findings = findings.all()
+            return report
         report.timers = await Doctor(storage, queue, settings, findings, repair=repair).run(servers)
         report.findings = findings.all()
         return report
+
+
+async def _has_other_format(storage: Storage, findings: Findings, *, repair: bool) -> bool:
+    """Whether the store has another format, which nobody repairs."""
+    known = await storage.format()
+    if known in {None, STORE_FORMAT}:
+        return False
+    findings.add(Fault.FORMAT, f"it has format {known}, this httpqueue has {STORE_FORMAT}")
+    if not repair or known != "1":
+        return True
+    await storage.inspection.upgrade()
+    findings.note_repaired(Fault.FORMAT)
+    return False
 
 
 @asynccontextmanager

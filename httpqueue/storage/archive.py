@@ -90,6 +90,11 @@ class Archive:
         for partition in range(len(self._keys)):
             await self._learn_layers(partition)
 
+    async def exists(self) -> bool:
+        """Whether any process has opened it."""
+        with redis_errors():
+            return bool(await self._redis.exists(ARCHIVE_MANIFEST))
+
     async def other_parameters(self) -> str | None:
         """The parameters of the archive in Redis, as text, if they are not this process's. Writes nothing."""
         with redis_errors():

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from httpqueue import clock
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors, time_ms
-from httpqueue.storage.keys import name_of
+from httpqueue.storage.keys import FIRST_USE, RECORDS_OF_FORMAT_1, STORE_FORMAT, name_of
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.record import STATE_OF_LETTER, read_pointer
 from httpqueue.storage.scripts import PipelinedScript, Script, pack
@@ -26,8 +26,10 @@ PAGE: Final = 1_000
 """About how many keys or index entries are looked at together."""
 POINTER_BYTES: Final = 32
 
-_KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}(?::([a-z-]+)(?::(.*))?|([^:].*))", re.DOTALL)
-"""An index, or what is no index: then it is a record's, which ends with its member."""
+_KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}(.+)", re.DOTALL)
+"""A key of a partition. A record's has the member right behind the tag, the others a colon."""
+_NAME: Final = re.compile(rb":([a-z-]+)(?::(.*))?", re.DOTALL)
+"""What stands behind the tag in a key that is no record's."""
 _HOST_KEY: Final = re.compile(rb"hq:\{host:(.*)\}:(?:line|permits|rules)", re.DOTALL)
 _OF_APPLICATION: Final = {b"due", b"held", b"ended"}
 """Indices of ids; their application ends the key."""
@@ -87,15 +89,14 @@ class Inspection:
                 page.hosts.add(of_host[1].decode(errors="replace"))
             if not of_partition:
                 continue
-            partition, kind, rest = int(of_partition[1]), of_partition[2], of_partition[3] or b""
-            member = of_partition[4]
+            partition, name = int(of_partition[1]), _NAME.fullmatch(of_partition[2])
             if partition not in self._partitions.all:
                 page.strange.append(key.decode(errors="backslashreplace"))
-            elif member:
-                page.timers.append((partition, member))
-            elif kind in _OF_APPLICATION:
-                page.indices.append(Index(partition, key, rest.rpartition(b":")[2] + b":"))
-            elif kind in _OF_ALL:
+            elif not of_partition[2].startswith(b":"):
+                page.timers.append((partition, of_partition[2]))
+            elif name and name[1] in _OF_APPLICATION and name[2]:
+                page.indices.append(Index(partition, key, name[2].rpartition(b":")[2] + b":"))
+            elif name and name[1] in _OF_ALL:
                 page.indices.append(Index(partition, key))
         return page
 
@@ -170,6 +171,25 @@ class Inspection:
             for wrong in await self._tally(partition, int(is_to_mend), pack(part)):
                 found.update(wrong)
         return sorted(each.decode(errors="backslashreplace") for each in found)
+
+    async def upgrade(self) -> int:
+        """Give the keys of records their names of format 2. Returns how many. No process may run meanwhile.
+
+        If this dies, the next call goes on: the store has its new format when all keys have.
+        """
+        count, cursor = 0, -1
+        while cursor != 0:
+            with redis_errors():
+                cursor, keys = await self._redis.scan(
+                    max(cursor, 0), match=f"hq:{{*}}{RECORDS_OF_FORMAT_1}*", count=PAGE
+                )
+                pipeline = self._redis.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.renamenx(key, key.replace(RECORDS_OF_FORMAT_1.encode(), b"", 1))
+                count += sum(await pipeline.execute()) if keys else 0
+        with redis_errors():
+            await self._redis.hset(FIRST_USE, "format", STORE_FORMAT)  # type: ignore[misc] # redis-py: sync or async
+        return count
 
     async def filled_epochs(self) -> list[str | None]:
         """The epoch of the queue that each partition was put into; None: never was one."""

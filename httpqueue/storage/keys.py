@@ -90,6 +90,11 @@ class JobKeys:
     open_of: str  # + application  hash: id, or kind of which one is open at most -> id of an open job
 
 
+STORE_FORMAT: Final = "2"
+"""The format of the keys on this page: what the store's first use decided. See docs/adr/0024."""
+RECORDS_OF_FORMAT_1: Final = ":timer:"
+"""What stood between the tag and the member in the key of a record."""
+
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
 API_KEYS_VERSION: Final = "hq:api-keys:version"  # store, string: how often an API key was created or revoked
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once

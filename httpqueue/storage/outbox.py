@@ -52,7 +52,7 @@ class Outbox:
                     raise
                 await self._create_group(partition)
                 return await self.read(partition, consumer, limit=limit)
-        return [_entry(partition, *raw) for _, raws in streams for raw in raws]
+        return _entries(partition, (raw for _, raws in streams for raw in raws))
 
     async def adopt(self, partition: int, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
         """Take over at most `limit` entries that another consumer has left unacknowledged for idle_ms."""
@@ -62,7 +62,7 @@ class Outbox:
                 self._keys[partition], OUTBOX_GROUP, consumer, idle_ms, count=limit
             )
         # Redis 6.2 returns (None, None) for a deleted entry; later versions leave it out
-        return [_entry(partition, *raw) for raw in raws if raw[0] is not None]
+        return _entries(partition, (raw for raw in raws if raw[0] is not None))
 
     async def acknowledge(self, partition: int, entries: Iterable[OutboxEntry]) -> None:
         """Take entries out of the outbox. Unreadable ones move to the stream outbox:dead."""
@@ -121,6 +121,16 @@ class Outbox:
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+
+def _is_newer(fields: dict[bytes, bytes]) -> bool:
+    """Whether an entry has another format than the first, which has no number. See docs/adr/0024."""
+    return b"format" in fields
+
+
+def _entries(partition: int, raws: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
+    """Those that this version knows. The others stay unacknowledged, for a newer relay to adopt."""
+    return [_entry(partition, *raw) for raw in raws if not _is_newer(raw[1])]
 
 
 def _entry(partition: int, entry_id: bytes, fields: dict[bytes, bytes]) -> OutboxEntry:

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from httpqueue.errors import InvalidTimerError
+from httpqueue.errors import InvalidTimerError, NewerFormatError
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.schedule import Delay, check_instant
@@ -25,7 +25,7 @@ _SPEC: Final = msgspec.json.Decoder(Spec)
 _ATTEMPT: Final = msgspec.json.Decoder(Attempt)
 _HEAD_FIELDS: Final = 11
 FORMAT: Final = 1
-"""The format version of records. A record of another version cannot be read."""
+"""The format version of records. One of the next version is left to newer processes: see docs/adr/0024."""
 _POINTER: Final = b"\x01\xa1p"  # how a pointer begins: format version 1, then the letter p
 _PLAIN: Final = Spec("", Delay(0))
 _CALLBACK: Final = Callback("")
@@ -66,7 +66,10 @@ def encode_attempt(attempt: Attempt) -> bytes:
 
 
 def decode_record(name: TimerName, record: bytes) -> Timer:
-    """Read a record, whose format lua/common.lua documents. Raises InvalidTimerError when it is damaged."""
+    """Read a record, whose format lua/common.lua documents. Raises InvalidTimerError when it is damaged.
+
+    NewerFormatError when it has the next format.
+    """
     try:
         # The buffer is limited to the record's size: a damaged length must not allocate gigabytes.
         unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
@@ -74,6 +77,8 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
         values = list(unpacker)
         if unpacker.tell() != len(record):
             raise InvalidTimerError("unreadable record: its end is missing")
+        if values[:1] == [FORMAT + 1]:
+            raise NewerFormatError
         head = msgspec.convert(values[:_HEAD_FIELDS], _Head)
         spec, *log = values[_HEAD_FIELDS:]
         for text in (head.lane, head.host):

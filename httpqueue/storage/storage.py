@@ -16,6 +16,7 @@ from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.inspection import Inspection
 from httpqueue.storage.jobs import Jobs
+from httpqueue.storage.keys import STORE_FORMAT
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import ONE_PARTITION, Partitions
@@ -103,12 +104,35 @@ class Storage:
             )
         if not persistence.get("aof_enabled") and not snapshots:
             log.warning("store.not_persistent", remedy="set appendonly yes in Redis")
+        await self._check_format()
         await self._archive.open()
         decided = await self.first_use.decide("partitions", str(self.partitions.count))
         if decided != str(self.partitions.count):
             raise StartError(
                 f"setting `partitions`: this Redis was first used with {decided}, which cannot be changed;"
                 " use the same value, or another Redis"
+            )
+
+    async def format(self) -> str | None:
+        """The format of this store; None when nobody has used it yet."""
+        known = await self.first_use.read("format")
+        if known is None and await self._archive.exists():
+            # Read it again: somebody else may have become the first user in between.
+            known = await self.first_use.read("format") or "1"
+        return known
+
+    async def _check_format(self) -> None:
+        """This comes before anything is written: so a store without a format is a new one, or an old one."""
+        known = await self.format() or await self.first_use.decide("format", STORE_FORMAT)
+        if known == "1":
+            raise StartError(
+                "this Redis was written by an older httpqueue: stop all of its processes, then run"
+                " `httpqueue doctor --repair`; or use another Redis"
+            )
+        if known != STORE_FORMAT:
+            raise StartError(
+                f"this Redis has format {known[:20]!r}, which this httpqueue does not know:"
+                " use the version that wrote it, or another Redis"
             )
 
     async def _snapshots(self) -> bool:

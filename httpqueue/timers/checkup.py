@@ -25,6 +25,7 @@ class Fault(StrEnum):
     UNSAFE_SERVER = "unsafe_server"
     CLOCKS = "clocks"
     SETTINGS = "settings"
+    FORMAT = "format"
     EPOCH = "epoch"
     RELAY = "relay"
     DAMAGED = "damaged"
@@ -46,6 +47,10 @@ WHAT: Final[Mapping[Fault, tuple[str, str]]] = {
     Fault.UNSAFE_SERVER: ("{count} things about the servers may lose timers", ""),
     Fault.CLOCKS: ("{count} clocks differ", ""),
     Fault.SETTINGS: ("{count} settings do not fit this store", ""),
+    Fault.FORMAT: (
+        "another version wrote this store; nothing else was looked at",
+        "give it this version's format; first stop all processes of the older one",
+    ),
     Fault.EPOCH: ("the queue of {count} partitions was lost and is not filled again: start a relay", ""),
     Fault.RELAY: ("{count} changes wait for a relay for more than a minute: start one", ""),
     Fault.DAMAGED: (

@@ -154,6 +154,7 @@ class Refusal(StrEnum):
     EARLY = "early"
     BLOCKED = "blocked"
     PAUSED = "paused"
+    NEWER = "newer"
     NEEDS_PERMIT = "permit"
     LATER = "later"
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from httpqueue.run.doctor import Doctor
 from httpqueue.settings import load
-from httpqueue.storage.keys import host_keys
+from httpqueue.storage.keys import host_keys, store_keys
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.record import FORMAT
 from httpqueue.storage.storage import Storage
@@ -305,7 +305,7 @@ async def test_what_only_a_person_can_mend(clinic: Clinic, everywhere: Everywher
     """A dead outbox entry, a queue entry that nobody can read, keys of partitions that there are not."""
     await clinic.redis.xadd(everywhere.keys("outbox_dead")[0], {"timer": "x"})
     await clinic.redis.zadd(everywhere.keys("queue")[0], {"garbage": 1})
-    await clinic.redis.set(f"hq:{{{PARTITIONS.count}}}default:a", b"")
+    await clinic.redis.set(store_keys(PARTITIONS.count).records + "default:a", b"")
     for repair in (False, True):
         found = await clinic.look(repair=repair)
         assert found.keys() == {Fault.DEAD_ENTRIES, Fault.QUEUE, Fault.PARTITIONS}
@@ -332,7 +332,7 @@ async def test_a_queue_that_was_lost(clinic: Clinic) -> None:
 
 async def test_another_archive(clinic: Clinic) -> None:
     """It was made with another error rate."""
-    await clinic.storage._archive.open()
+    await clinic.storage.check(allow_unsafe=True)
     assert await clinic.look() == {}
     clinic.storage._archive._error_rate = 0.01
     found = await clinic.look()

@@ -13,6 +13,7 @@ from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.timers.checkup import WHAT, Fault, Server, judge_clocks, judge_server
 from tests.support.frozen import closed_port
 from tests.support.keys import PARTITIONS
+from tests.support.records import old_store
 
 Doctor = Callable[..., tuple[int, str, str]]
 
@@ -145,6 +146,23 @@ def test_another_number_of_partitions(doctor: Doctor, store_url: str) -> None:
     assert json.loads(out)["partitions"] == 3
     assert codes(out) == ["settings"]
     assert "HTTPQUEUE_PARTITIONS is 5, this store has 3" in out
+
+
+@pytest.mark.skipif(PARTITIONS.count > 1, reason="the store in the file has one partition")
+def test_a_store_of_an_older_version(doctor: Doctor, store_url: str) -> None:
+    """Nothing else is looked at, or its records would look lost. --repair upgrades it."""
+    client: Any = Redis.from_url(store_url)
+    for command in old_store():
+        client.execute_command(*command)
+    before = sorted(client.keys())
+    code, out, _ = doctor("--json", redis_url=store_url)
+    assert (code, codes(out)) == (1, ["format"])
+    assert sorted(client.keys()) == before
+    _, out, _ = doctor("--json", "--repair", redis_url=store_url)
+    assert [each["repaired"] for each in json.loads(out)["findings"] if each["code"] == "format"] == [1]
+    _, out, _ = doctor("--json", redis_url=store_url)
+    assert json.loads(out)["timers"] == {"scheduled": 2}
+    assert "format" not in codes(out)
 
 
 def server(role: str, **other: Any) -> Server:

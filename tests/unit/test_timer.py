@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.errors import InvalidTimerError
+from httpqueue.errors import InvalidTimerError, NewerFormatError
 from httpqueue.storage.record import FORMAT, STATE_OF_LETTER, decode_record, encode_attempt, encode_spec
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import MAX_DUE_MS, MIN_DUE_MS, Delay
@@ -101,7 +101,7 @@ def test_record_as_fixture() -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (0, FORMAT + 1),
+        (0, FORMAT + 2),
         (0, b"1"),
         (0, None),
         (1, b"x"),
@@ -156,6 +156,12 @@ def test_damaged_field(place: int, value: Any) -> None:
     """A field of another type or meaning makes the whole record unreadable."""
     with pytest.raises(InvalidTimerError, match="unreadable"):
         decode_record(NAME, record(*FIELDS[:place], value, *FIELDS[place + 1 :]))
+
+
+def test_the_next_format() -> None:
+    """Its record is not damaged: a newer version wrote it."""
+    with pytest.raises(NewerFormatError):
+        decode_record(NAME, record(FORMAT + 1, *FIELDS[1:]))
 
 
 def test_an_attempt_of_an_earlier_version() -> None:

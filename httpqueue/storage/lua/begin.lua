@@ -15,6 +15,7 @@
 --         {'later'}     the whole answer is long enough: ask again
 --         {'gone'}      there is no record
 --         {'stale'}     the timer has another generation
+--         {'newer'}     its record is of the next format: a newer httpqueue will begin it
 --         {'finished' | 'running' | 'unreadable'}
 -- A running timer whose lease has ended has lost its worker: the same attempt begins again.
 
@@ -126,6 +127,9 @@ local function answer_to(member, generation, has_permit)
   end
   local spec = head and read_spec(head)
   if not spec then
+    if is_newer(record) then
+      return {'newer'}
+    end
     set_aside(member, head, now)
     return {'unreadable'}
   end

@@ -74,6 +74,14 @@ class HostIndexKeys:
     called: str  # zset: host -> ms at which it was last called
 
 
+@dataclass(frozen=True, slots=True)
+class AuditKeys:
+    """The audit log, on the store's server."""
+
+    timers: str  # stream: changes of timers; see storage/audit.py
+    settings: str  # stream: changes that need the scope admin
+
+
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
 FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used
@@ -122,6 +130,11 @@ def host_keys(host: str) -> HostKeys:
 def host_index_keys() -> HostIndexKeys:
     """The keys that list hosts. They are all in one slot of a cluster."""
     return HostIndexKeys(**{name: f"hq:{{hosts}}:{name}" for name in HostIndexKeys.__dataclass_fields__})
+
+
+def audit_keys() -> AuditKeys:
+    """The keys of the audit log. They are in one slot of a cluster."""
+    return AuditKeys(**{name: f"hq:{{audit}}:{name}" for name in AuditKeys.__dataclass_fields__})
 
 
 def member_of(name: TimerName) -> str:

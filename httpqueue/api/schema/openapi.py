@@ -25,6 +25,7 @@ _TAGS: Final = {
     "timers": "Schedule webhooks and see what became of them.",
     "applications": "Each application has its own timers, ids and settings.",
     "destinations": "The hosts that timers call.",
+    "audit": "Who changed what over the API.",
     "clock": "Only with `httpqueue --virtual-clock`: time stands still until you advance it.",
     "operations": "Probes and metrics, for those who run httpqueue.",
 }
@@ -133,8 +134,8 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
             "description": text,
             "schema": {"type": "string"} | schema,
         }
-    fields = ListQuery.model_json_schema()["properties"]
-    for name in fields if operation.has_list_query else ["application"] if _is_one_timer(operation) else []:
+    fields = (operation.query or ListQuery).model_json_schema()["properties"]
+    for name in fields if operation.query else ["application"] if _is_one_timer(operation) else []:
         schema = _never_null(fields[name])
         description = schema.pop("description")
         if _is_one_timer(operation):

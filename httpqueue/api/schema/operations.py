@@ -5,6 +5,7 @@ from typing import Final
 from httpqueue.api.schema import answer_models as answers
 from httpqueue.api.schema import request_models as requests
 from httpqueue.api.schema.operation import AnswerDoc, Operation
+from httpqueue.api.schema.query import AuditQuery, ListQuery
 from httpqueue.timers.access import Scope
 
 _TIMER: Final = "/timers/{timer_id}"
@@ -53,7 +54,7 @@ OPERATIONS: Final = (
         "List timers",
         {200: AnswerDoc("A page of timers.", (answers.TimerList,))},
         "Sorted by due time. You may page through the list while timers fire.",
-        has_list_query=True,
+        query=ListQuery,
     ),
     Operation(
         "POST",
@@ -234,6 +235,16 @@ OPERATIONS: Final = (
         "Remove a destination's limits",
         _ONE_DESTINATION,
         all_applications=True,
+    ),
+    Operation(
+        "GET",
+        "/audit",
+        "readAudit",
+        Scope.ADMIN,
+        "See who changed what",
+        {200: AnswerDoc("A page of the audit log, the latest change first.", (answers.AuditList,))},
+        "The last changes that were made over the API: some 100,000 of timers, and as many of settings.",
+        query=AuditQuery,
     ),
     Operation(
         "GET",

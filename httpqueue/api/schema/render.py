@@ -6,6 +6,7 @@ from msgspec.structs import asdict, replace
 
 from httpqueue.storage.hosts import Destination
 from httpqueue.storage.policies import Application
+from httpqueue.timers.audit import AuditEntry
 from httpqueue.timers.credentials import masked
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
@@ -140,6 +141,18 @@ def destination_view(destination: Destination) -> dict[str, Any]:
             "last_call": format_instant(health.last_ms),
             "last_result": health.last_result,
         },
+    }
+
+
+def audit_view(entry: AuditEntry) -> dict[str, Any]:
+    """The members of an AuditEntryView."""
+    return {
+        "at": format_instant(entry.at_ms),
+        "key": entry.key_id or None,
+        "action": entry.action,
+        "application": entry.application or None,
+        "target": entry.target or None,
+        "status": entry.status,
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.api.audit_trail import AuditTrail
 from httpqueue.api.backend import Backend
 from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
@@ -129,13 +130,15 @@ def _listener(settings: Settings, field: str, stack: AsyncExitStack) -> socket.s
 
 
 def _api_server(shared: _Shared, listener: socket.socket) -> HttpServer:
+    trail = AuditTrail(shared.storage.audit.append)
     app = create_app(
         _backend(shared),
         api_keys=shared.api_keys,
         rate_limit_per_s=shared.settings.rate_limit,
         allowed_hosts=shared.settings.allowed_hosts or (),
+        trail=trail,
     )
-    return HttpServer(app, listener)
+    return HttpServer(app, listener, at_end=trail.close)
 
 
 def _backend(shared: _Shared) -> Backend:
@@ -148,6 +151,7 @@ def _backend(shared: _Shared) -> Backend:
         worker_silence_ms=shared.queue.worker_silence_ms,
         retention_ms=shared.settings.retention_done_ms,
         egress=shared.egress,
+        audit=shared.storage.audit,
     )
     now = shared.now
     if not isinstance(now, VirtualClock):

@@ -22,6 +22,7 @@ OUTBOX_UNREADABLE: Final = Counter("httpqueue_outbox_unreadable_total", "Outbox 
 ATTEMPTS_REFUSED: Final = Counter(
     "httpqueue_attempts_refused_total", "Attempts that ended when they were no longer the timer's own"
 )
+AUDIT_LOST: Final = Counter("httpqueue_audit_lost_total", "Changes that the audit log does not have")
 UNAVAILABLE: Final = Counter(
     "httpqueue_redis_unavailable_total", "Calls a Redis server did not serve", ["part"]
 )

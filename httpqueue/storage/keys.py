@@ -90,6 +90,14 @@ class JobKeys:
     open_of: str  # + application  hash: id, or kind of which one is open at most -> id of an open job
 
 
+@dataclass(frozen=True, slots=True)
+class AuditKeys:
+    """The audit log, on the store's server."""
+
+    timers: str  # stream: changes of timers; see storage/audit.py
+    settings: str  # stream: changes that need the scope admin
+
+
 STORE_FORMAT: Final = "2"
 """The format of the keys on this page: what the store's first use decided. See docs/adr/0024."""
 RECORDS_OF_FORMAT_1: Final = ":timer:"
@@ -151,6 +159,11 @@ def job_keys() -> JobKeys:
     """The keys of jobs. They are all in one slot of a cluster."""
     names = {"jobs": "job:", "open_of": "open:"}
     return JobKeys(**{name: f"hq:{{jobs}}:{names.get(name, name)}" for name in JobKeys.__dataclass_fields__})
+
+
+def audit_keys() -> AuditKeys:
+    """The keys of the audit log. They are in one slot of a cluster."""
+    return AuditKeys(**{name: f"hq:{{audit}}:{name}" for name in AuditKeys.__dataclass_fields__})
 
 
 def member_of(name: TimerName) -> str:

@@ -20,10 +20,10 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import HostIndexKeys, HostKeys, JobKeys, QueueKeys, StoreKeys
+from httpqueue.storage.keys import AuditKeys, HostIndexKeys, HostKeys, JobKeys, QueueKeys, StoreKeys
 
 _KEYS: Final = re.compile(r"^-- KEYS +((?:.*,\n-- +)*.*)$", re.MULTILINE)
-Known = StoreKeys | QueueKeys | HostKeys | HostIndexKeys | JobKeys
+Known = StoreKeys | QueueKeys | HostKeys | HostIndexKeys | JobKeys | AuditKeys
 _UNNAMED: Final = (
     "setmetatable(keys, {__index = function(_, name) error('the script does not name its key ' .. name) end})"
 )

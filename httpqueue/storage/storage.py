@@ -11,6 +11,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import StartError
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.archive import Archive
+from httpqueue.storage.audit import Audit
 from httpqueue.storage.connection import connect, redis_errors, time_ms
 from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.hosts import Hosts
@@ -70,6 +71,7 @@ class Storage:
         self.jobs = Jobs(redis, now=now)
         self.first_use = FirstUse(redis)
         self.inspection = Inspection(redis, partitions=partitions, now=now)
+        self.audit = Audit(redis)
 
     async def ping(self) -> None:
         """Raises UnavailableError when the server does not answer."""

@@ -120,6 +120,7 @@ def backend_of(redis: Redis) -> Backend:
         retention_ms=3_600_000,
         egress=lambda: PRIVATE,
         advance=advance,
+        audit=storage.audit,
     )
 
 

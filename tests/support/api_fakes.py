@@ -89,6 +89,7 @@ def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
         egress=lambda: PRIVATE,
+        audit=away.audit,
     )
 
 

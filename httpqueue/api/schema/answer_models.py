@@ -235,6 +235,37 @@ class DestinationList(BaseModel):
     next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
+class AuditEntryView(BaseModel):
+    """One change that was made over the API."""
+
+    at: str = Field(
+        description="When it was written down, usually within 0.1 s of the answer.",
+        examples=[EXAMPLE_INSTANT],
+    )
+    key: str | None = Field(
+        description="The id of the API key that made it; null when nobody needed one.", examples=["1f0c9a2b"]
+    )
+    action: str = Field(description="What was done: an operationId of this API.", examples=["cancelTimer"])
+    application: str | None = Field(description="The application that it concerns; null: none, or several.")
+    target: str | None = Field(
+        description="The id of the timer, or the host; null where the action says it all.",
+        examples=[EXAMPLE_ID],
+    )
+    status: int = Field(
+        description="The status of the answer. From 500 on, it is unknown whether the change was made.",
+        examples=[200],
+    )
+
+
+class AuditList(BaseModel):
+    """A page of the audit log, the latest change first."""
+
+    entries: list[AuditEntryView] = Field(
+        description="The page. It may be short or even empty although more follow."
+    )
+    next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
 class ClockView(BaseModel):
     """The virtual clock."""
 

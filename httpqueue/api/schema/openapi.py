@@ -19,13 +19,14 @@ from httpqueue.api.schema.answer_models import Problem
 from httpqueue.api.schema.field_types import EXAMPLE_ID
 from httpqueue.api.schema.operation import AnswerDoc, Operation
 from httpqueue.api.schema.operations import OPERATIONS
-from httpqueue.api.schema.query import REVEAL, ListQuery, PageQuery
+from httpqueue.api.schema.query import REVEAL, ListQuery
 
 _TAGS: Final = {
     "timers": "Schedule webhooks and see what became of them.",
     "applications": "Each application has its own timers, ids and settings.",
     "destinations": "The hosts that timers call.",
     "jobs": "Work on many timers, which goes on after the answer.",
+    "audit": "Who changed what over the API.",
     "clock": "Only with `httpqueue --virtual-clock`: time stands still until you advance it.",
     "operations": "Probes and metrics, for those who run httpqueue.",
 }
@@ -137,10 +138,8 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
             "description": text,
             "schema": {"type": "string"} | schema,
         }
-    query = PageQuery if operation.has_page_query else ListQuery
-    fields = query.model_json_schema()["properties"]
-    has_query = operation.has_list_query or operation.has_page_query
-    for name in fields if has_query else ["application"] if _is_one_timer(operation) else []:
+    fields = (operation.query or ListQuery).model_json_schema()["properties"]
+    for name in fields if operation.query else ["application"] if _is_one_timer(operation) else []:
         schema = _never_null(fields[name])
         description = schema.pop("description")
         if _is_one_timer(operation):

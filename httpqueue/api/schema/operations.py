@@ -5,6 +5,7 @@ from typing import Final
 from httpqueue.api.schema import answer_models as answers
 from httpqueue.api.schema import request_models as requests
 from httpqueue.api.schema.operation import AnswerDoc, Operation
+from httpqueue.api.schema.query import AuditQuery, ListQuery, PageQuery
 from httpqueue.timers.access import Scope
 
 _TIMER: Final = "/timers/{timer_id}"
@@ -58,7 +59,7 @@ OPERATIONS: Final = (
         "List timers",
         {200: AnswerDoc("A page of timers.", (answers.TimerList,))},
         "Sorted by due time. You may page through the list while timers fire.",
-        has_list_query=True,
+        query=ListQuery,
     ),
     Operation(
         "POST",
@@ -185,7 +186,7 @@ OPERATIONS: Final = (
         "List applications",
         {200: AnswerDoc("The applications that have timers or settings.", (answers.ApplicationList,))},
         "Sorted by name.",
-        has_page_query=True,
+        query=PageQuery,
     ),
     Operation("GET", _APPLICATION, "getApplication", Scope.READ, "Get an application", _ONE_APPLICATION),
     Operation(
@@ -258,7 +259,7 @@ OPERATIONS: Final = (
         "List destinations",
         {200: AnswerDoc("The hosts that were called or have limits.", (answers.DestinationList,))},
         "Sorted by name. Of hosts without limits, the 10,000 that were called last are listed.",
-        has_page_query=True,
+        query=PageQuery,
         all_applications=True,
     ),
     Operation(
@@ -289,6 +290,16 @@ OPERATIONS: Final = (
         "Remove a destination's limits",
         _ONE_DESTINATION,
         all_applications=True,
+    ),
+    Operation(
+        "GET",
+        "/audit",
+        "readAudit",
+        Scope.ADMIN,
+        "See who changed what",
+        {200: AnswerDoc("A page of the audit log, the latest change first.", (answers.AuditList,))},
+        "The last changes that were made over the API: some 100,000 of timers, and as many of settings.",
+        query=AuditQuery,
     ),
     Operation(
         "GET",

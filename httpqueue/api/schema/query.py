@@ -29,6 +29,22 @@ _TWICE: Final = "is given more than once: send it once"
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
+class AuditQuery(BaseModel):
+    """Which entries of the audit log to show."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    application: ApplicationName = Field(
+        None, description="Changes in this application. Absent: the API key's own, or all applications."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
+        DEFAULT_LIMIT, description="The most entries of a page."
+    )
+    cursor: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="The next_cursor of the previous page. Keep the other parameters the same."
+    )
+
+
 def _state(name: str) -> State:
     for state in LISTED:
         if state.value == name:
@@ -100,6 +116,12 @@ def read_page_query(request: Request) -> PageQuery:
     """The query of a list of names; raises ProblemError (422)."""
     check_query(request.scope, *PageQuery.model_fields)
     return validate(PageQuery, dict(request.query_params))
+
+
+def read_audit_query(request: Request) -> AuditQuery:
+    """The query of GET /audit; raises ProblemError (422)."""
+    check_query(request.scope, *AuditQuery.model_fields)
+    return validate(AuditQuery, dict(request.query_params))
 
 
 def read_list_query(request: Request) -> ListQuery:

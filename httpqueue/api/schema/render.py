@@ -6,6 +6,7 @@ from msgspec.structs import asdict, replace
 
 from httpqueue.storage.hosts import Destination
 from httpqueue.storage.policies import Application
+from httpqueue.timers.audit import AuditEntry
 from httpqueue.timers.credentials import masked
 from httpqueue.timers.jobs import Job
 from httpqueue.timers.retry import RetryOptions
@@ -174,6 +175,18 @@ def _local(ms: int, zone: str | None) -> str | None:
         return format_local(ms, zone) if zone else None
     except ValueError:
         return None
+
+
+def audit_view(entry: AuditEntry) -> dict[str, Any]:
+    """The members of an AuditEntryView."""
+    return {
+        "at": format_instant(entry.at_ms),
+        "key": entry.key_id or None,
+        "action": entry.action,
+        "application": entry.application or None,
+        "target": entry.target or None,
+        "status": entry.status,
+    }
 
 
 def _retry(retry: RetryOptions) -> dict[str, Any]:

@@ -23,5 +23,9 @@ class UnavailableError(HttpqueueError):
     """A Redis server does not answer, or refuses to work."""
 
 
+class RefusedError(UnavailableError):
+    """A Redis server answers, but refuses to work."""
+
+
 class InvalidTimerError(HttpqueueError):
     """The timer's description cannot be used."""

@@ -35,7 +35,7 @@ class HttpServer:
     async def run(self) -> None:
         """Answer requests until stop(). Requests in flight then have CLOSE_S to end."""
         if not self._server.should_exit:
-            await self._server.serve(sockets=[self._listener])
+            await self._server.serve(sockets=[self._listener.dup()])  # uvicorn closes it
 
     async def stop(self) -> None:
         """Accept no more connections, and let run() end."""

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,11 +16,13 @@ from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
 from httpqueue.run.limits import affordable_calls
+from httpqueue.run.revive import Revived
 from httpqueue.run.start_check import check_start
 from httpqueue.run.virtual_clock import VirtualClock
+from httpqueue.run.watch import RedisWatch
 from httpqueue.runtime.part import Part
 from httpqueue.settings import Mode, Settings, variable
-from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.worker.egress import EgressChoice
@@ -46,8 +48,7 @@ class _Shared:
 
     async def ping(self) -> None:
         """Raises UnavailableError when a server is away."""
-        await self.storage.ping()
-        await self.queue.ping()
+        await at_once([self.storage.ping(), self.queue.ping()])
 
 
 @asynccontextmanager
@@ -60,16 +61,18 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
         workers: list[Part] = []
         listener = _listener(settings, "port", stack) if settings.has_api else None
         if listener is not None:
-            servers.append(_api_server(shared, listener))
+            servers.append(Revived(lambda: nullcontext(_api_server(shared, listener)), "api"))
         if settings.metrics_port is not None:
-            app = create_ops_app(readiness=shared.ping)
-            servers.append(HttpServer(app, _listener(settings, "metrics_port", stack)))
-        if mode is not Mode.API and not shared.is_one_server:
+            app, port = create_ops_app(readiness=shared.ping), _listener(settings, "metrics_port", stack)
+            servers.append(Revived(lambda: nullcontext(HttpServer(app, port)), "metrics"))
+        if mode is Mode.API:
+            workers.append(RedisWatch(shared.ping))
+        elif not shared.is_one_server:
             workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
         if mode in {Mode.ALL, Mode.RELAY}:
-            workers.append(shared.relay)
+            workers.append(Revived(lambda: nullcontext(shared.relay), "relay"))
         if mode in {Mode.ALL, Mode.WORKER}:
-            workers.append(await _open_worker(shared, stack))
+            workers.append(Revived(partial(_open_worker, shared), "worker"))
 
         async def check() -> None:
             if listener is not None:
@@ -136,14 +139,15 @@ def _backend(shared: _Shared) -> Backend:
     return replace(backend, now_ms=now, advance=advance)
 
 
-async def _open_worker(shared: _Shared, stack: AsyncExitStack) -> Part:
+@asynccontextmanager
+async def _open_worker(shared: _Shared) -> AsyncIterator[Part]:
     settings = shared.settings
     settings = settings.model_copy(update={"concurrency": affordable_calls(settings.concurrency)})
-    attempts = await stack.enter_async_context(open_attempts(settings, shared.storage.store, shared.egress))
-    return Worker(
-        attempts=attempts,
-        queue=shared.queue,
-        permits=Permits(shared.storage, shared.queue),
-        slots=Slots(settings.concurrency, settings.host_concurrency),
-        grace_s=settings.shutdown_grace_ms / 1000,
-    )
+    async with open_attempts(settings, shared.storage.store, shared.egress) as attempts:
+        yield Worker(
+            attempts=attempts,
+            queue=shared.queue,
+            permits=Permits(shared.storage, shared.queue),
+            slots=Slots(settings.concurrency, settings.host_concurrency),
+            grace_s=settings.shutdown_grace_ms / 1000,
+        )

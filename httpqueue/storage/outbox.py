@@ -27,18 +27,23 @@ class Outbox:
         self._keys = [keys.outbox for keys in partitions.store_keys]
         self._dead_keys = [keys.outbox_dead for keys in partitions.store_keys]
 
-    async def read(self, partition: int, consumer: str, *, limit: int) -> list[OutboxEntry]:
-        """Read at most `limit` new entries for this consumer."""
+    async def read(
+        self, partition: int, consumer: str, *, limit: int, again: bool = False
+    ) -> list[OutboxEntry]:
+        """Read at most `limit` new entries for this consumer.
+
+        again: read those that it has read, but not acknowledged: the answer to an earlier call was lost.
+        """
         with redis_errors():
             try:
                 streams = await self._redis.xreadgroup(
-                    OUTBOX_GROUP, consumer, {self._keys[partition]: ">"}, count=limit
+                    OUTBOX_GROUP, consumer, {self._keys[partition]: "0" if again else ">"}, count=limit
                 )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
                 await self._create_group(partition)
-                return await self.read(partition, consumer, limit=limit)
+                return await self.read(partition, consumer, limit=limit, again=again)
         return [_entry(partition, *raw) for _, raws in streams for raw in raws]
 
     async def adopt(self, partition: int, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import structlog
 
+from httpqueue import clock
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.metrics import OUTBOX_UNREADABLE, WAKE_UPS_PUT
 from httpqueue.runtime.outage import keep_doing, keep_listening
@@ -39,6 +40,8 @@ GRACE_MS: Final = 10_000
 """When a timer is overdue by this much, its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
 """When an outbox entry was read this long ago and not acknowledged, its relay is taken for dead."""
+FORGET_RELAYS_S: Final = 60.0
+"""The pause between two looks for killed relays, in s."""
 
 log = structlog.get_logger()
 
@@ -62,6 +65,7 @@ class Relay:
         """Partitions of whose outboxes an answer may have been lost."""
         self._handed_out: dict[int, list[WakeUp]] = {}
         self._epochs: dict[int, str] = {}
+        self._forget_relays_s = 0.0
         self._promote_pause_s = self._forget_pause_s = SWEEP_S
         self._rung = set(self._partitions)
         """Partitions whose outboxes may have new entries."""
@@ -176,6 +180,10 @@ class Relay:
             )
             return await self._act_on(partition, entries)
 
+        now_s = clock.monotonic_s()
+        if now_s >= self._forget_relays_s:
+            await self._outbox.forget_relays(silent_ms=2 * ADOPT_AFTER_MS)
+            self._forget_relays_s = now_s + FORGET_RELAYS_S
         looks = await self._look()
         return await self._in_each(adopt_in, [each for each in self._partitions if looks[each].has_entries])
 

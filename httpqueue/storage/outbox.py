@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from httpqueue.storage.connection import listen, redis_errors
 from httpqueue.storage.keys import OUTBOX_CHANNEL, OUTBOX_GROUP, name_of
 from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.scripts import PipelinedScript
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 MAX_INT: Final = 2**53
@@ -25,6 +26,8 @@ class Outbox:
         self._redis = redis
         self._partitions = partitions.all
         self._keys = [keys.outbox for keys in partitions.store_keys]
+        self._store_keys = partitions.store_keys
+        self._forget_relays = PipelinedScript(redis, "forget_relays")
         self._dead_keys = [keys.outbox_dead for keys in partitions.store_keys]
 
     async def read(
@@ -77,6 +80,10 @@ class Outbox:
             )
             if not pending:  # otherwise XGROUP DELCONSUMER would drop them
                 await self._redis.xgroup_delconsumer(self._keys[partition], OUTBOX_GROUP, consumer)
+
+    async def forget_relays(self, *, silent_ms: int) -> None:
+        """Drop consumers that have read nothing for so long, and have nothing left to acknowledge."""
+        await self._forget_relays([(keys, (OUTBOX_GROUP, silent_ms)) for keys in self._store_keys])
 
     async def listen(self, on_entry: Callable[[int], None]) -> None:
         """Call on_entry(partition) when an empty outbox got an entry.

@@ -81,7 +81,8 @@ async def test_random_resets(tmp_path: Path, valkey_server: EmbeddedValkey, redi
             httpx.AsyncClient(base_url=pairs[0][0].url, timeout=30) as one,
             httpx.AsyncClient(base_url=pairs[1][0].url, timeout=30) as other,
         ):
-            begin_s, posts = clock.monotonic_s(), []
+            begin_s = clock.monotonic_s()
+            posts: list[asyncio.Task[list[int]]] = []
             while (passed_s := clock.monotonic_s() - begin_s) < RUN_S:
                 await clock.sleep(max(0.0, len(posts) / TIMERS_PER_S - passed_s))
                 client, delay_s = dice.choice((one, other)), dice.random() * 3

@@ -372,6 +372,63 @@ async def test_a_relay_that_is_stopped_before_it_runs(redis: Redis, store: Store
     assert await redis.keys("*") == []
 
 
+async def test_a_killed_relay_leaves_no_consumer(redis: Redis, store: Store, queue: Queue) -> None:
+    """Defect 6. One that has entries left stays until they are adopted."""
+    killed, busy, alive = (make_relay(store, queue) for _ in range(3))
+    await killed.drain()
+    await store.create([new_timer("a")])
+    partition = place_of("a")
+    [entry] = await busy._outbox.read(partition, busy._consumer, limit=1)
+    await alive._outbox.forget_relays(silent_ms=0)
+    outbox = PARTITIONS.store_keys[partition].outbox
+    assert [each["name"].decode() for each in await redis.xinfo_consumers(outbox, "relay")] == [
+        busy._consumer
+    ]
+    await busy._outbox.acknowledge(partition, [entry])
+    await alive.adopt()
+    await alive._outbox.forget_relays(silent_ms=0)
+    assert await redis.xinfo_consumers(outbox, "relay") == []
+
+
+async def test_relays_that_are_long_silent_are_dropped(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adopt does it from time to time."""
+    rel, asked = make_relay(store, queue), []
+
+    async def note(*, silent_ms: int) -> None:
+        asked.append(silent_ms)
+
+    monkeypatch.setattr(rel._outbox, "forget_relays", note)
+    for _ in range(3):
+        await rel.adopt()
+    assert asked == [60_000]
+
+
+async def test_an_answer_of_the_outbox_that_is_lost(
+    redis: Redis, store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next pass reads the entries again: nobody waits until they are adopted."""
+    rel = make_relay(store, queue)
+    read, failures = rel._outbox.read, [UnavailableError("gone")]
+
+    async def lose_answer(partition: int, consumer: str, **options: Any) -> list[OutboxEntry]:
+        entries = await read(partition, consumer, **options)
+        if entries and failures:
+            raise failures.pop()
+        return entries
+
+    monkeypatch.setattr(rel._outbox, "read", lose_answer)
+    await store.create([new_timer("a")])
+    with pytest.raises(UnavailableError):
+        await rel.drain()
+    await store.create([new_timer("b")])
+    while await rel.drain():
+        pass
+    assert (await queued(queue)).keys() == {"a", "b"}
+    assert await Everywhere(redis).xlen() == 0
+
+
 @pytest.mark.parametrize("name", ["forget", "_drain_one", "adopt", "promote", "heal", "listen"])
 async def test_a_bug_in_a_pass_does_not_end_the_relay(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch, name: str
@@ -406,12 +463,12 @@ async def test_run_outlives_an_outage(store: Store, queue: Queue, monkeypatch: p
     failures = [UnavailableError("gone")] * 2 * PARTITIONS.count
     reads: list[int] = []
 
-    async def read(partition: int, consumer: str, *, limit: int) -> list[OutboxEntry]:
+    async def read(partition: int, consumer: str, *, limit: int, again: bool = False) -> list[OutboxEntry]:
         if failures:
             raise failures.pop()
-        if partition in reads:  # the pass before this one ended well
+        if reads.count(partition) > 1:  # the pass before this one read twice, and ended well
             over.set()
-        entries = await read_outbox(partition, consumer, limit=limit)  # may call this again
+        entries = await read_outbox(partition, consumer, limit=limit, again=again)
         reads.append(partition)
         return entries
 

@@ -127,7 +127,7 @@ class Lookup:
         """What explain.explain needs to know about a timer. None when there is no readable record."""
         member, partition = member_of(name), self._partitions.home_of(name)
         answer = await self._explain(partition, self._script_now(), member)
-        if len(answer) == _UNREADABLE and answer[2] != b"":
+        if len(answer) == _UNREADABLE and answer[2] in self._partitions.all:
             partition = answer[2]
             answer = await self._explain(partition, self._script_now(), member)
         if len(answer) == _UNREADABLE:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from httpqueue.errors import InvalidTimerError
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
-from httpqueue.timers.schedule import Delay
+from httpqueue.timers.schedule import MAX_DUE_MS, Delay
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import Attempt, State, Timer
 
@@ -29,6 +29,9 @@ FORMAT: Final = 1
 _POINTER: Final = b"\x01\xa1p"  # how a pointer begins: format version 1, then the letter p
 _PLAIN: Final = Spec("", Delay(0))
 _CALLBACK: Final = Callback("")
+
+
+_YEAR_1_MS: Final = -62_135_596_800_000
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -75,7 +78,13 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
         if unpacker.tell() != len(record):
             raise InvalidTimerError("unreadable record: its end is missing")
         head = msgspec.convert(values[:_HEAD_FIELDS], _Head)
-        spec, *log = values[_HEAD_FIELDS:]
+        spec, *entries = values[_HEAD_FIELDS:]
+        attempts = tuple(map(_ATTEMPT.decode, entries))
+        for text in (head.lane, head.host):
+            text.decode()
+        instants = [head.due_ms, *(ms for each in attempts for ms in (each.started_ms, each.due_ms))]
+        if not all(_YEAR_1_MS <= ms <= MAX_DUE_MS for ms in instants):
+            raise InvalidTimerError("unreadable record: an instant is no date")
         return Timer(
             name=name,
             nonce=head.nonce.decode(),
@@ -84,20 +93,24 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
             attempts=head.attempts,
             due_ms=head.due_ms,
             spec=decode_spec(spec),
-            log=tuple(map(_ATTEMPT.decode, log)),
+            log=attempts,
         )
     except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
 
 
 def read_pointer(record: bytes) -> int | None:
-    """The partition that a pointer names (see lua/common.lua). None when this is no pointer."""
+    """The partition that a pointer names (see lua/common.lua). None when this is no sound pointer."""
     if not record.startswith(_POINTER):
         return None
-    unpacker = msgpack.Unpacker(raw=True)
+    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
     unpacker.feed(record)
-    _, _, partition, _ = unpacker
-    return int(partition)
+    try:
+        _, _, partition, nonce = unpacker
+    except (ValueError, msgpack.UnpackException):
+        return None
+    is_sound = isinstance(partition, int) and partition >= 0 and isinstance(nonce, bytes)
+    return partition if is_sound else None
 
 
 def _with_own_defaults(spec: Spec) -> Spec:

@@ -89,14 +89,16 @@ class Retention:
         await by_partition(items, lambda item: self._home_of(item[0]), self._settle_at)
 
     async def _have_records(self, places: Sequence[tuple[bytes, int]]) -> list[bool]:
-        """Whether each member has a record in its partition; -1 is none."""
+        """Whether each member has a record in its partition; -1 and others that there are not have none."""
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             for member, partition in places:
-                pipeline.exists(self._partitions.store_keys[max(partition, 0)].records + member.decode())
+                keys = self._partitions.store_keys[partition if partition in self._partitions.all else 0]
+                pipeline.exists(keys.records + member.decode())
             answers = await pipeline.execute()
         return [
-            partition >= 0 and bool(answer) for (_, partition), answer in zip(places, answers, strict=True)
+            partition in self._partitions.all and bool(answer)
+            for (_, partition), answer in zip(places, answers, strict=True)
         ]
 
     async def _settle_at(

@@ -178,9 +178,20 @@ class Store:
         )
         answer_of = iter(answers)
         return [
-            _Elsewhere(others[each.timer.name]) if each.timer.name in others else next(answer_of)
+            self._moved(others[each.timer.name]) if each.timer.name in others else next(answer_of)
             for each in placed
         ]
+
+    def _moved(self, partition: int) -> Created | _Elsewhere:
+        """Another timer has this name, in that partition. The other timers of the batch must not suffer."""
+        is_sound = partition in self._partitions.all
+        return _Elsewhere(partition) if is_sound else Created(Creation.OTHER_LANE, 0)
+
+    def _elsewhere(self, partition: int) -> _Elsewhere:
+        """Raises InvalidTimerError when a pointer names a partition that there is not."""
+        if partition not in self._partitions.all:
+            raise InvalidTimerError(f"unreadable pointer: there is no partition {partition}")
+        return _Elsewhere(partition)
 
     async def _create_in(
         self, partition: int, placed: Sequence[_Placed], now_ms: int
@@ -201,7 +212,7 @@ class Store:
             if answer[0] == b"replaced":
                 await self._leave_line(partition, each.timer.name, answer)
         return [
-            _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
+            self._moved(value) if result == b"moved" else Created(Creation(result.decode()), value)
             for result, value, *_ in answers
         ]
 
@@ -264,7 +275,7 @@ class Store:
                     for change, answer in zip(part, answers, strict=True)
                 ]
             )
-            return [_changed(answer) for answer in answers]
+            return [self._changed(answer) for answer in answers]
 
         answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
         return [
@@ -285,12 +296,24 @@ class Store:
                 partition, self._script_now(), member_of(name), version or "", retention_ms
             )
             await self._leave_line(partition, name, answer)
-            return _changed(answer)
+            return self._changed(answer)
 
         answer = await cancel_in(self._partitions.home_of(name))
         if isinstance(answer, _Elsewhere):
             return _never_elsewhere(await cancel_in(answer.partition))
         return answer
+
+    def _changed(self, answer: list[Any]) -> Changed | _Elsewhere:
+        match answer:
+            case [b"changed", letter, due_ms, version, _, _]:
+                return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
+            case [b"gone"]:
+                return Changed(ChangeResult.GONE)
+            case [b"state" | b"version" | b"lane" as reason, letter]:
+                return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
+            case [b"moved", partition]:
+                return self._elsewhere(partition)
+        raise TypeError(f"the script answered {answer!r}")
 
     async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
         """Take a changed timer out of its host's line. If this fails, the host finds out in its turn."""
@@ -321,7 +344,7 @@ class Store:
         if record is None or (kept_until_ms is not None and kept_until_ms <= now_ms):
             return None
         moved_to = read_pointer(record)
-        return Found(decode_record(name, record), now_ms) if moved_to is None else _Elsewhere(moved_to)
+        return Found(decode_record(name, record), now_ms) if moved_to is None else self._elsewhere(moved_to)
 
     async def is_archived(self, name: TimerName) -> bool:
         """Whether a timer of this name has ended and its retention is over.
@@ -346,7 +369,7 @@ class Store:
             kept_until_ms, record, time = await pipeline.execute()
         moved_to = read_pointer(record)
         if moved_to is not None:
-            return _Elsewhere(moved_to)
+            return self._elsewhere(moved_to)
         return kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now)
 
     # --- begin, beat, finish, hand back: by wake-up, which knows its partition ---
@@ -581,13 +604,13 @@ def _begun(
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
             try:
-                spec = decode_spec(raw_spec)
-            except InvalidTimerError:
+                spec, nonce, host = decode_spec(raw_spec), nonce.decode(), host.decode()
+            except (InvalidTimerError, UnicodeDecodeError):
                 return Refused(wake_up, Refusal.UNREADABLE)
             policy = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
-                nonce=nonce.decode(),
+                nonce=nonce,
                 holder=holder,
                 lease_ms=lease_ms,
                 attempt=attempt,
@@ -595,29 +618,18 @@ def _begun(
                 due_ms=due_ms,
                 started_ms=now_ms,
                 spec=spec,
-                host=host.decode(),
+                host=host,
                 policy=policy,
             )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
         case [b"permit", host, due_ms]:
-            return Refused(replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode())
+            return Refused(
+                replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode(errors="replace")
+            )
         case [refusal]:
             return Refused(wake_up, Refusal(refusal.decode()))
     raise TypeError(f"begin.lua answered {answer!r}")
-
-
-def _changed(answer: list[Any]) -> Changed | _Elsewhere:
-    match answer:
-        case [b"changed", letter, due_ms, version, _, _]:
-            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
-        case [b"gone"]:
-            return Changed(ChangeResult.GONE)
-        case [b"state" | b"version" | b"lane" as reason, letter]:
-            return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
-        case [b"moved", partition]:
-            return _Elsewhere(partition)
-    raise TypeError(f"the script answered {answer!r}")
 
 
 def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:

@@ -85,10 +85,11 @@ local function read_head(record)
   }
 end
 
--- record -> partition, nonce; nil when it is no pointer.
+-- record -> partition, nonce; nil when it is no pointer. A damaged one is none: it is an unreadable record.
 local function read_pointer(record)
   local ok, _, format, kind, partition, nonce = pcall(cmsgpack.unpack_limit, record, 4)
-  if ok and format == FORMAT and kind == 'p' then
+  if ok and format == FORMAT and kind == 'p' and type(partition) == 'number' and partition >= 0
+    and partition % 1 == 0 and type(nonce) == 'string' then
     return partition, nonce
   end
 end

@@ -336,6 +336,8 @@ def load(**overrides: Any) -> Settings:
     if settings.in_memory:
         _check_in_memory(settings)
     _check_proxy(settings)
+    if settings.mode in {Mode.ALL, Mode.WORKER}:
+        _check_certificates()
     return settings
 
 
@@ -385,6 +387,17 @@ def _check_proxy(settings: Settings) -> None:
             f"setting {variable('egress_proxy')}: must not be used unless {variable('egress')} is proxy: "
             "set that, or unset this one"
         )
+
+
+def _check_certificates() -> None:
+    """OpenSSL reads these two itself, and trusts others without a word when they name nothing."""
+    for name, is_there in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
+        value = os.environ.get(name)  # noqa: TID251 - the one reader
+        if value and not any(is_there(Path(part)) for part in value.split(os.pathsep)):
+            raise SettingsError(
+                f"setting {name}: must name certificates to trust, but there is nothing at {value}:"
+                " correct or unset it"
+            )
 
 
 def _must(message: str) -> str:

@@ -19,9 +19,10 @@ from httpqueue.run.limits import affordable_calls
 from httpqueue.run.revive import Revived
 from httpqueue.run.start_check import check_start
 from httpqueue.run.virtual_clock import VirtualClock
-from httpqueue.run.watch import RedisWatch
+from httpqueue.run.watch import EmbeddedWatch, RedisWatch
 from httpqueue.runtime.part import Part
 from httpqueue.settings import Mode, Settings, variable
+from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage, open_storage
@@ -30,6 +31,15 @@ from httpqueue.worker.engine import Worker
 from httpqueue.worker.permits import Permits
 from httpqueue.worker.slots import Slots
 from httpqueue.worker.wiring import open_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The store's server: its URL, where it keeps its data (a text for people), itself if it is embedded."""
+
+    url: str
+    kept_in: str
+    embedded: EmbeddedValkey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +62,49 @@ class _Shared:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> AsyncIterator[Parts]:
-    """Make the parts for the settings' mode. kept_in: where the data is, a text for people."""
-    mode = settings.mode
+async def open_parts(settings: Settings, source: Source) -> AsyncIterator[Parts]:
+    """Make the parts for the settings' mode."""
     async with AsyncExitStack() as stack:
-        shared = await _open_shared(settings, store_url, stack)
-        servers: list[Part] = []
-        workers: list[Part] = []
+        shared = await _open_shared(settings, source.url, stack)
         listener = _listener(settings, "port", stack) if settings.has_api else None
-        if listener is not None:
-            servers.append(Revived(lambda: nullcontext(_api_server(shared, listener)), "api"))
-        if settings.metrics_port is not None:
-            app, port = create_ops_app(readiness=shared.ping), _listener(settings, "metrics_port", stack)
-            servers.append(Revived(lambda: nullcontext(HttpServer(app, port)), "metrics"))
-        if mode is Mode.API:
-            workers.append(RedisWatch(shared.ping))
-        elif not shared.is_one_server:
-            workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
-        if mode in {Mode.ALL, Mode.RELAY}:
-            workers.append(Revived(lambda: nullcontext(shared.relay), "relay"))
-        if mode in {Mode.ALL, Mode.WORKER}:
-            workers.append(Revived(partial(_open_worker, shared), "worker"))
+        servers = _servers(shared, source, listener, stack)
+        workers = _workers(shared)
 
         async def check() -> None:
             if listener is not None:
-                greet(listener, kept_in)
+                greet(listener, source.kept_in)
             await check_start(shared.storage, shared.api_keys, shared.egress, settings)
             if listener is not None:
                 tell_egress(shared.egress().mode)
 
         yield Parts(servers, check, workers)
+
+
+def _servers(
+    shared: _Shared, source: Source, listener: socket.socket | None, stack: AsyncExitStack
+) -> list[Part]:
+    servers: list[Part] = []
+    if source.embedded is not None:
+        servers.append(EmbeddedWatch(source.embedded))
+    if listener is not None:
+        servers.append(Revived(lambda: nullcontext(_api_server(shared, listener)), "api"))
+    if shared.settings.metrics_port is not None:
+        app, port = create_ops_app(readiness=shared.ping), _listener(shared.settings, "metrics_port", stack)
+        servers.append(Revived(lambda: nullcontext(HttpServer(app, port)), "metrics"))
+    return servers
+
+
+def _workers(shared: _Shared) -> list[Part]:
+    mode, workers = shared.settings.mode, list[Part]()
+    if mode is Mode.API:
+        workers.append(RedisWatch(shared.ping))
+    elif not shared.is_one_server:
+        workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
+    if mode in {Mode.ALL, Mode.RELAY}:
+        workers.append(Revived(lambda: nullcontext(shared.relay), "relay"))
+    if mode in {Mode.ALL, Mode.WORKER}:
+        workers.append(Revived(partial(_open_worker, shared), "worker"))
+    return workers
 
 
 async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack) -> _Shared:

@@ -227,5 +227,5 @@ async def test_which_processes_compare(
     """Relays and workers, when store and queue are two servers."""
     other = "redis://127.0.0.1:1" if is_two_servers else valkey_server.url
     settings = load(mode=mode, redis_url=valkey_server.url, broker_redis_url=other, port=0, metrics_port=None)
-    async with wiring.open_parts(settings, valkey_server.url, kept_in="") as parts:
+    async with wiring.open_parts(settings, wiring.Source(valkey_server.url, "")) as parts:
         assert [type(part) for part in parts.workers].count(ClockComparison) == is_compared

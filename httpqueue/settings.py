@@ -284,6 +284,12 @@ class Settings(BaseSettings):
         validation_alias=_names("API_KEY", "SCHEDULERS_API_KEY"),
         description="a key that may do everything, in addition to those of `httpqueue keys create`",
     )
+    wait_replicas: int = Field(
+        0,
+        ge=0,
+        validation_alias=_names("WAIT_REPLICAS"),
+        description="replicas that must have a timer before the API confirms it; 0: none",
+    )
     ephemeral: bool = Field(
         False,
         validation_alias=_names("EPHEMERAL"),

@@ -113,7 +113,11 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
     partitions = Partitions(settings.partitions)
     storage = await stack.enter_async_context(
         open_storage(
-            store_url, archive_error_rate=settings.archive_error_rate, partitions=partitions, now=now
+            store_url,
+            archive_error_rate=settings.archive_error_rate,
+            partitions=partitions,
+            now=now,
+            wait_replicas=settings.wait_replicas,
         )
     )
     queue = await stack.enter_async_context(open_queue(queue_url, partitions=partitions, now=now))

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from httpqueue.clock import StoreNow
 from httpqueue.errors import RefusedError, UnavailableError
 from httpqueue.storage.prompt import CONNECT_S, HEALTH_CHECK_S, PromptPool
+from httpqueue.storage.sentinel import parse_sentinel_url, sentinel_pool
 
 SOCKET_TIMEOUT_S: Final = 4
 """A server that does not answer for this long counts as away. Blocking reads must block for less."""
@@ -23,28 +24,39 @@ _URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
 def check_url(url: str) -> str:
     """Return the URL unchanged if redis-py can use it. Raises ValueError with a sentence for the user."""
+    if parse_sentinel_url(url) is not None:
+        return url
     try:
         if _URL.fullmatch(url):
             parse_url(url)  # type: ignore[no-untyped-call] # redis-py 5 has no annotations here
             return url
     except ValueError:
         pass
-    raise ValueError("must be host:port, or a URL that begins with redis://, rediss:// or unix://")
+    raise ValueError(
+        "must be host:port, a URL that begins with redis://, rediss:// or unix://, or"
+        " redis+sentinel://host:port,host:port,host:port/name[/db]"
+    )
 
 
 RedisT = TypeVar("RedisT", bound=Redis)
 
 
 def connect(url: str, redis_class: type[RedisT]) -> RedisT:
-    """Create a client for a redis://, rediss:// or unix:// URL. It connects when it is first used."""
+    """Create a client for a redis://, rediss://, unix:// or redis+sentinel:// URL.
+
+    It connects when it is first used.
+    """
     options: dict[str, Any] = {
+        "server": url,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_S,
         "health_check_interval": HEALTH_CHECK_S,
     }
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
-    client: RedisT = redis_class.from_pool(PromptPool.from_url(url, **options))  # type: ignore[assignment] # redis-py
+    sentinel = parse_sentinel_url(url)
+    pool = PromptPool.from_url(url, **options) if sentinel is None else sentinel_pool(sentinel, **options)
+    client: RedisT = redis_class.from_pool(pool)  # type: ignore[assignment] # redis-py
     return client
 
 

@@ -156,14 +156,15 @@ class PromptPool(ConnectionPool):
     """redis-py's pool, in which nobody waits for one dead connection after the other.
 
     Connections are opened one after the other. Whoever waits while one cannot be opened fails with it.
+    Pools with the same `server`, such as its URL, drop their connections together.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, server: str, **options: Any) -> None:
         super().__init__(**options)
         self.connection_class = PROMPT.get(self.connection_class, self.connection_class)
         self._failures = 0
         self._failure = ""
-        self.server = tuple(options.get(name) for name in ("host", "port", "path"))
+        self.server = server
         _pools.add(self)
 
     def make_connection(self) -> PromptConnection:

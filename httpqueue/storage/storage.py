@@ -35,6 +35,7 @@ class Storage:
         archive_error_rate: float,
         partitions: Partitions = ONE_PARTITION,
         now: StoreNow = server_time,
+        wait_replicas: int = 0,
     ) -> None:
         self._redis = redis
         self._now = now
@@ -49,6 +50,7 @@ class Storage:
             hosts=self.hosts,
             partitions=partitions,
             now=now,
+            wait_replicas=wait_replicas,
         )
         self.outbox = Outbox(redis, partitions=partitions)
         self.wake_ups = WakeUps(redis, partitions=partitions, now=now)
@@ -109,10 +111,17 @@ async def open_storage(
     archive_error_rate: float,
     partitions: Partitions = ONE_PARTITION,
     now: StoreNow = server_time,
+    wait_replicas: int = 0,
 ) -> AsyncIterator[Storage]:
-    """Open the store at this URL. It connects when it is first used."""
+    """Open the store at this URL. It connects when it is first used. wait_replicas: as in Store."""
     redis = connect(url, Redis)
     try:
-        yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
+        yield Storage(
+            redis,
+            archive_error_rate=archive_error_rate,
+            partitions=partitions,
+            now=now,
+            wait_replicas=wait_replicas,
+        )
     finally:
         await redis.aclose()

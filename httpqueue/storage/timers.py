@@ -91,7 +91,7 @@ class Store:
     The call has then changed all or nothing in each partition, and nobody knows which.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what they are made of
         self,
         redis: Redis,
         *,
@@ -100,7 +100,9 @@ class Store:
         hosts: Hosts,
         partitions: Partitions,
         now: StoreNow = server_time,
+        wait_replicas: int = 0,
     ) -> None:
+        """wait_replicas: how many replicas have to confirm what clients ask for."""
         self._redis = redis
         self._hosts = hosts
         self._archive = archive
@@ -122,7 +124,7 @@ class Store:
             self._change,
             self._cancel,
         ) = (
-            Script(redis, name, partitions.store_keys)
+            Script(redis, name, partitions.store_keys, replicas=wait_replicas if name in _CONFIRMED else 0)
             for name in (
                 "create",
                 "point",
@@ -637,4 +639,5 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
     return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
+_CONFIRMED: Final = {"create", "point", "change", "cancel"}
 _NO_POLICY: Final = ApplicationPolicy()

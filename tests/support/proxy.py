@@ -65,6 +65,10 @@ class Proxy:
         for link in self._links:
             link.is_dead = True
 
+    def point_to(self, redis_url: str) -> None:
+        """Forward new connections to another server, as when a name gets another address."""
+        self._target = parse_url(redis_url)
+
     # --- for _Link ---
 
     async def connect(self, side: "_Side") -> None:

@@ -32,6 +32,10 @@ class StartingError(UnavailableError):
     public = "httpqueue is starting"
 
 
+class RefusedError(UnavailableError):
+    """A Redis server answers, but refuses to work."""
+
+
 class InvalidTimerError(HttpqueueError):
     """The timer's description cannot be used."""
 

@@ -333,6 +333,12 @@ class Settings(BaseSettings):
         validation_alias=_names("API_KEY", "SCHEDULERS_API_KEY"),
         description="a key that may do everything, in addition to those of `httpqueue keys create`",
     )
+    wait_replicas: int = Field(
+        0,
+        ge=0,
+        validation_alias=_names("WAIT_REPLICAS"),
+        description="replicas that must have a timer before the API confirms it; 0: none",
+    )
     ephemeral: bool = Field(
         False,
         validation_alias=_names("EPHEMERAL"),
@@ -417,6 +423,8 @@ def load(**overrides: Any) -> Settings:
     if settings.in_memory:
         _check_in_memory(settings)
     _check_proxy(settings)
+    if settings.mode in {Mode.ALL, Mode.WORKER}:
+        _check_certificates()
     return settings
 
 
@@ -466,6 +474,17 @@ def _check_proxy(settings: Settings) -> None:
             f"setting {variable('egress_proxy')}: must not be used unless {variable('egress')} is proxy: "
             "set that, or unset this one"
         )
+
+
+def _check_certificates() -> None:
+    """OpenSSL reads these two itself, and trusts others without a word when they name nothing."""
+    for name, is_there in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
+        value = os.environ.get(name)  # noqa: TID251 - the one reader
+        if value and not any(is_there(Path(part)) for part in value.split(os.pathsep)):
+            raise SettingsError(
+                f"setting {name}: must name certificates to trust, but there is nothing at {value}:"
+                " correct or unset it"
+            )
 
 
 def _must(message: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from redis.asyncio import Redis
 
+from httpqueue.runtime import outage
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage
@@ -26,6 +27,12 @@ class Server:
     """A server that runs."""
 
     url: str
+
+
+@pytest.fixture(autouse=True)
+def no_outage() -> None:
+    """What a test before this one left away is no outage of this one."""
+    outage._away.clear()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from httpqueue.runtime.metrics import UNAVAILABLE
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = "1"
+PROBES: Final = {"/healthz", "/readyz", "/metrics"}
+"""Their answers do not tell whether clients are served."""
 # These limits keep an answer from becoming larger than the request that caused it.
 _MAX_ERRORS: Final = 100
 _MAX_FIELD_CHARACTERS: Final = 200
@@ -115,6 +117,7 @@ class Problems:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._is_away = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -126,6 +129,8 @@ class Problems:
         def note_start(message: Message) -> Awaitable[None]:
             nonlocal started
             started = True
+            if message.get("status", 500) < HTTPStatus.BAD_REQUEST and scope["path"] not in PROBES:
+                self._is_away = False
             return send(message)
 
         try:
@@ -134,6 +139,10 @@ class Problems:
             return  # the client is gone
         except Exception as error:
             problem = _problem_of(scope, error)
+            if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                if not self._is_away:
+                    log.warning("api.unavailable", method=scope["method"], reason=problem.detail)
+                self._is_away = True
             if started:
                 raise  # a part of the answer is sent already, so the server must cut the connection
             await problem_response(problem)(scope, receive, send)
@@ -158,9 +167,8 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
 
 
 def _of_outage(scope: Scope, error: Exception) -> ProblemError:
-    public, reason = (error.public, str(error)) if isinstance(error, UnavailableError) else (_LATE, _LATE)
+    public = error.public if isinstance(error, UnavailableError) else _LATE
     UNAVAILABLE.labels("api").inc()
-    log.warning("api.unavailable", method=scope["method"], reason=reason)
     detail = f"{public}; try again"
     if scope["path"] in {"/timers", "/timers/batch"} and scope["method"] == "POST":
         detail += ", with the same id: whether the timer was stored is unknown"

@@ -39,7 +39,7 @@ class HttpServer:
     async def run(self) -> None:
         """Answer requests until stop(). Requests in flight then have CLOSE_S to end."""
         if not self._server.should_exit:
-            await self._server.serve(sockets=[self._listener])
+            await self._server.serve(sockets=[self._listener.dup()])  # uvicorn closes it
         if self._at_end is not None:
             await self._at_end()
 

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,11 +17,14 @@ from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
 from httpqueue.run.limits import affordable_calls
+from httpqueue.run.revive import Revived
 from httpqueue.run.start_check import check_start
 from httpqueue.run.virtual_clock import VirtualClock
+from httpqueue.run.watch import EmbeddedWatch, RedisWatch
 from httpqueue.runtime.part import Part
 from httpqueue.settings import Mode, Settings, variable
-from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.storage import Storage, open_storage
@@ -30,6 +33,15 @@ from httpqueue.worker.engine import Worker
 from httpqueue.worker.permits import Permits
 from httpqueue.worker.slots import Slots
 from httpqueue.worker.wiring import open_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The store's server: its URL, where it keeps its data (a text for people), itself if it is embedded."""
+
+    url: str
+    kept_in: str
+    embedded: EmbeddedValkey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,44 +60,55 @@ class _Shared:
 
     async def ping(self) -> None:
         """Raises UnavailableError when a server is away."""
-        await self.storage.ping()
-        await self.queue.ping()
+        await at_once([self.storage.ping(), self.queue.ping()])
 
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, store_url: str, *, kept_in: str, secrets: SecretBox | None = None
+    settings: Settings, source: Source, *, secrets: SecretBox | None = None
 ) -> AsyncIterator[Parts]:
-    """Make the parts for the settings' mode. kept_in: where the data is, a text for people.
-
-    secrets: as in Storage.
-    """
-    mode = settings.mode
+    """Make the parts for the settings' mode. secrets: as in Storage."""
     async with AsyncExitStack() as stack:
-        shared = await _open_shared(settings, store_url, secrets, stack)
-        servers: list[Part] = []
-        workers: list[Part] = []
+        shared = await _open_shared(settings, source.url, secrets, stack)
         listener = _listener(settings, "port", stack) if settings.has_api else None
-        if listener is not None:
-            servers.append(_api_server(shared, listener))
-        if settings.metrics_port is not None:
-            app = create_ops_app(readiness=shared.ping)
-            servers.append(HttpServer(app, _listener(settings, "metrics_port", stack)))
-        if mode is not Mode.API and not shared.is_one_server:
-            workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
-        if mode in {Mode.ALL, Mode.RELAY}:
-            workers.append(shared.relay)
-        if mode in {Mode.ALL, Mode.WORKER}:
-            workers.append(await _open_worker(shared, stack))
+        servers = _servers(shared, source, listener, stack)
+        workers = _workers(shared)
 
         async def check() -> None:
             if listener is not None:
-                greet(listener, kept_in)
+                greet(listener, source.kept_in)
             await check_start(shared.storage, shared.api_keys, shared.egress, settings)
             if listener is not None:
                 tell_egress(shared.egress().mode)
 
         yield Parts(servers, check, workers)
+
+
+def _servers(
+    shared: _Shared, source: Source, listener: socket.socket | None, stack: AsyncExitStack
+) -> list[Part]:
+    servers: list[Part] = []
+    if source.embedded is not None:
+        servers.append(EmbeddedWatch(source.embedded))
+    if listener is not None:
+        servers.append(Revived(lambda: nullcontext(_api_server(shared, listener)), "api"))
+    if shared.settings.metrics_port is not None:
+        app, port = create_ops_app(readiness=shared.ping), _listener(shared.settings, "metrics_port", stack)
+        servers.append(Revived(lambda: nullcontext(HttpServer(app, port)), "metrics"))
+    return servers
+
+
+def _workers(shared: _Shared) -> list[Part]:
+    mode, workers = shared.settings.mode, list[Part]()
+    if mode is Mode.API:
+        workers.append(RedisWatch(shared.ping))
+    elif not shared.is_one_server:
+        workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
+    if mode in {Mode.ALL, Mode.RELAY}:
+        workers.append(Revived(lambda: nullcontext(shared.relay), "relay"))
+    if mode in {Mode.ALL, Mode.WORKER}:
+        workers.append(Revived(partial(_open_worker, shared), "worker"))
+    return workers
 
 
 async def _open_shared(
@@ -102,6 +125,7 @@ async def _open_shared(
             now=now,
             max_pending=settings.max_pending,
             secrets=secrets,
+            wait_replicas=settings.wait_replicas,
         )
     )
     queue = await stack.enter_async_context(open_queue(queue_url, partitions=partitions, now=now))
@@ -160,14 +184,15 @@ def _backend(shared: _Shared) -> Backend:
     return replace(backend, now_ms=now, advance=advance)
 
 
-async def _open_worker(shared: _Shared, stack: AsyncExitStack) -> Part:
+@asynccontextmanager
+async def _open_worker(shared: _Shared) -> AsyncIterator[Part]:
     settings = shared.settings
     settings = settings.model_copy(update={"concurrency": affordable_calls(settings.concurrency)})
-    attempts = await stack.enter_async_context(open_attempts(settings, shared.storage.store, shared.egress))
-    return Worker(
-        attempts=attempts,
-        queue=shared.queue,
-        permits=Permits(shared.storage, shared.queue),
-        slots=Slots(settings.concurrency, settings.host_concurrency),
-        grace_s=settings.shutdown_grace_ms / 1000,
-    )
+    async with open_attempts(settings, shared.storage.store, shared.egress) as attempts:
+        yield Worker(
+            attempts=attempts,
+            queue=shared.queue,
+            permits=Permits(shared.storage, shared.queue),
+            slots=Slots(settings.concurrency, settings.host_concurrency),
+            grace_s=settings.shutdown_grace_ms / 1000,
+        )

@@ -26,3 +26,5 @@ AUDIT_LOST: Final = Counter("httpqueue_audit_lost_total", "Changes that the audi
 UNAVAILABLE: Final = Counter(
     "httpqueue_redis_unavailable_total", "Calls a Redis server did not serve", ["part"]
 )
+AWAY: Final = Gauge("httpqueue_redis_away", "Parts of this process that a Redis server does not answer now")
+BUGS: Final = Counter("httpqueue_bugs_total", "Errors that no part expected; the log has them", ["part"])

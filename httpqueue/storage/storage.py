@@ -34,7 +34,7 @@ log = structlog.get_logger()
 class Storage:
     """The parts of the store. All their methods raise UnavailableError when the server is away."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts and settings
         self,
         redis: Redis,
         *,
@@ -43,6 +43,7 @@ class Storage:
         secrets: SecretBox | None = None,
         now: StoreNow = server_time,
         max_pending: int | None = None,
+        wait_replicas: int = 0,
     ) -> None:
         """secrets: encrypts signing secrets. None: they can neither be stored nor read."""
         secrets = secrets or SecretBox()
@@ -60,6 +61,7 @@ class Storage:
             quotas=Quotas(redis, partitions=partitions, now=now, max_pending=max_pending),
             secrets=secrets,
             now=now,
+            wait_replicas=wait_replicas,
         )
         self.outbox = Outbox(redis, partitions=partitions)
         self.wake_ups = WakeUps(redis, partitions=partitions, now=now)
@@ -146,7 +148,7 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(
+async def open_storage(  # noqa: PLR0913 - as Storage
     url: str,
     *,
     archive_error_rate: float,
@@ -154,8 +156,9 @@ async def open_storage(
     secrets: SecretBox | None = None,
     now: StoreNow = server_time,
     max_pending: int | None = None,
+    wait_replicas: int = 0,
 ) -> AsyncIterator[Storage]:
-    """Open the store at this URL. It connects when it is first used."""
+    """Open the store at this URL. It connects when it is first used. wait_replicas: as in Store."""
     redis = connect(url, Redis)
     try:
         yield Storage(
@@ -165,6 +168,7 @@ async def open_storage(
             now=now,
             max_pending=max_pending,
             secrets=secrets,
+            wait_replicas=wait_replicas,
         )
     finally:
         await redis.aclose()

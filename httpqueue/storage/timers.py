@@ -122,7 +122,9 @@ class Store:
         quotas: Quotas,
         secrets: SecretBox,
         now: StoreNow = server_time,
+        wait_replicas: int = 0,
     ) -> None:
+        """wait_replicas: how many replicas have to confirm what clients ask for."""
         self._redis = redis
         self._secrets = secrets
         self._quotas = quotas
@@ -149,7 +151,7 @@ class Store:
             self._cancel,
             self._end_timers,
         ) = (
-            Script(redis, name, partitions.store_keys)
+            Script(redis, name, partitions.store_keys, replicas=wait_replicas if name in _CONFIRMED else 0)
             for name in (
                 "create",
                 "point",
@@ -796,7 +798,9 @@ def _begun(
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
         case [b"permit", host, due_ms]:
-            return Refused(replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode())
+            return Refused(
+                replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode(errors="replace")
+            )
         case [refusal]:
             return Refused(wake_up, Refusal(refusal.decode()))
     raise TypeError(f"begin.lua answered {answer!r}")
@@ -815,6 +819,7 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
 
 _ASK: Final = Created(Creation.FULL, 0)
 """create.lua wants to know first what the limits of the application allow."""
+_CONFIRMED: Final = {"create", "point", "change", "cancel"}
 _NO_POLICY: Final = (ApplicationPolicy(), True)
 _LATE: Final = 2
 """What finish.lua answers when a callback's pointer may be gone."""

@@ -424,6 +424,21 @@ def test_mode_proxy_and_its_url_belong_together(monkeypatch: pytest.MonkeyPatch)
     assert "HTTPQUEUE_EGRESS is proxy" in refusal(monkeypatch, "HTTPQUEUE_EGRESS_PROXY", url)
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Defect 14: OpenSSL would trust others without a word, and httpx end the worker."""
+    missing = tmp_path / "missing"
+    monkeypatch.setenv(name, str(missing))
+    with pytest.raises(SettingsError, match=rf"setting {name}: must name certificates .* {missing}"):
+        load()
+    load(mode="relay")  # which calls nobody
+    if name == "SSL_CERT_FILE":
+        missing.touch()
+    else:
+        missing.mkdir()
+    load()
+
+
 def test_who_reaches_the_api() -> None:
     """Any loopback address, or its name."""
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):

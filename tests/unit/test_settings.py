@@ -70,6 +70,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "producer_max_retry": ("4", 4),
     "rate_limit": ("2.5", 2.5),
     "api_key": ("0123456789abcdef", SecretStr("0123456789abcdef")),
+    "wait_replicas": ("2", 2),
     "ephemeral": ("true", True),
     "virtual_clock": ("true", True),
     "auth": ("required", AuthMode.REQUIRED),
@@ -242,7 +243,8 @@ def test_redis_url(text: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_bad_redis_url(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What redis-py could not use is refused; it may hold a password, which is not repeated."""
     assert refusal(monkeypatch, "REDIS_URL", text) == (
-        "must be host:port, or a URL that begins with redis://, rediss:// or unix://"
+        "must be host:port, a URL that begins with redis://, rediss:// or unix://, or"
+        " redis+sentinel://host:port,host:port,host:port/name[/db]"
     )
 
 

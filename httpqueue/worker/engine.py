@@ -341,8 +341,10 @@ class Worker:
     async def _beat(self) -> None:
         """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
         outage = Outage("worker.beat")
+        pause_s = BEAT_S
         while True:
-            await clock.sleep(BEAT_S)
+            await clock.sleep(pause_s)
+            pause_s = BEAT_S
             everyone = list(self._running.values())
             for first in range(0, len(everyone), MAX_BEAT):
                 part = [
@@ -353,6 +355,7 @@ class Worker:
                     await self._permits.renew(permits_of(part))
                 except UnavailableError as error:
                     await outage.wait(error)
+                    pause_s = 0  # as soon as the store is back, nobody takes over for some seconds only
                 else:
                     outage.over()
 

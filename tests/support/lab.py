@@ -35,6 +35,7 @@ ATTEMPT_TIMEOUT_S: Final = 2
 TAKEN_OVER_S: Final = 40
 """What a dead worker or relay leaves, another has by then: a lease or 30 s, and a sweep."""
 LOOK_S: Final = 0.05
+LOG_LINES: Final = 200
 BATCH: Final = 1_000
 SKEWED: Final = (sys.executable, str(Path(__file__).with_name("skewed.py")))
 """The command with the seams of tests/support/skewed.py."""
@@ -108,10 +109,16 @@ class Lab:
         *names: str,
         command: Sequence[str] = HTTPQUEUE,
         environment: Sequence[str] = (),
+        is_ready: bool = True,
         **settings: Any,
     ) -> list[Part]:
-        """Start these parts; they are ready when this returns. environment: more variables, NAME=value."""
+        """Start these parts; they are ready when this returns. environment: more variables, NAME=value.
+
+        is_ready: False for parts that will not start.
+        """
         parts = [await self._start(name, command, environment, settings) for name in names]
+        if not is_ready:
+            return parts
         await asyncio.gather(*(part.process.until_ready() for part in parts))
         for part in parts:
             if part.name == "api":
@@ -159,8 +166,12 @@ class Lab:
         assert response.status_code == status, response.text
         answer: dict[str, Any] = response.json()
         if "due" in answer:
-            self.due_ms[timer_id] = parse_instant_ms(answer["due"])
+            self.note(timer_id, answer)
         return answer
+
+    def note(self, timer_id: str, answer: dict[str, Any]) -> None:
+        """A timer is acknowledged."""
+        self.due_ms[timer_id] = parse_instant_ms(answer["due"])
 
     async def post_all(self, ids: Iterable[str], **members: Any) -> None:
         """The same for many, in batches."""
@@ -172,7 +183,7 @@ class Lab:
             assert response.status_code == 200, response.text
             for answer in response.json()["results"]:
                 assert answer["status"] == 201, answer
-                self.due_ms[answer["id"]] = parse_instant_ms(answer["due"])
+                self.note(answer["id"], answer)
 
     def timer(self, timer_id: str, **members: Any) -> dict[str, Any]:
         """The JSON of such a timer."""
@@ -206,12 +217,14 @@ class Lab:
     async def until_answered(self, *, within_s: float) -> float:
         """Post timers that are due at once, until the receiver gets one. Returns how many s that took."""
         since_s = monotonic_s()
-        number = 0
+        ids: set[str] = set()
         async with asyncio.timeout(within_s):
-            while not any(sent.timer_id.startswith("probe-") for sent in self.all_sent()):
-                timer = self.timer(f"probe-{number}-{since_s}")
-                await self.api.post("/timers", json=timer)
-                number += 1
+            while not any(sent.timer_id in ids for sent in self.all_sent()):
+                timer_id = f"probe-{len(ids)}-{since_s}"
+                response = await self.api.post("/timers", json=self.timer(timer_id))
+                if response.status_code == httpx.codes.CREATED:
+                    ids.add(timer_id)
+                    self.note(timer_id, response.json())
                 await sleep(LOOK_S)
         return monotonic_s() - since_s
 
@@ -223,6 +236,16 @@ class Lab:
             return not counts["s"] and not counts["r"]
 
         await self.until_that(is_settled, timeout_s=timeout_s)
+
+    async def until_queued(self, count: int) -> None:
+        """Until the queue holds at least so many wake-ups."""
+        async with self.queue.client() as redis:
+            everywhere = Everywhere(redis)
+
+            async def is_queued() -> bool:
+                return await everywhere.zcard("queue") >= count
+
+            await self.until_that(is_queued)
 
     async def counts(self) -> Counter[str]:
         """{state letter: how many timers}, of all applications."""
@@ -255,6 +278,10 @@ class Lab:
                 counts.update(_sent(request).timer_id for request in self.receiver.requests[seen:])
                 seen = len(self.receiver.requests)
 
+    async def until_more_is_sent(self, count: int) -> None:
+        """Until the receiver got so many more."""
+        await self.receiver.wait_for(len(self.receiver.requests) + count, timeout_s=2 * TAKEN_OVER_S)
+
     def check(self, *, twice: Collection[str] = (), unknown: Collection[str] = ()) -> None:
         """Nothing is lost, nothing came early, and only these may have come twice, with the same webhook-id.
 
@@ -279,6 +306,12 @@ class Lab:
         for timer_id in again:
             assert len({sent.webhook_id for sent in by_timer[timer_id]}) == 1, by_timer[timer_id]
 
+    def print_logs(self) -> None:
+        """What each part had to say, for whoever looks into a test that failed."""
+        for number, part in enumerate(self.parts):
+            for line in part.process.stderr[-LOG_LINES:]:
+                print(f"{part.name} {number}: {line}")  # noqa: T201 - shown when the test fails
+
     async def end(self) -> None:
         """End all parts that still run, with SIGTERM, which each takes as a clean end without a traceback."""
         parts = [part for part in self.parts if part.process.is_running]
@@ -298,17 +331,20 @@ def _sent(request: Received) -> Sent:
 
 @asynccontextmanager
 async def a_lab(
-    directory: Path, *, has_own_queue: bool = False, ends_cleanly: bool = True
+    directory: Path, *, has_own_queue: bool = False, keeps_queue: bool = False
 ) -> AsyncIterator[Lab]:
-    """A lab without parts. has_own_queue: the queue has a server of its own."""
+    """A lab without parts. has_own_queue: on a server of its own; keeps_queue: which keeps its data."""
     async with AsyncExitStack() as stack:
         store = stack.enter_context(Valkey(directory / "store"))
         queue = store
         if has_own_queue:
-            queue = stack.enter_context(Valkey(directory / "queue", persistent=False))
+            queue = stack.enter_context(Valkey(directory / "queue", persistent=keeps_queue))
         lab = Lab(directory, stack, store, queue)
         await stack.enter_async_context(lab.receiver)
         lab.receiver.answer(Reply())
-        yield lab
-        if ends_cleanly:
+        try:
+            yield lab
             await lab.end()
+        except BaseException:
+            lab.print_logs()
+            raise

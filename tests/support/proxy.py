@@ -126,12 +126,18 @@ class _Link:
                 self.reset()
                 return
             self._proxy.opened(self)
-            self._connecting = asyncio.create_task(self._proxy.connect(_Side(self)))
+            self._connecting = asyncio.create_task(self._connect())
         else:
             self._server = side
             side.transport.write(self._early)
             if self._client.transport.is_closing():
                 side.transport.close()
+
+    async def _connect(self) -> None:
+        try:
+            await self._proxy.connect(_Side(self))
+        except OSError:  # there is no server
+            self.reset()
 
     def pass_on(self, side: "_Side", data: bytes) -> None:
         """One side sent something."""

@@ -12,6 +12,7 @@ from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.relay.relay import Relay
 from httpqueue.run.clock_comparison import ClockComparison
+from httpqueue.run.clock_watch import ClockWatch
 from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
@@ -66,6 +67,8 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
             servers.append(HttpServer(app, _listener(settings, "metrics_port", stack)))
         if mode is not Mode.API and not shared.is_one_server:
             workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
+        if not settings.virtual_clock:
+            workers.append(ClockWatch(shared.storage.time_ms))
         if mode in {Mode.ALL, Mode.RELAY}:
             workers.append(shared.relay)
         if mode in {Mode.ALL, Mode.WORKER}:

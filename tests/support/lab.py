@@ -24,7 +24,7 @@ import httpx
 
 from httpqueue.clock import monotonic_s, sleep
 from httpqueue.timers.schedule import parse_instant_ms
-from tests.support.keys import Everywhere
+from tests.support.keys import PARTITIONS, Everywhere
 from tests.support.processes import HTTPQUEUE, Process, started
 from tests.support.proxy import Proxy
 from tests.support.receiver import Received, Receiver, Reply
@@ -237,15 +237,26 @@ class Lab:
 
         await self.until_that(is_settled, timeout_s=timeout_s)
 
-    async def until_queued(self, count: int) -> None:
+    async def until_queued(self, count: int, *, timeout_s: float = 2 * TAKEN_OVER_S) -> None:
         """Until the queue holds at least so many wake-ups."""
+
+        async def is_queued() -> bool:
+            return await self.queued() >= count
+
+        await self.until_that(is_queued, timeout_s=timeout_s)
+
+    async def until_queue_is_empty(self) -> None:
+        """Until the workers have seen every wake-up."""
+
+        async def is_empty() -> bool:
+            return await self.queued() == 0
+
+        await self.until_that(is_empty)
+
+    async def queued(self) -> int:
+        """How many wake-ups the queue holds."""
         async with self.queue.client() as redis:
-            everywhere = Everywhere(redis)
-
-            async def is_queued() -> bool:
-                return await everywhere.zcard("queue") >= count
-
-            await self.until_that(is_queued)
+            return sum([await redis.zcard(keys.queue) for keys in PARTITIONS.queue_keys])
 
     async def counts(self) -> Counter[str]:
         """{state letter: how many timers}, of all applications."""

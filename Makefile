@@ -37,7 +37,7 @@ test-partitions: $(VENV)/.installed-dev ## run integration and acceptance tests 
 
 .PHONY: test-faults
 test-faults: $(VENV)/.installed-dev ## break processes, servers and connections, and see that nothing is lost
-	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 tests/faults
+	$(VENV)/bin/pytest --numprocesses 4 --dist worksteal tests/faults
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## ruff, mypy and import-linter

@@ -18,7 +18,8 @@ FRESH_S: Final = 1.0
 """API keys older than this are loaded again."""
 RELOAD_GAP_S: Final = 0.1
 """Unknown API keys and failed loads also make the process load again, but not more often than this."""
-LOAD_WITHIN_S: Final = 2
+LOAD_WITHIN_S: Final = 0.5
+"""A request waits for this, and then for its own answer. Both together take less than 6 s."""
 
 Load = Callable[[], Awaitable[Mapping[str, Grant | None]]]
 """Loads all API keys: hash_key(api_key) -> what it permits.

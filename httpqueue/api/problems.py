@@ -141,7 +141,9 @@ class Problems:
             problem = _problem_of(scope, error)
             if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 if not self._is_away:
-                    log.warning("api.unavailable", method=scope["method"], reason=str(error) or problem.detail)
+                    log.warning(
+                        "api.unavailable", method=scope["method"], reason=str(error) or problem.detail
+                    )
                 self._is_away = True
             if started:
                 raise  # a part of the answer is sent already, so the server must cut the connection

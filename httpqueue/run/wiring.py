@@ -13,6 +13,7 @@ from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.relay.relay import Relay
 from httpqueue.run.clock_comparison import ClockComparison
+from httpqueue.run.clock_watch import ClockWatch
 from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
@@ -104,6 +105,8 @@ def _workers(shared: _Shared) -> list[Part]:
         workers.append(RedisWatch(shared.ping))
     elif not shared.is_one_server:
         workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
+    if not shared.settings.virtual_clock:
+        workers.append(ClockWatch(shared.storage.time_ms))
     if mode in {Mode.ALL, Mode.RELAY}:
         workers.append(Revived(lambda: nullcontext(shared.relay), "relay"))
     if mode in {Mode.ALL, Mode.WORKER}:

@@ -399,8 +399,10 @@ class Worker:
     async def _beat(self) -> None:
         """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
         outage = Outage("worker.beat")
+        pause_s = BEAT_S
         while True:
-            await clock.sleep(BEAT_S)
+            await clock.sleep(pause_s)
+            pause_s = BEAT_S
             now_s = clock.monotonic_s()
             everyone = list(self._running.values())
             for first in range(0, len(everyone), MAX_BEAT):
@@ -413,6 +415,7 @@ class Worker:
                     await self._give_back_waiting(now_s - BEAT_S)
                 except Exception as error:  # noqa: BLE001 - no part dies of an error
                     await outage.wait(error)
+                    pause_s = 0  # as soon as the store is back, nobody takes over for some seconds only
                 else:
                     outage.over()
 

@@ -4,8 +4,12 @@ All times are ms since the epoch, by one clock: clients, receivers and faults ar
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
-from tests.soak.plan import Kind
+from tests.soak.plan import ATTEMPT_TIMEOUT_MS, Kind
+
+MARGIN_MS: Final = 500
+"""An answer that is written so shortly before the attempt's deadline may be too late."""
 
 
 @dataclass(slots=True)
@@ -65,8 +69,25 @@ class Call:
 
     @property
     def is_delivered(self) -> bool:
-        """Whether it was answered with success."""
+        """Whether it was answered with success, perhaps too late."""
         return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_read_late(self) -> bool:
+        """Whether its caller may have given up before the receiver, or the network, got to it.
+
+        The attempt began within the second that started_s names, and its deadline is later.
+        """
+        return self.arrived_ms - self.started_s * 1000 >= ATTEMPT_TIMEOUT_MS
+
+    def is_delivered_before(self, ms: int) -> bool:
+        """Whether it was answered with success by then, and its caller surely still waited."""
+        return (
+            self.is_delivered
+            and self.answered_ms is not None
+            and self.answered_ms <= ms
+            and self.answered_ms - self.started_s * 1000 < ATTEMPT_TIMEOUT_MS - MARGIN_MS
+        )
 
 
 @dataclass(frozen=True, slots=True)

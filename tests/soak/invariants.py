@@ -137,8 +137,7 @@ def _runs(calls: Sequence[Call]) -> Iterable[Sequence[Call]]:
 def _made_unnecessary_by(call: Call, before: Sequence[Call]) -> Call | None:
     """The latest of the calls before it that was delivered, or that was the same attempt or a later one."""
     for other in reversed(before):
-        # What was delivered before this call arrived; an answer on its way does not count.
-        if other.is_delivered and other.answered_ms is not None and other.answered_ms <= call.arrived_ms:
+        if other.is_delivered_before(call.arrived_ms):
             return other
         if other.run == call.run and other.attempt >= call.attempt:
             return other
@@ -166,15 +165,20 @@ def _unexplained(duplicates: Sequence[Duplicate]) -> Iterable[Violation]:
 def _cancelled(timers: Mapping[str, Timer], calls: Mapping[str, Sequence[Call]]) -> Iterable[Violation]:
     for name, timer in timers.items():
         for call in calls.get(name, ()):
-            if timer.cancelled_ms is not None and call.arrived_ms > timer.cancelled_ms:
+            if timer.cancelled_ms is not None and _is_after(call, timer.cancelled_ms):
                 late_ms = call.arrived_ms - timer.cancelled_ms
                 yield Violation("cancelled and sent", name, f"{late_ms} ms after its cancel was acknowledged")
+
+
+def _is_after(call: Call, ms: int) -> bool:
+    """A call that was read so late that its caller may have given up before is none."""
+    return call.arrived_ms > ms and not call.is_read_late
 
 
 def _changed(timers: Mapping[str, Timer], calls: Mapping[str, Sequence[Call]]) -> Iterable[Violation]:
     for name, timer in timers.items():
         for call in calls.get(name, ()):
-            if timer.updated_ms is not None and call.version == 0 and call.arrived_ms > timer.updated_ms:
+            if timer.updated_ms is not None and call.version == 0 and _is_after(call, timer.updated_ms):
                 late_ms = call.arrived_ms - timer.updated_ms
                 yield Violation("old content", name, f"{late_ms} ms after its change was acknowledged")
 
@@ -187,7 +191,7 @@ def _disordered(
 ) -> Iterable[Violation]:
     for (_, lane), members in lanes_of(timers).items():
         came = [
-            (timer, [call for call in calls.get(timer.id, ()) if id(call) not in duplicates])
+            (timer, [call for call in calls.get(timer.id, ()) if _counts(call, duplicates)])
             for timer in members
         ]
         for (timer, own), (later, its) in pairwise([pair for pair in came if pair[1]]):
@@ -200,6 +204,10 @@ def _disordered(
                     f"called {own[-1].arrived_ms - its[0].arrived_ms} ms before the last call of {timer.id}, "
                     f"which comes first in {lane}",
                 )
+
+
+def _counts(call: Call, duplicates: set[int]) -> bool:
+    return id(call) not in duplicates and not call.is_read_late
 
 
 def lanes_of(timers: Mapping[str, Timer]) -> dict[tuple[str, str], list[Timer]]:

@@ -20,5 +20,5 @@ def describe() -> list[tuple[str, str]]:
         ("cores", f"{os.cpu_count()}, shared by load, receivers, servers and processes"),
         ("kernel", f"{platform.system()} {platform.release()}"),
         ("Python", platform.python_version()),
-        ("server", " ".join(valkey.split()[:3])),
+        ("server", f"{' '.join(valkey.split()[:3])}, append-only file, appendfsync no"),
     ]

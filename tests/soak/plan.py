@@ -13,7 +13,8 @@ APIS: Final = PARTS[:2]
 SERVERS: Final = ("store", "queue")
 TENANTS: Final = ("alpha", "beta")
 
-ATTEMPT_TIMEOUT_MS: Final = 5_000
+ATTEMPT_TIMEOUT_MS: Final = 10_000
+"""Long, so that receivers may be slow while the machine is busy."""
 LANES: Final = 60
 """Ordering keys of each tenant."""
 LONG_MS: Final = 25_000

@@ -100,9 +100,14 @@ def _result(verdict: Verdict) -> list[str]:
         f"| **sent twice without a reason** | **{unexplained}** |",
         f"| sent twice, and a fault explains it | {len(verdict.duplicates) - unexplained} |",
         *(f"| **{what}** | **{verdict.count(invariant)}** |" for what, invariant in _PROMISES),
+        f"| calls that were read too late for their callers | {_read_late(log):,} |",
         f"| lateness: median, 99 %, latest | {', '.join(_at(late_ms, share) for share in (0.5, 0.99, 1))} |",
         f"| later than {LATE_MS} ms without a fault nearby | {len(unexplained_late):,}{latest} |",
     ]
+
+
+def _read_late(log: Log) -> int:
+    return sum(call.is_read_late for call in log.calls)
 
 
 def _acknowledged(timers: Sequence[Timer]) -> int:

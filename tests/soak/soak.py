@@ -13,6 +13,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Final
 
+import orjson
 import uvloop
 
 from httpqueue.clock import monotonic_s, now_ms, sleep
@@ -139,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output.write_text(page(verdict, f"{output.stem}/{drawn.name}"), encoding="utf-8")
     say(f"\n{summary(verdict)}\n\nwritten: {output}")
     if verdict.violations:
+        (directory / "log.json").write_bytes(orjson.dumps(log))
         say(
             f"BROKEN. The logs of the processes are in {directory}. To repeat: make soak SEED={seed} "
             f"MINUTES={plan.minutes:g} RATE={plan.rate}"

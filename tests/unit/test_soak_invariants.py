@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.soak.events import Call, Log, Struck, Timer
+from tests.soak.events import MARGIN_MS, Call, Log, Struck, Timer
 from tests.soak.explain import GRACE_MS, LEASE_MS, LOSES_ANSWER_MS, LOSES_LEASE_MS, explain
 from tests.soak.invariants import duplicates_in, violations
-from tests.soak.plan import Kind
+from tests.soak.plan import ATTEMPT_TIMEOUT_MS, Kind
 
 DUE_MS = 60_000_000
 """A whole minute."""
@@ -17,7 +17,11 @@ MINUTE_MS = 60_000
 def timer(name: str = "a", **changes: Any) -> Timer:
     """One that was acknowledged a second before it is due."""
     asked_ms = DUE_MS - 1_000
-    facts = {"due_ms": [DUE_MS], "asked_ms": asked_ms, "acknowledged_ms": asked_ms + 5} | changes
+    facts: dict[str, Any] = {
+        "due_ms": [DUE_MS],
+        "asked_ms": asked_ms,
+        "acknowledged_ms": asked_ms + 5,
+    } | changes
     return Timer(name, "alpha", **facts)
 
 
@@ -25,7 +29,7 @@ def call(name: str = "a", after_ms: int = 3, *, status: int | None = 200, **chan
     """One that came so long after DUE_MS and was answered 10 ms later."""
     at_ms = DUE_MS + after_ms
     generation = changes.pop("generation", 0)
-    facts = {
+    facts: dict[str, Any] = {
         "tenant": "alpha",
         "run": f"alpha:{name}:nonce:{generation}",
         "attempt": 1,
@@ -262,3 +266,25 @@ def test_a_retry_that_overtakes_an_answer_is_no_duplicate() -> None:
     """The first call's answer was written after the retry had come: it was too late for the caller."""
     calls = [call(answered_ms=DUE_MS + 5_200), call(after_ms=5_100, attempt=2)]
     assert broken(log_of([timer()], calls)) == []
+
+
+def test_an_answer_that_was_too_late_for_its_caller_is_no_delivery() -> None:
+    """The machine was busy, and the caller had given up."""
+    late_ms = ATTEMPT_TIMEOUT_MS - MARGIN_MS + 1_000
+    calls = [call(answered_ms=DUE_MS + late_ms), call(after_ms=late_ms + 100, attempt=2)]
+    assert broken(log_of([timer()], calls)) == []
+    calls[0].answered_ms = DUE_MS + late_ms - 2_000
+    assert broken(log_of([timer()], calls)) == [("unexplained duplicate", "a")]
+
+
+@pytest.mark.parametrize("change", [{"cancelled_ms": DUE_MS + 9_000}, {"updated_ms": DUE_MS + 9_000}])
+def test_a_call_that_was_read_late_may_be_from_before_an_acknowledgement(change: dict[str, Any]) -> None:
+    """Its caller had given up before the timer was cancelled or changed."""
+    one = timer(due_ms=[DUE_MS, DUE_MS], **change)
+    again = [call(after_ms=9_900, version=1, generation=1)] if "updated_ms" in change else []
+    in_time = call(after_ms=9_500, started_s=DUE_MS // 1000, status=500)
+    late = call(after_ms=10_000, started_s=DUE_MS // 1000, status=500)
+    assert broken(log_of([one], [*again, in_time])) != []
+    assert [
+        name for name, _ in broken(log_of([one], [*again, late])) if name != "unexplained duplicate"
+    ] == []

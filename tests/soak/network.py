@@ -25,11 +25,11 @@ class Way(Proxy):
         return self
 
     async def connect(self, side: _Side) -> None:
-        """A server that is away refuses."""
+        """A server that is away hangs up."""
         try:
             await super().connect(side)
         except OSError:
-            side._link.reset()
+            side._link.lost()
 
     def half_open(self) -> None:
         """Swallow what is sent on all connections for good, and on new ones until `mend`. None is closed."""

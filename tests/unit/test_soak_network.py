@@ -115,7 +115,7 @@ async def test_a_cut_way_resets_and_refuses() -> None:
             pass
 
 
-async def test_a_server_that_is_away_resets_its_clients() -> None:
+async def test_a_server_that_is_away_hangs_up() -> None:
     """And does not leave them waiting."""
     async with a_way() as (way, _):
         async with Way("redis://127.0.0.1:1") as nowhere:

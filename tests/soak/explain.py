@@ -8,33 +8,30 @@ replies, lost scripts or a lost queue explain nothing.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tests.soak.events import Call, Struck
+from tests.soak.events import MARGIN_MS, Call, Struck
 from tests.soak.plan import ATTEMPT_TIMEOUT_MS, Kind
 
+DRIVER: Final = "driver"
+"""The process of clients and receivers itself."""
 LEASE_MS: Final = 20_000
 BEAT_MS: Final = 5_000
 RECONNECT_MS: Final = 5_000
 """How long a worker takes to notice that its connection works again."""
 BEFORE_CALL_MS: Final = 1_000
 """From the `begin` of an attempt to the arrival of its call, at most."""
-LONGEST_ANSWER_MS: Final = 1_500
-"""How long a receiver takes at most, see plan.py."""
 GRACE_MS: Final = 4_000
 """How long a process that was told to stop still calls, at most."""
 
 LOSES_LEASE_MS: Final = LEASE_MS - BEAT_MS - RECONNECT_MS
 """A worker that is cut off from the store for so long may lose its leases."""
-LOSES_ANSWER_MS: Final = ATTEMPT_TIMEOUT_MS - LONGEST_ANSWER_MS - 500
-"""A worker that is frozen for so long may find the attempt's deadline before the answer."""
-
 _AT_LEAST_MS: Final = {
     Kind.KILL: 0,
     Kind.TERM: 0,
-    Kind.FREEZE: min(LOSES_ANSWER_MS, LOSES_LEASE_MS),
+    Kind.FREEZE: LOSES_LEASE_MS,
     Kind.CUT: LOSES_LEASE_MS,
     Kind.HALF_OPEN: LOSES_LEASE_MS,
 }
-"""Kind of fault -> how long it has to last."""
+"""Kind of fault -> how long it has to last. A shorter freeze may hide an answer until the deadline."""
 
 
 def explain(
@@ -48,12 +45,12 @@ def explain(
     """
     from_ms = first.arrived_ms - BEFORE_CALL_MS
     to_ms = min(again.arrived_ms, first.arrived_ms + LEASE_MS)
-    suspects = [*struck, *(Struck(Kind.HANG, "driver", *stall) for stall in stalls)]
+    suspects = [*struck, *(Struck(Kind.HANG, DRIVER, *stall) for stall in stalls)]
     return next(
         (
             each
             for each in suspects
-            if each.start_ms <= to_ms and _acts_until_ms(each) >= from_ms and _can_lose(each, first.holder)
+            if each.start_ms <= to_ms and _acts_until_ms(each) >= from_ms and _can_lose(each, first)
         ),
         None,
     )
@@ -70,11 +67,18 @@ def _acts_until_ms(fault: Struck) -> int:
             return fault.end_ms
 
 
-def _can_lose(fault: Struck, holder: str | None) -> bool:
-    if fault.target == "driver":
-        return fault.lasted_ms >= LOSES_ANSWER_MS
+def _can_lose(fault: Struck, call: Call) -> bool:
+    if fault.target == DRIVER:
+        return _hides_answer(fault, call)
     part, _, server = fault.target.partition(">")
     # A process that is gone when its connection is looked at has no name.
-    is_its_own = part == holder if holder else part.startswith("worker")
-    at_least_ms = _AT_LEAST_MS.get(fault.kind)
-    return is_its_own and server != "queue" and at_least_ms is not None and fault.lasted_ms >= at_least_ms
+    is_its_own = part == call.holder if call.holder else part.startswith("worker")
+    if not is_its_own or server == "queue" or fault.kind not in _AT_LEAST_MS:
+        return False
+    is_hidden = fault.kind is Kind.FREEZE and _hides_answer(fault, call)
+    return is_hidden or fault.lasted_ms >= _AT_LEAST_MS[fault.kind]
+
+
+def _hides_answer(freeze: Struck, call: Call) -> bool:
+    """Whether the call's deadline may be over when caller or receiver go on."""
+    return freeze.end_ms >= call.started_s * 1000 + ATTEMPT_TIMEOUT_MS - MARGIN_MS

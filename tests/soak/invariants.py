@@ -137,6 +137,8 @@ def _runs(calls: Sequence[Call]) -> Iterable[Sequence[Call]]:
 def _made_unnecessary_by(call: Call, before: Sequence[Call]) -> Call | None:
     """The latest of the calls before it that was delivered, or that was the same attempt or a later one."""
     for other in reversed(before):
+        if call.is_read_late and other.run == call.run and other.attempt > call.attempt:
+            continue  # its caller had given up, and made the other one instead
         if other.is_delivered_before(call.arrived_ms):
             return other
         if other.run == call.run and other.attempt >= call.attempt:

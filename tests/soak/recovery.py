@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.soak.events import Call, Log, Struck
 from tests.soak.invariants import by_timer, lanes_of
-from tests.soak.plan import Kind
+from tests.soak.plan import TENANTS, Kind
 
 LATE_MS: Final = 1_000
 """Who is later needs a fault that explains it."""
@@ -40,6 +40,7 @@ class Delivery:
     """The first call of a timer, or of a version of it."""
 
     timer: str
+    application: str
     due_ms: int
     """When it could have been made at the earliest: due, acknowledged, and its predecessor delivered."""
     arrived_ms: int
@@ -77,7 +78,7 @@ def deliveries(log: Log) -> list[Delivery]:
             acknowledged_ms = timer.acknowledged_ms if version == 0 else timer.updated_ms
             if first is not None and acknowledged_ms is not None:
                 earliest_ms = max(due_ms, acknowledged_ms, ready.get(name, 0))
-                found.append(Delivery(name, earliest_ms, first.arrived_ms))
+                found.append(Delivery(name, timer.application, earliest_ms, first.arrived_ms))
     return sorted(found, key=lambda each: each.arrived_ms)
 
 
@@ -104,12 +105,23 @@ def blame(late: Iterable[Delivery], struck: Sequence[Struck]) -> list[tuple[Deli
 
 
 def _blamed(delivery: Delivery, in_order: Sequence[Struck]) -> Struck | None:
-    before = [fault for fault in in_order if fault.start_ms <= delivery.arrived_ms]
+    before = [
+        fault
+        for fault in in_order
+        if fault.start_ms <= delivery.arrived_ms and _may_delay(fault, delivery.application)
+    ]
     during = [fault for fault in before if fault.end_ms >= delivery.due_ms]
     healing = [fault for fault in before if fault.end_ms + HEALED_MS[fault.kind] >= delivery.due_ms]
     if during:
         return during[0]
     return max(healing, key=lambda fault: fault.end_ms, default=None)
+
+
+def _may_delay(fault: Struck, application: str) -> bool:
+    """What an API has acknowledged does not need it any more, and a receiver delays its own tenant alone."""
+    if fault.target in TENANTS:
+        return fault.target == application
+    return not fault.target.startswith("api")
 
 
 def worst(blamed: Iterable[tuple[Delivery, Struck | None]], struck: Sequence[Struck]) -> list[Blamed]:

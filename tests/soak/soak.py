@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from random import SystemRandom
 from typing import Final
@@ -24,7 +24,7 @@ from tests.soak.faults import Faults
 from tests.soak.invariants import by_timer, duplicates_in, lost, violations
 from tests.soak.load import Load
 from tests.soak.machine import describe
-from tests.soak.plan import Plan, draw
+from tests.soak.plan import SERVERS, Plan, draw
 from tests.soak.receivers import new_hooks, until_quiet
 from tests.soak.recovery import LATE_MS, blame, deliveries, worst
 from tests.soak.report import Verdict, page, summary
@@ -85,15 +85,18 @@ async def run(plan: Plan, directory: Path) -> Log:
 
 
 async def _until_all_came(log: Log) -> None:
-    """All that must come has come, and then nothing more for a while."""
+    """All that must come has come, or nothing more does; and then nobody calls for a while."""
     seen, since_s = -1, monotonic_s()
-    while lost(log.timers, by_timer(log.calls)):
+    end_s = since_s + GIVE_UP_S
+    while lost(log.timers, by_timer(log.calls)) and monotonic_s() < end_s:
         if len(log.calls) != seen:
             seen, since_s = len(log.calls), monotonic_s()
         elif monotonic_s() - since_s > PATIENCE_S:
             return
         await sleep(1.0)
-    await until_quiet(log, QUIET_S)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_S):
+            await until_quiet(log, QUIET_S)
 
 
 async def _watch_stalls(log: Log) -> None:
@@ -150,14 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picture.draw(log, verdict.deliveries, drawn)
     output.write_text(page(verdict, f"{output.stem}/{drawn.name}"), encoding="utf-8")
     say(f"\n{summary(verdict)}\n\nwritten: {output}")
+    (directory / "log.json").write_bytes(orjson.dumps(log))
     if verdict.violations:
-        (directory / "log.json").write_bytes(orjson.dumps(log))
         say(
-            f"BROKEN. The logs of the processes are in {directory}. To repeat: make soak SEED={seed} "
-            f"MINUTES={plan.minutes:g} RATE={plan.rate}"
+            f"BROKEN. What happened, logs and data are in {directory}. To repeat: "
+            f"make soak SEED={seed} MINUTES={plan.minutes:g} RATE={plan.rate}"
         )
         return 1
-    shutil.rmtree(directory)
+    for server in SERVERS:
+        shutil.rmtree(directory / server)
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.soak.events import MARGIN_MS, Call, Log, Struck, Timer
-from tests.soak.explain import GRACE_MS, LEASE_MS, LOSES_ANSWER_MS, LOSES_LEASE_MS, explain
+from tests.soak.explain import GRACE_MS, LEASE_MS, LOSES_LEASE_MS, explain
 from tests.soak.invariants import duplicates_in, violations
 from tests.soak.plan import ATTEMPT_TIMEOUT_MS, Kind
 
@@ -197,6 +197,7 @@ def test_a_duplicate_does_not_break_its_lane() -> None:
     assert broken(log_of(timers, calls, strike(Kind.KILL, "worker-1", 5))) == []
 
 
+HIDES_ANSWER_MS = ATTEMPT_TIMEOUT_MS - MARGIN_MS
 FIRST, AGAIN = call(), call(after_ms=LEASE_MS + 1_500, holder="worker-2")
 
 
@@ -206,7 +207,7 @@ FIRST, AGAIN = call(), call(after_ms=LEASE_MS + 1_500, holder="worker-2")
         pytest.param(strike(Kind.KILL, "worker-1", 2, 3_000), id="killed just before its call was seen"),
         pytest.param(strike(Kind.KILL, "worker-1", LEASE_MS, 0), id="killed within the lease"),
         pytest.param(strike(Kind.TERM, "worker-1", -500, 3_200), id="stopped, and calling still"),
-        pytest.param(strike(Kind.FREEZE, "worker-1", 2, LOSES_ANSWER_MS), id="frozen past its deadline"),
+        pytest.param(strike(Kind.FREEZE, "worker-1", 2, HIDES_ANSWER_MS), id="frozen past its deadline"),
         pytest.param(strike(Kind.CUT, "worker-1>store", -9_000, LOSES_LEASE_MS), id="cut off past its lease"),
         pytest.param(strike(Kind.HALF_OPEN, "worker-1>store", 10, LOSES_LEASE_MS), id="half open past it"),
     ],
@@ -227,7 +228,7 @@ def test_what_explains_a_duplicate(fault: Struck) -> None:
         ),
         pytest.param(strike(Kind.KILL, "worker-1", LEASE_MS + 100), id="killed after the lease"),
         pytest.param(strike(Kind.TERM, "worker-1", -GRACE_MS - 1_100, 20_000), id="stopped long before"),
-        pytest.param(strike(Kind.FREEZE, "worker-1", 2, LOSES_ANSWER_MS - 1), id="frozen for a moment"),
+        pytest.param(strike(Kind.FREEZE, "worker-1", 2, HIDES_ANSWER_MS - 3), id="frozen for a moment"),
         pytest.param(strike(Kind.CUT, "worker-1>store", 2, LOSES_LEASE_MS - 1), id="cut off for a moment"),
         pytest.param(strike(Kind.CUT, "worker-1>queue", 2, 25_000), id="cut off from the queue"),
         pytest.param(strike(Kind.CUT, "worker-2>store", 2, 25_000), id="another worker was cut off"),
@@ -257,15 +258,24 @@ def test_a_caller_without_a_name_may_be_any_worker_but_nothing_else() -> None:
 
 def test_receivers_that_stood_still_explain_a_duplicate() -> None:
     """Their answer came after the attempt's deadline, though they wrote down that it was at once."""
-    stall = (DUE_MS - 10, DUE_MS - 10 + LOSES_ANSWER_MS)
-    assert explain(FIRST, call(after_ms=6_000, attempt=2), [], [stall])
-    assert not explain(FIRST, call(after_ms=6_000, attempt=2), [], [(DUE_MS, DUE_MS + 1_000)])
+    again = call(after_ms=HIDES_ANSWER_MS + 10, attempt=2)
+    assert explain(FIRST, again, [], [(DUE_MS - 10, DUE_MS + HIDES_ANSWER_MS)])
+    assert not explain(FIRST, again, [], [(DUE_MS, DUE_MS + HIDES_ANSWER_MS - 1)])
 
 
 def test_a_retry_that_overtakes_an_answer_is_no_duplicate() -> None:
     """The first call's answer was written after the retry had come: it was too late for the caller."""
     calls = [call(answered_ms=DUE_MS + 5_200), call(after_ms=5_100, attempt=2)]
     assert broken(log_of([timer()], calls)) == []
+
+
+def test_a_call_that_was_read_after_its_retry_is_no_duplicate() -> None:
+    """Its caller had given up. The same attempt twice is one all the same."""
+    late = call(after_ms=11_000, started_s=DUE_MS // 1000)
+    calls = [call(after_ms=10_500, attempt=2), late]
+    assert broken(log_of([timer()], calls)) == []
+    calls.append(call(after_ms=11_100, started_s=DUE_MS // 1000))
+    assert broken(log_of([timer()], calls)) == [("unexplained duplicate", "a")]
 
 
 def test_an_answer_that_was_too_late_for_its_caller_is_no_delivery() -> None:

@@ -72,7 +72,7 @@ def test_lateness_counts_from_when_a_call_could_be_made() -> None:
 def test_the_first_fault_between_due_and_arrival_is_to_blame() -> None:
     """The next one came when it was late already."""
     outage, flush = strike(Kind.SERVER_KILL, 1_000, 4_000), strike(Kind.FLUSHALL, 2_000, 2_000, "queue")
-    late = Delivery("a", START_MS + 1_500, START_MS + 5_000)
+    late = Delivery("a", "alpha", START_MS + 1_500, START_MS + 5_000)
     assert blame([late], [flush, outage]) == [(late, outage)]
 
 
@@ -80,17 +80,31 @@ def test_else_the_last_fault_whose_effects_may_last() -> None:
     """What was due afterwards may still meet a backlog; and what nothing explains stays so."""
     kill, flush = strike(Kind.KILL, 0, 1_000, "worker-1"), strike(Kind.FLUSHALL, 2_000, 2_000, "queue")
     healed_ms = 2_000 + HEALED_MS[Kind.FLUSHALL]
-    soon = Delivery("a", START_MS + healed_ms, START_MS + healed_ms + 1_500)
-    later = Delivery("b", START_MS + healed_ms + 1, START_MS + healed_ms + 1_500)
-    never = Delivery("c", START_MS + 90_000, START_MS + 92_000)
+    soon = Delivery("a", "alpha", START_MS + healed_ms, START_MS + healed_ms + 1_500)
+    later = Delivery("b", "alpha", START_MS + healed_ms + 1, START_MS + healed_ms + 1_500)
+    never = Delivery("c", "alpha", START_MS + 90_000, START_MS + 92_000)
     assert blame([soon, later, never], [kill, flush]) == [(soon, flush), (later, kill), (never, None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [(Kind.KILL, "api-1"), (Kind.CUT, "api-2>store"), (Kind.HANG, "beta")]
+)
+def test_what_cannot_delay_a_webhook_is_not_to_blame(kind: Kind, target: str) -> None:
+    """An API that has acknowledged it, and the receiver of another tenant."""
+    late = Delivery("a", "alpha", START_MS, START_MS + 5_000)
+    own = strike(Kind.HANG, 2_000, 4_000, "alpha")
+    assert blame([late], [strike(kind, 1_000, 4_000, target)]) == [(late, None)]
+    assert blame([late], [strike(kind, 1_000, 4_000, target), own]) == [(late, own)]
 
 
 def test_the_worst_recovery_counts_from_the_end_of_the_fault() -> None:
     """Kinds without late webhooks are there, too; kinds that were not made are not."""
     kill = strike(Kind.KILL, 0, 1_000, "worker-1")
     cut = strike(Kind.CUT, 50_000, 51_000, "worker-1>store")
-    late = [Delivery("a", START_MS, START_MS + 21_000), Delivery("b", START_MS + 10, START_MS + 3_000)]
+    late = [
+        Delivery("a", "alpha", START_MS, START_MS + 21_000),
+        Delivery("b", "alpha", START_MS + 10, START_MS + 3_000),
+    ]
     killed, was_cut = worst(blame(late, [kill, cut]), [kill, cut])
     assert (killed.kind, killed.count, killed.late) == (Kind.KILL, 1, 2)
     assert (killed.worst_ms, killed.latest_ms) == (20_000, 21_000)
@@ -133,13 +147,15 @@ def test_the_page_says_what_is_broken_and_what_explains_the_rest() -> None:
 def test_the_picture_has_the_curves_and_a_row_for_each_kind_of_fault(tmp_path: Path) -> None:
     """It is an SVG, and the same figures give the same file."""
     log = Log(start_ms=START_MS, struck=[strike(Kind.FLUSHALL, 0, 0)], end_ms=START_MS + 60_000)
-    delivered = [Delivery("a", START_MS + at_ms, START_MS + at_ms + 7) for at_ms in range(0, 9_000, 500)]
+    delivered = [
+        Delivery("a", "alpha", START_MS + at_ms, START_MS + at_ms + 7) for at_ms in range(0, 9_000, 500)
+    ]
     files = [tmp_path / name / "lateness.svg" for name in ("one", "two")]
     for file in files:
         picture.draw(log, delivered, file)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert ET.parse(files[0]).getroot().tag.endswith("svg")  # noqa: S314 - we have just written it
-    curves = picture.lateness_curves(log, [*delivered, Delivery("b", START_MS, START_MS + 5_000)])
+    curves = picture.lateness_curves(log, [*delivered, Delivery("b", "alpha", START_MS, START_MS + 5_000)])
     assert curves.worst_ms[0] == 5_000
     assert set(curves.median_ms) == {7}
 

@@ -4,11 +4,11 @@ The kernel is asked for one socket (sock_diag(7)): its table of all sockets take
 where there are many.
 """
 
+import os
 import socket
 import struct
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 End = tuple[str, int]
@@ -60,17 +60,16 @@ def _padded(address: str) -> bytes:
 
 
 def _has(pid: int, inode: int) -> bool:
-    wanted = f"socket:[{inode}]"
+    directory, wanted = f"/proc/{pid}/fd", f"socket:[{inode}]"
     try:
-        files = [file.name for file in Path(f"/proc/{pid}/fd").iterdir()]
+        files = os.listdir(directory)  # noqa: PTH208 - Path takes ten times as long, for each connection
     except OSError:  # it is gone
         return False
-    # The newest first: it is the connection that was just made.
-    return any(_target(f"/proc/{pid}/fd/{file}") == wanted for file in sorted(files, key=int, reverse=True))
+    return any(_target(f"{directory}/{file}") == wanted for file in files)
 
 
 def _target(link: str) -> str | None:
     try:
-        return str(Path(link).readlink())
+        return os.readlink(link)  # noqa: PTH115 - as above
     except OSError:  # it was closed
         return None

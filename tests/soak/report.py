@@ -27,7 +27,8 @@ with a receiver of its own. What counts is what the receivers wrote down, not ht
 Load and faults are drawn from a seed, so you can repeat the run:
 """
 SHOWN_DUPLICATES: Final = 40
-SHOWN_VIOLATIONS: Final = 50
+SHOWN_VIOLATIONS: Final = 10
+"""Of each invariant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,13 @@ def _s(ms: int, start_ms: int) -> str:
 def _violations(verdict: Verdict) -> list[str]:
     if not verdict.violations:
         return ["Nothing."]
-    shown = [
-        f"- {each.invariant}{f': {each.timer}' if each.timer else ''}: {each.text}"
-        for each in verdict.violations[:SHOWN_VIOLATIONS]
-    ]
-    more = len(verdict.violations) - len(shown)
-    return [*shown, f"- and {more} more"] if more else shown
+    lines = []
+    for invariant in dict.fromkeys(each.invariant for each in verdict.violations):
+        its = [each for each in verdict.violations if each.invariant == invariant]
+        lines += [
+            f"- {invariant}{f': {each.timer}' if each.timer else ''}: {each.text}"
+            for each in its[:SHOWN_VIOLATIONS]
+        ]
+        if len(its) > SHOWN_VIOLATIONS:
+            lines.append(f"- {invariant}: {len(its) - SHOWN_VIOLATIONS:,} more")
+    return lines

@@ -57,6 +57,15 @@ bench: $(VENV)/.installed-dev ## measure all goals beside the rivals, and write 
 bench-quick: $(VENV)/.installed-dev ## see in a minute whether the benchmark works
 	$(VENV)/bin/python -m tests.benchmarks.bench --quick
 
+# Settings of `make soak`: minutes of load, timers posted a second, seed (none: a new one).
+MINUTES = 2
+RATE = 60
+SEED =
+
+.PHONY: soak
+soak: $(VENV)/.installed-dev ## random faults over a mixed load, and what must hold: make soak MINUTES=30 SEED=7
+	$(VENV)/bin/python -m tests.soak.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
+
 .PHONY: coverage-report
 coverage-report: $(VENV)/.installed-dev ## write htmlcov/index.html from the last test run
 	$(VENV)/bin/coverage html --fail-under 0

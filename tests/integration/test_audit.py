@@ -80,12 +80,17 @@ async def test_entries_of_one_batch(storage: Storage) -> None:
     assert sorted((await targets(storage.audit, 3))[0]) == [str(n) for n in range(10)]
 
 
-async def test_an_applications_entries(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that finds few ends early, with a cursor."""
+async def test_an_applications_entries(
+    redis: Redis, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that finds few ends early, with a cursor. It never goes on in one stream before the other."""
     monkeypatch.setattr(audit, "LOOK", 4)
-    await storage.audit.append([entry(str(n), application="shop" if n == 2 else "blog") for n in range(20)])
+    await redis.xadd(KEYS.settings, {"change": "a shop oldest 200 key"}, id="1-1")
+    for ms in range(2, 22):
+        application = "shop" if ms == 4 else "blog"
+        await redis.xadd(KEYS.timers, {"change": f"a {application} {ms} 200 key"}, id=f"{ms}-1")
     found, pages = await targets(storage.audit, 10, "shop")
-    assert found == ["2"]
+    assert found == ["4", "oldest"]
     assert pages >= 5
 
 

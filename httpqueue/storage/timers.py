@@ -504,7 +504,7 @@ class Store:
         """
         unblocked: list[WakeUp] = []
 
-        async def finish_in(partition: int, part: Sequence[Finish]) -> list[bool]:
+        async def finish_in(partition: int, part: Sequence[Finish]) -> list[int]:
             callbacks = [_callback_of(finish) for finish in part]
             nonces = [self._nonces.draw() if callback else "" for callback in callbacks]
             await self._note_at_homes(
@@ -533,10 +533,12 @@ class Store:
                 WakeUp(name_of(member), generation, partition=partition)
                 for member, generation in zip(woken[::2], woken[1::2], strict=True)
             )
-            return [bool(answer) for answer in answers]
+            return list(answers)
 
-        counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
-        return Finished(counted, unblocked)
+        answers = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
+        return Finished(
+            [each == _COUNTED for each in answers], unblocked, [each == _KNOWN for each in answers]
+        )
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""
@@ -640,4 +642,7 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
 
 
 _CONFIRMED: Final = {"create", "point", "change", "cancel"}
+_COUNTED: Final = 1
+_KNOWN: Final = 2
+"""What finish.lua answers."""
 _NO_POLICY: Final = ApplicationPolicy()

@@ -25,3 +25,6 @@ ATTEMPTS_REFUSED: Final = Counter(
 UNAVAILABLE: Final = Counter(
     "httpqueue_redis_unavailable_total", "Calls a Redis server did not serve", ["part"]
 )
+WAKE_UPS_UNREADABLE: Final = Counter(
+    "httpqueue_wake_ups_unreadable_total", "Queue entries that nobody could read; they were dropped"
+)

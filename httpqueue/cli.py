@@ -4,23 +4,24 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import orjson
 
 from httpqueue import __version__
 from httpqueue.api.schema.field_checks import check_application
+from httpqueue.clock import now_ms
 from httpqueue.errors import SettingsError, StartError, UnavailableError
 from httpqueue.run import run
 from httpqueue.run.doctor import examine
 from httpqueue.runtime import logs
-from httpqueue.settings import Mode, Settings, load, name_variables, variable
+from httpqueue.settings import Mode, Settings, load, name_variables, parse_duration_ms, variable
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import serving
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.timers.access import Grant, Scope, new_id
-from httpqueue.timers.schedule import format_instant
+from httpqueue.timers.schedule import MAX_DUE_MS, format_instant, parse_instant_ms
 from httpqueue.worker.egress import is_private_unasked
 
 EXIT_FAILED: Final = 1
@@ -101,6 +102,12 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
         choices=[scope.value for scope in Scope],
         help="what the key may do; write includes read, admin includes both",
     )
+    create.add_argument(
+        "--expires",
+        type=_expires_ms,
+        metavar="WHEN",
+        help="when the key ends: after a time such as 90d, or at an instant such as 2030-01-01T00:00:00Z",
+    )
     actions.add_parser("list", help="list all keys")
     revoke = actions.add_parser("revoke", help="revoke a key")
     revoke.add_argument("id", metavar="ID", help="the ID that `httpqueue keys list` shows")
@@ -131,6 +138,20 @@ def _application(name: str) -> str:
         return name if name == ALL_APPLICATIONS else check_application(name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _expires_ms(text: str) -> int:
+    """A duration from now, or an instant -> ms since the epoch."""
+    expires_ms = 0
+    with suppress(ValueError):
+        expires_ms = now_ms() + parse_duration_ms(text)
+    with suppress(ValueError):
+        expires_ms = parse_instant_ms(text)
+    if not now_ms() < expires_ms <= MAX_DUE_MS:
+        raise argparse.ArgumentTypeError(
+            "must be a time such as 90d, or an instant such as 2030-01-01T00:00:00Z, and in the future"
+        )
+    return expires_ms
 
 
 def _keys(asked: argparse.Namespace, settings: Settings) -> int:
@@ -165,7 +186,10 @@ async def _with_keys(asked: argparse.Namespace, settings: Settings, url: str) ->
     async with open_storage(url, archive_error_rate=settings.archive_error_rate) as storage:
         match asked.action:
             case "create":
-                await _create(storage.api_keys, asked.application, Scope(asked.scope))
+                application = None if asked.application == ALL_APPLICATIONS else asked.application
+                await _create(
+                    storage.api_keys, Grant(new_id(), application, Scope(asked.scope), asked.expires)
+                )
                 if not settings.listens_on_loopback:
                     await _warn_if_private(settings, storage)
                 return 0
@@ -175,12 +199,13 @@ async def _with_keys(asked: argparse.Namespace, settings: Settings, url: str) ->
                 return await _list(storage.api_keys)
 
 
-async def _create(api_keys: ApiKeys, application: str, scope: Scope) -> None:
-    grant = Grant(new_id(), None if application == ALL_APPLICATIONS else application, scope)
+async def _create(api_keys: ApiKeys, grant: Grant) -> None:
     _print(await api_keys.create(grant))
+    application = grant.application or ALL_APPLICATIONS
+    until = "" if grant.expires_ms is None else f", until {format_instant(grant.expires_ms)}"
     _tell(
-        f"This key (id {grant.id}, application {application}, scope {scope}) is not shown again.\n"
-        "Send it in the header X-API-Key. From now on every request to the API needs a key."
+        f"This key (id {grant.id}, application {application}, scope {grant.scope}{until}) is not shown "
+        "again.\nSend it in the header X-API-Key. From now on every request to the API needs a key."
     )
 
 
@@ -194,14 +219,20 @@ async def _warn_if_private(settings: Settings, storage: Storage) -> None:
 
 
 async def _list(api_keys: ApiKeys) -> int:
-    rows = [("ID", "APPLICATION", "SCOPE", "CREATED")]
+    rows = [("ID", "APPLICATION", "SCOPE", "CREATED", "EXPIRES")]
     for grant, created_ms in await api_keys.list():
         application = ALL_APPLICATIONS if grant.application is None else grant.application
-        rows.append((grant.id, application, grant.scope.value, format_instant(created_ms)))
+        rows.append((grant.id, application, grant.scope.value, format_instant(created_ms), _expiry(grant)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         _print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _expiry(grant: Grant) -> str:
+    if grant.expires_ms is None:
+        return "never"
+    return format_instant(grant.expires_ms) + (" (expired)" if grant.has_expired(now_ms()) else "")
 
 
 async def _revoke(api_keys: ApiKeys, key_id: str) -> int:
@@ -211,7 +242,8 @@ async def _revoke(api_keys: ApiKeys, key_id: str) -> int:
     _tell(f"Key {key_id} is revoked.")
     if not await api_keys.load():
         _tell(
-            "It was the last key. Unless HTTPQUEUE_API_KEY is set, everyone who can reach the API may use it."
+            "It was the last key. APIs that run still ask for one until they end, and so do new ones, "
+            "unless HTTPQUEUE_AUTH is none, or is not set and they listen on loopback."
         )
     return 0
 

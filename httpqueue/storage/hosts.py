@@ -31,6 +31,8 @@ PROBE_MS: Final = 10_000
 """How long nobody serves a line until `probe` tells whom to wake. Also the time between two looks at it."""
 RELEASE: Final = 500
 """The most wake-ups of one line that are woken together."""
+MAX_CALLED: Final = 10_000
+"""Of how many hosts the health is kept: of those that were called last. A client may invent hosts."""
 FORGET_HOST_MS: Final = 7 * 24 * 3_600_000
 """How long the health of a host is kept after its last call."""
 
@@ -328,16 +330,32 @@ class Hosts:
                 pipeline.pexpire(key, FORGET_HOST_MS)
             pipeline.zadd(self._keys.called, dict.fromkeys(calls, now_ms))
             pipeline.zremrangebyscore(self._keys.called, "-inf", now_ms - FORGET_HOST_MS)
-            await pipeline.execute()
+            pipeline.zcard(self._keys.called)
+            *_, count = await pipeline.execute()
+            if count > MAX_CALLED:
+                await self._forget_health(count - MAX_CALLED)
 
-    async def destinations(self) -> list[Destination]:
-        """Every destination that was called in the last 7 days or has rules, sorted by host."""
+    async def _forget_health(self, count: int) -> None:
+        """Forget the health of so many hosts, those first that were called longest ago."""
+        forgotten = await self._redis.zpopmin(self._keys.called, count)
+        pipeline = self._redis.pipeline(transaction=False)
+        for host, _ in forgotten:
+            pipeline.delete(host_keys(host.decode()).health)
+        await pipeline.execute()
+
+    async def destinations(self, *, after: str = "", limit: int = 1_000) -> list[Destination]:
+        """The first `limit` destinations behind `after` that have rules or were called, sorted by host.
+
+        Those without rules are the MAX_CALLED that were called last, in the last 7 days. All names are read,
+        but only these destinations.
+        """
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hgetall(self._keys.rules)
             pipeline.zrange(self._keys.called, 0, -1)
             rules, called = await pipeline.execute()
-        return await self._destinations({raw.decode(): rules.get(raw) for raw in sorted({*rules, *called})})
+        hosts = sorted(raw for raw in {*rules, *called} if raw > after.encode())[:limit]
+        return await self._destinations({raw.decode(): rules.get(raw) for raw in hosts})
 
     async def destination(self, host: str) -> Destination:
         """One destination. It has the default policy and no health if it was never called or limited."""

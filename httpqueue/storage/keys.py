@@ -32,12 +32,20 @@ class StoreKeys:
     set_aside: str  # zset: member -> ms at which its record was found to be unreadable
     archive_layers: str  # + n  string: the bits of layer n of the Bloom filter
     archive_counts: str  # hash: layer n -> number of ids in it
-    counts: str  # hash: application:state letter -> number of timers
+    counts: (
+        str  # hash: application:state letter -> number of timers; application:b -> bytes of their records;
+    )
+    #     :p -> number of timers that have not ended
     applications: str  # hash: application -> its ApplicationPolicy as JSON; all partitions have the same
+    rates: str  # hash: application with a rate -> ms up to which its posts have used it
+    reserved: (
+        str  # + application  hash: token of a create call -> until when ms, timers and bytes it is to store
+    )
     limited: str  # set: hosts that have a DestinationPolicy; all partitions have the same
     lanes: str  # + application:ordering key  zset: member -> due ms, or -inf when it has the turn
     lines: str  # + application  zset: member -> due ms of its timers that were due while it was paused
     waiting: str  # zset: member -> ms at which it is asked for whether its host still knows that it waits
+    confirmed: str  # string: written after a change that replicas have to confirm
     probes: str  # zset: lane:<lane> or application:<application> -> ms at which it is tried again
 
 
@@ -74,12 +82,30 @@ class HostIndexKeys:
     called: str  # zset: host -> ms at which it was last called
 
 
+@dataclass(frozen=True, slots=True)
+class JobKeys:
+    """The jobs of all applications, on the store's server."""
+
+    jobs: str  # + id  hash: the job, see lua/job_add.lua
+    open: str  # zset: id of a job that has not ended -> ms from which on any relay may take it
+    open_of: str  # + application  hash: id, or kind of which one is open at most -> id of an open job
+
+
+@dataclass(frozen=True, slots=True)
+class AuditKeys:
+    """The audit log, on the store's server."""
+
+    timers: str  # stream: changes of timers; see storage/audit.py
+    settings: str  # stream: changes that need the scope admin
+
+
 STORE_FORMAT: Final = "2"
 """The format of the keys on this page: what the store's first use decided. See docs/adr/0024."""
 RECORDS_OF_FORMAT_1: Final = ":timer:"
 """What stood between the tag and the member in the key of a record."""
 
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
+API_KEYS_VERSION: Final = "hq:api-keys:version"  # store, string: how often an API key was created or revoked
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
 FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used
 ARQ_JOB_PREFIX: Final = "arq:job:"  # queue: + wake-up id, or another id of stock arq
@@ -128,6 +154,17 @@ def host_keys(host: str) -> HostKeys:
 def host_index_keys() -> HostIndexKeys:
     """The keys that list hosts. They are all in one slot of a cluster."""
     return HostIndexKeys(**{name: f"hq:{{hosts}}:{name}" for name in HostIndexKeys.__dataclass_fields__})
+
+
+def job_keys() -> JobKeys:
+    """The keys of jobs. They are all in one slot of a cluster."""
+    names = {"jobs": "job:", "open_of": "open:"}
+    return JobKeys(**{name: f"hq:{{jobs}}:{names.get(name, name)}" for name in JobKeys.__dataclass_fields__})
+
+
+def audit_keys() -> AuditKeys:
+    """The keys of the audit log. They are in one slot of a cluster."""
+    return AuditKeys(**{name: f"hq:{{audit}}:{name}" for name in AuditKeys.__dataclass_fields__})
 
 
 def member_of(name: TimerName) -> str:

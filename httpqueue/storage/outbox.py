@@ -14,6 +14,7 @@ from httpqueue.clock import server_time
 from httpqueue.storage.connection import listen, redis_errors, time_ms
 from httpqueue.storage.keys import OUTBOX_CHANNEL, OUTBOX_GROUP, name_of
 from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.scripts import PipelinedScript
 from httpqueue.timers.commands import OutboxEntry, WakeUp
 
 MAX_DEAD: Final = 100
@@ -38,20 +39,27 @@ class Outbox:
         self._redis = redis
         self._partitions = partitions.all
         self._keys = [keys.outbox for keys in partitions.store_keys]
+        self._store_keys = partitions.store_keys
+        self._forget_relays = PipelinedScript(redis, "forget_relays")
         self._dead_keys = [keys.outbox_dead for keys in partitions.store_keys]
 
-    async def read(self, partition: int, consumer: str, *, limit: int) -> list[OutboxEntry]:
-        """Read at most `limit` new entries for this consumer."""
+    async def read(
+        self, partition: int, consumer: str, *, limit: int, again: bool = False
+    ) -> list[OutboxEntry]:
+        """Read at most `limit` new entries for this consumer.
+
+        again: read those that it has read, but not acknowledged: the answer to an earlier call was lost.
+        """
         with redis_errors():
             try:
                 streams = await self._redis.xreadgroup(
-                    OUTBOX_GROUP, consumer, {self._keys[partition]: ">"}, count=limit
+                    OUTBOX_GROUP, consumer, {self._keys[partition]: "0" if again else ">"}, count=limit
                 )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
                 await self._create_group(partition)
-                return await self.read(partition, consumer, limit=limit)
+                return await self.read(partition, consumer, limit=limit, again=again)
         return _entries(partition, (raw for _, raws in streams for raw in raws))
 
     async def adopt(self, partition: int, consumer: str, *, idle_ms: int, limit: int) -> list[OutboxEntry]:
@@ -107,6 +115,10 @@ class Outbox:
             )
             if not pending:  # otherwise XGROUP DELCONSUMER would drop them
                 await self._redis.xgroup_delconsumer(self._keys[partition], OUTBOX_GROUP, consumer)
+
+    async def forget_relays(self, *, silent_ms: int) -> None:
+        """Drop consumers that have read nothing for so long, and have nothing left to acknowledge."""
+        await self._forget_relays([(keys, (OUTBOX_GROUP, silent_ms)) for keys in self._store_keys])
 
     async def listen(self, on_entry: Callable[[int], None]) -> None:
         """Call on_entry(partition) when an empty outbox got an entry.

@@ -32,7 +32,7 @@ class Retention:
         self, redis: Redis, *, archive: Archive, partitions: Partitions, now: StoreNow = server_time
     ) -> None:
         self._redis = redis
-        self._archive = archive
+        self.archive = archive
         self._partitions = partitions
         self._now = now
         self._expired, self._bury, self._forget, self._pointers, self._settle_pointers = (
@@ -62,23 +62,23 @@ class Retention:
         away = [member for member in members if self._home_of(member) != partition]
         await by_partition(away, self._home_of, self._bury_at)
         is_away = frozenset(away)
-        layer = self._archive.current(partition)
+        layer = self.archive.current(partition)
         batch = [
             (member, [] if member in is_away else layer.positions(member.decode())) for member in members
         ]
         forgotten, count, nonces = await self._forget(
             partition, self._script_now(), layer.number, pack(batch)
         )
-        await self._archive.note_count(partition, layer.number, count)
+        await self.archive.note_count(partition, layer.number, count)
         await self._settle([(member, partition, nonce) for member, nonce in zip(away, nonces, strict=True)])
         return int(forgotten)
 
     async def _bury_at(self, home: int, members: Sequence[bytes]) -> Sequence[bytes]:
         """Put ids into the archive. Returns them."""
-        layer = self._archive.current(home)
+        layer = self.archive.current(home)
         batch = [(member, layer.positions(member.decode())) for member in members]
         count = await self._bury(home, self._script_now(), layer.number, pack(batch))
-        await self._archive.note_count(home, layer.number, count)
+        await self.archive.note_count(home, layer.number, count)
         return members
 
     async def check_pointers(self, home: int) -> int:

@@ -11,16 +11,20 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import StartError
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.archive import Archive
+from httpqueue.storage.audit import Audit
 from httpqueue.storage.connection import connect, redis_errors, time_ms
 from httpqueue.storage.first_use import FirstUse
 from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.inspection import Inspection
+from httpqueue.storage.jobs import Jobs
 from httpqueue.storage.keys import STORE_FORMAT
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import ONE_PARTITION, Partitions
 from httpqueue.storage.policies import Policies
+from httpqueue.storage.quotas import Quotas
 from httpqueue.storage.retention import Retention
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.timers import Store
 from httpqueue.storage.wake_ups import WakeUps
 
@@ -30,14 +34,19 @@ log = structlog.get_logger()
 class Storage:
     """The parts of the store. All their methods raise UnavailableError when the server is away."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts and settings
         self,
         redis: Redis,
         *,
         archive_error_rate: float,
         partitions: Partitions = ONE_PARTITION,
+        secrets: SecretBox | None = None,
         now: StoreNow = server_time,
+        max_pending: int | None = None,
+        wait_replicas: int = 0,
     ) -> None:
+        """secrets: encrypts signing secrets. None: they can neither be stored nor read."""
+        secrets = secrets or SecretBox()
         self._redis = redis
         self._now = now
         self._archive = Archive(redis, error_rate=archive_error_rate, partitions=partitions)
@@ -46,19 +55,25 @@ class Storage:
         self.retention = Retention(redis, archive=self._archive, partitions=partitions, now=now)
         self.store = Store(
             redis,
-            archive=self._archive,
             retention=self.retention,
             hosts=self.hosts,
             partitions=partitions,
+            quotas=Quotas(redis, partitions=partitions, now=now, max_pending=max_pending),
+            secrets=secrets,
             now=now,
+            wait_replicas=wait_replicas,
         )
         self.outbox = Outbox(redis, partitions=partitions)
         self.wake_ups = WakeUps(redis, partitions=partitions, now=now)
         self.lookup = Lookup(redis, partitions=partitions, hosts=self.hosts, now=now)
-        self.policies = Policies(redis, partitions=partitions, hosts=self.hosts, store=self.store, now=now)
+        self.policies = Policies(
+            redis, partitions=partitions, hosts=self.hosts, store=self.store, secrets=secrets, now=now
+        )
         self.api_keys = ApiKeys(redis)
+        self.jobs = Jobs(redis, now=now)
         self.first_use = FirstUse(redis)
         self.inspection = Inspection(redis, partitions=partitions, now=now)
+        self.audit = Audit(redis)
 
     async def ping(self) -> None:
         """Raises UnavailableError when the server does not answer."""
@@ -133,16 +148,27 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(
+async def open_storage(  # noqa: PLR0913 - as Storage
     url: str,
     *,
     archive_error_rate: float,
     partitions: Partitions = ONE_PARTITION,
+    secrets: SecretBox | None = None,
     now: StoreNow = server_time,
+    max_pending: int | None = None,
+    wait_replicas: int = 0,
 ) -> AsyncIterator[Storage]:
-    """Open the store at this URL. It connects when it is first used."""
+    """Open the store at this URL. It connects when it is first used. wait_replicas: as in Store."""
     redis = connect(url, Redis)
     try:
-        yield Storage(redis, archive_error_rate=archive_error_rate, partitions=partitions, now=now)
+        yield Storage(
+            redis,
+            archive_error_rate=archive_error_rate,
+            partitions=partitions,
+            now=now,
+            max_pending=max_pending,
+            secrets=secrets,
+            wait_replicas=wait_replicas,
+        )
     finally:
         await redis.aclose()

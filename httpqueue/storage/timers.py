@@ -11,15 +11,16 @@ from functools import partial
 from itertools import compress
 from typing import Any, Final
 
+from msgspec import structs
 from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, now_ms, server_time
 from httpqueue.errors import InvalidTimerError, UnavailableError
-from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.keys import member_of, name_of
 from httpqueue.storage.partitions import Partitions, at_once, by_partition
+from httpqueue.storage.quotas import OK, Admission, Quotas
 from httpqueue.storage.record import (
     STATE_OF_LETTER,
     decode_policy,
@@ -31,6 +32,7 @@ from httpqueue.storage.record import (
 )
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.secret_box import SealedSecretError, SecretBox
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -56,6 +58,7 @@ from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.room import Room
 from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import State, Timer
 
 LEASE_MARGIN_MS: Final = 15_000
 """How much longer a lease is than the attempt's timeout."""
@@ -65,6 +68,8 @@ KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
 MAX_UNREADY: Final = 500
 """How often one look at a line finds first timers that cannot begin, before it leaves them to the next."""
+HEAD_BYTES: Final = 40
+"""About how long the head of a new record is without its ordering key and host."""
 POINTER_BYTES: Final = 32
 """No pointer is longer."""
 POINTS: Final = 3
@@ -80,6 +85,8 @@ class _Placed:
     nonce: str
     home: int
     place: int
+    admission: str
+    """What `create` is told of the limits of its application."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +112,26 @@ class Store:
     The call has then changed all or nothing in each partition, and nobody knows which.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts
         self,
         redis: Redis,
         *,
-        archive: Archive,
         retention: Retention,
         hosts: Hosts,
         partitions: Partitions,
+        quotas: Quotas,
+        secrets: SecretBox,
         now: StoreNow = server_time,
+        wait_replicas: int = 0,
     ) -> None:
+        """wait_replicas: how many replicas have to confirm what clients ask for."""
         self._redis = redis
+        self._secrets = secrets
+        self._quotas = quotas
+        self._limited: frozenset[str] = frozenset()
+        """Applications that had limits when their timers were created last."""
         self._hosts = hosts
-        self._archive = archive
+        self._archive = retention.archive
         self._retention = retention
         self._partitions = partitions
         self._now = now
@@ -135,8 +149,9 @@ class Store:
             self._ready,
             self._change,
             self._cancel,
+            self._end_timers,
         ) = (
-            Script(redis, name, partitions.store_keys)
+            Script(redis, name, partitions.store_keys, replicas=wait_replicas if name in _CONFIRMED else 0)
             for name in (
                 "create",
                 "point",
@@ -150,6 +165,7 @@ class Store:
                 "ready",
                 "change",
                 "cancel",
+                "end_timers",
             )
         )
 
@@ -157,6 +173,48 @@ class Store:
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
         """Store new timers. The answers are in the same order."""
+        known = frozenset(timer.name.application for timer in timers) & self._limited
+        if known:
+            return await self._create_within_limits(timers, known)
+        created = await self._create_admitted(timers, [Admission()] * len(timers))
+        limited = frozenset(
+            timer.name.application for timer, answer in zip(timers, created, strict=True) if answer is _ASK
+        )
+        if limited:
+            self._limited |= limited
+            asked = [index for index, answer in enumerate(created) if answer is _ASK]
+            again = await self._create_within_limits([timers[index] for index in asked], limited)
+            for index, answer in zip(asked, again, strict=True):
+                created[index] = answer
+        return created
+
+    async def _create_within_limits(
+        self, timers: Sequence[NewTimer], limited: frozenset[str]
+    ) -> list[Created]:
+        """Create timers when these of their applications have limits."""
+        admissions, tokens = [Admission(OK)] * len(timers), []
+        for application in limited:
+            own = [index for index, timer in enumerate(timers) if timer.name.application == application]
+            found, token = await self._quotas.admit(application, [_size_of(timers[n].spec) for n in own])
+            if token is None:
+                self._limited -= {application}
+            else:
+                tokens.append((application, token))
+            for index, admission in zip(own, found, strict=True):
+                admissions[index] = admission
+        in_time = [not admission.wait_ms for admission in admissions]
+        answers = iter(
+            await self._create_admitted(list(compress(timers, in_time)), list(compress(admissions, in_time)))
+        )
+        await at_once([self._quotas.settle(*each) for each in tokens])
+        return [
+            Created(Creation.RATE, 0, admission.wait_ms) if admission.wait_ms else next(answers)
+            for admission in admissions
+        ]
+
+    async def _create_admitted(
+        self, timers: Sequence[NewTimer], admissions: Sequence[Admission]
+    ) -> list[Created]:
         now_ms = await self._now_for(timer.spec.schedule for timer in timers)
         placed = [
             _Placed(
@@ -164,8 +222,9 @@ class Store:
                 self._nonces.draw(),
                 self._partitions.home_of(timer.name),
                 self._partitions.place_of(timer.name, timer.spec.ordering_key),
+                admission.word,
             )
-            for timer in timers
+            for timer, admission in zip(timers, admissions, strict=True)
         ]
         places: dict[TimerName, int] = {}
         # A later timer of a name, if it would be in another partition, comes when the first one is stored.
@@ -222,11 +281,18 @@ class Store:
                 *_head_of(each.timer.spec),
                 each.nonce,
                 each.timer.if_exists.value,
+                each.admission,
                 each.place != each.home and hold_until_ms.get(each.home, False),
             )
             for each in placed
         ]
-        answers = await self._create(partition, self._script_now(), pack(batch))
+        answers = await self._create(
+            partition,
+            self._script_now(),
+            pack(batch),
+            "" if self._quotas.pending_of_partition is None else self._quotas.pending_of_partition,
+            int(self._partitions.count == 1),
+        )
         for each, answer in zip(placed, answers, strict=True):
             if answer[0] == b"replaced":
                 await self._leave_line(partition, each.timer.name, answer)
@@ -238,6 +304,10 @@ class Store:
                 return None
             case [b"moved", partition]:
                 return self._elsewhere(partition) or Created(Creation.CONFLICT, 0)
+            case [b"ask", _]:
+                return _ASK
+            case [b"rate", wait_ms]:
+                return Created(Creation.RATE, 0, wait_ms)
         result, due_ms, *_ = answer
         return Created(Creation(result.decode()), due_ms)
 
@@ -314,11 +384,20 @@ class Store:
             return [self._changed(answer) for answer in answers]
 
         answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
-        return [
-            _never_elsewhere((await change_in(answer.partition, [change]))[0])
-            if isinstance(answer, _Elsewhere)
-            else answer
+        moved = [
+            (change, answer.partition)
             for change, answer in zip(changes, answers, strict=True)
+            if isinstance(answer, _Elsewhere)
+        ]
+        again = iter(
+            await by_partition(
+                moved,
+                lambda each: each[1],
+                lambda partition, part: change_in(partition, [change for change, _ in part]),
+            )
+        )
+        return [
+            _never_elsewhere(next(again)) if isinstance(answer, _Elsewhere) else answer for answer in answers
         ]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
@@ -338,6 +417,36 @@ class Store:
         if isinstance(answer, _Elsewhere):
             return _never_elsewhere(await cancel_in(answer.partition))
         return answer
+
+    async def end_timers(
+        self, partition: int, timers: Sequence[tuple[Timer, int]], *, states: Collection[State]
+    ) -> int:
+        """End timers that are in one of these states and as they were read. Returns how many were.
+
+        Takes (timer, for how many ms its record is kept if it is scheduled). A finished one's retention ends.
+        """
+        if not timers:
+            return 0
+        items = [(member_of(timer.name), timer.version, retention_ms) for timer, retention_ms in timers]
+        letters = "".join(state.letter for state in states)
+        answers = await self._end_timers(partition, self._script_now(), letters, pack(items))
+        waited: dict[str, list[WakeUp]] = {}
+        for (timer, _), host, generation in zip(timers, answers[1::3], answers[2::3], strict=True):
+            if host:
+                wake_up = WakeUp(timer.name, generation, partition=partition)
+                waited.setdefault(host.decode(), []).append(wake_up)
+        for host_name, wake_ups in waited.items():
+            with suppress(UnavailableError):  # as in _leave_line
+                await self._hosts.leave(host_name, wake_ups)
+        return sum(answers[::3])
+
+    async def delete_timers(
+        self, partition: int, timers: Sequence[Timer], *, states: Collection[State]
+    ) -> int:
+        """Like end_timers, but forget them at once: only the archive remembers their ids."""
+        count = await self.end_timers(partition, [(timer, 0) for timer in timers], states=states)
+        await self._retention.forget_these(partition, [member_of(timer.name).encode() for timer in timers])
+        return count
 
     async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
         """Take a changed timer out of its host's line. If this fails, the host finds out in its turn."""
@@ -446,7 +555,7 @@ class Store:
                 pack([(member_of(each.name), each.generation, each in permits) for each in part]),
             )
             policy_of = {
-                application.decode(): decode_policy(ApplicationPolicy, policy)
+                application.decode(): self._opened(application.decode(), policy)
                 for application, policy in zip(policies[::2], policies[1::2], strict=True)
             }
             decoded = [
@@ -463,6 +572,15 @@ class Store:
             return decoded
 
         return await by_partition(wake_ups, _partition_of, begin_in)
+
+    def _opened(self, application: str, raw: bytes) -> tuple[ApplicationPolicy, bool]:
+        """(policy with its secrets opened, whether that was possible)."""
+        policy = decode_policy(ApplicationPolicy, raw)
+        try:
+            secrets = tuple(self._secrets.open(application, secret) for secret in policy.secrets)
+        except SealedSecretError:
+            return policy, False
+        return structs.replace(policy, secrets=secrets), True
 
     async def wait(self, wake_ups: Sequence[WakeUp]) -> None:
         """Note that these timers wait in the lines of their hosts, which know already."""
@@ -649,7 +767,7 @@ def _partition_of(wake_up: WakeUp) -> int:
 
 
 def _readably_begun(
-    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
 ) -> Begun | Refused:
     try:
         return _begun(wake_up, holder, answer, policy_of)
@@ -658,11 +776,11 @@ def _readably_begun(
 
 
 def _begun(
-    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
 ) -> Begun | Refused:
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
-            policy = policy_of.get(wake_up.name.application, _NO_POLICY)
+            policy, can_sign = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
                 nonce=nonce.decode(),
@@ -675,14 +793,23 @@ def _begun(
                 spec=decode_spec(raw_spec),
                 host=host.decode(),
                 policy=policy,
+                can_sign=can_sign,
             )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
         case [b"permit", host, due_ms]:
-            return Refused(replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode())
+            return Refused(
+                replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode(errors="replace")
+            )
         case [refusal]:
             return Refused(wake_up, Refusal(refusal.decode()))
     raise TypeError(f"begin.lua answered {answer!r}")
+
+
+def _size_of(spec: Spec) -> int:
+    """About how many bytes a new record has."""
+    _, lane, host = _head_of(spec)
+    return HEAD_BYTES + len(encode_spec(spec)) + len(lane) + len(host)
 
 
 def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
@@ -690,6 +817,9 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
     return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
-_NO_POLICY: Final = ApplicationPolicy()
+_ASK: Final = Created(Creation.FULL, 0)
+"""create.lua wants to know first what the limits of the application allow."""
+_CONFIRMED: Final = {"create", "point", "change", "cancel"}
+_NO_POLICY: Final = (ApplicationPolicy(), True)
 _LATE: Final = 2
 """What finish.lua answers when a callback's pointer may be gone."""

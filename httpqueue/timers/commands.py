@@ -40,6 +40,16 @@ class Creation(StrEnum):
     RUNNING = "running"
     OTHER_LANE = "lane"
     """Refused: the timer has another ordering key, which cannot be replaced."""
+    RATE = "rate"
+    """Refused: the application has posted too many in a second. wait_ms: try again after that."""
+    PENDING = "pending"
+    """Refused: the application has as many timers that have not ended as it may have."""
+    BYTES = "bytes"
+    """Refused: the application's timers take as many bytes as they may."""
+    FULL = "full"
+    """Refused: all applications together have as many timers as there may be (`max_pending`)."""
+    DELETED = "deleted"
+    """Refused: a job is deleting the application."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class Created:
 
     creation: Creation
     due_ms: int
+    wait_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,8 @@ class Begun:
     host: str
     policy: ApplicationPolicy = field(default_factory=ApplicationPolicy)
     """The policy of the timer's application."""
+    can_sign: bool = True
+    """False: the application has secrets, but this process has not the key to read them."""
 
 
 class Refusal(StrEnum):

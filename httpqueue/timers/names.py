@@ -11,6 +11,7 @@ CALLBACK_MARK: Final = "~callback-"
 """In a callback's id, between the timer's id and what makes it unique: an id may be used again."""
 
 _AUTHORITY: Final = re.compile(r"[A-Za-z]+://(?:[^/?#]*@)?(\[[^\]/?#]*\]|[^:/?#]*)")
+_QUERY: Final = re.compile(r"[?#]")
 _DOTS: Final = re.compile("[\u3002\uff0e\uff61]")
 """Full stops of other scripts, which IDNA reads as dots (RFC 3490 section 3.1)."""
 
@@ -35,6 +36,11 @@ def host_of(url: str) -> str:
     """The host of an http or https URL, as normal_host writes it. '' when the URL has none."""
     authority = _AUTHORITY.match(url)
     return normal_host(authority[1]) if authority else ""
+
+
+def without_query(url: str) -> str:
+    """A URL as it may be logged: its query and fragment may hold credentials."""
+    return _QUERY.split(url, maxsplit=1)[0]
 
 
 def normal_host(host: str) -> str:

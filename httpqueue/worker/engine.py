@@ -16,7 +16,8 @@ import structlog
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
 from httpqueue.runtime.metrics import WAKE_UPS_UNREADABLE
-from httpqueue.runtime.outage import Outage
+from httpqueue.runtime.outage import Outage, keep_listening
+from httpqueue.runtime.part import run_until
 from httpqueue.storage.queue import Queue
 from httpqueue.timers.commands import Finish, Finished, Refusal, Refused, WakeUp
 from httpqueue.worker.agenda import Agenda, by_partition
@@ -88,7 +89,12 @@ class Worker:
         self._finishes.told.listen(self._told)
         helpers = [
             asyncio.create_task(each)
-            for each in (self._listen(), self._beat(), self._talk_about_hosts(), self._finishes.run())
+            for each in (
+                keep_listening(self._queue.listen, self._look_into, "worker.listen"),
+                self._beat(),
+                self._talk_about_hosts(),
+                self._finishes.run(),
+            )
         ]
         for helper in helpers:
             helper.add_done_callback(lambda _: self._wake.set())
@@ -158,8 +164,10 @@ class Worker:
         try:
             idle_s = await self._work()
             await self._say_alive()
-        except UnavailableError as error:
-            await self._wait_out(error)
+        except Exception as error:  # noqa: BLE001 - no part dies of an error
+            if self._begin_calls and not isinstance(error, UnavailableError):
+                self._begin_calls.popleft()  # it may be the culprit; what it began is begun again
+            await run_until(self._stopping, self._outage.wait(error))
             return
         self._outage.over()
         if idle_s:
@@ -405,7 +413,7 @@ class Worker:
                     self._drop(await self._attempts.beat(part) if part else ())
                     await self._permits.renew(permits_of(part))
                     await self._give_back_waiting(now_s - BEAT_S)
-                except UnavailableError as error:
+                except Exception as error:  # noqa: BLE001 - no part dies of an error
                     await outage.wait(error)
                 else:
                     outage.over()
@@ -430,10 +438,15 @@ class Worker:
 
         What is told while the store is away is lost: it is for people.
         """
+        outage = Outage("worker.hosts")
         while True:
-            with suppress(UnavailableError):
+            try:
                 await self._permits.tell_health()
                 self._slots.caps = await self._permits.limits()
+            except Exception as error:  # noqa: BLE001 - no part dies of an error
+                await outage.wait(error)
+            else:
+                outage.over()
             await clock.sleep(HOSTS_S)
 
     def _hold(self, wake_up: WakeUp) -> None:
@@ -450,22 +463,6 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
-
-    async def _wait_out(self, error: UnavailableError) -> None:
-        """Wait for a server that is away, or until the worker is told to stop."""
-        waiting = asyncio.create_task(self._outage.wait(error))
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, stopping):
-            task.cancel()
-
-    async def _listen(self) -> None:
-        outage = Outage("worker.listen")
-        while True:
-            try:
-                await self._queue.listen(self._look_into)
-            except UnavailableError as error:
-                await outage.wait(error)
 
     def _look_into(self, partition: int) -> None:
         self._agenda.wake(partition)

@@ -159,7 +159,12 @@ async def old_rules(clinic: Clinic) -> None:
 async def wrong_counts(clinic: Clinic) -> None:
     """As an unreadable record leaves them."""
     key = PARTITIONS.store_keys[place_of("far")].counts
-    await clinic.redis.hincrby(key, "default:s", 3)  # type: ignore[misc] # sync or async
+    await clinic.redis.hincrby(key, "default:d", 3)  # type: ignore[misc] # sync or async
+
+
+async def wrong_total(clinic: Clinic) -> None:
+    """So that quotas refuse what they should not."""
+    await clinic.redis.hincrby(PARTITIONS.store_keys[place_of("far")].counts, ":p", 3)  # type: ignore[misc] # sync or async
 
 
 async def wrong_next(clinic: Clinic) -> None:
@@ -205,6 +210,7 @@ GROUPS: Final[dict[str, tuple[Fault, dict[str, Damage]]]] = {
     "policies": (Fault.POLICIES, {"destination other": tear}),
     "hosts": (Fault.HOSTS, {"lost": lose_line, "receiver": old_rules}),
     "counts": (Fault.COUNTS, {"default in partition": wrong_counts}),
+    "all together": (Fault.COUNTS, {"* in partition": wrong_total}),
     "next": (Fault.COUNTS, {"default in partition": wrong_next}),
 }
 

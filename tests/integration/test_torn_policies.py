@@ -82,7 +82,7 @@ async def test_heal_releases_a_line_whose_resume_died(
     answers = await begin(store, [wake_up(each) for each in IDS])
     assert {each.refusal for each in answers if isinstance(each, Refused)} == {Refusal.PAUSED}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policies, "_release_line", Crash(policies, "_release_line", is_after=False))
+        patch.setattr(policies, "_release_first", Crash(policies, "_release_first", is_after=False))
         with pytest.raises(Exception, match="died"):
             await policies.update_application("default", lambda _: ApplicationPolicy())
     assert await everywhere.zcard("lines", "default") == len(IDS)

@@ -23,6 +23,8 @@ class Proxy:
         """Called before each piece of data is passed on; may reset the connections."""
         self.is_cut = False
         """While it is set, new connections are reset at once."""
+        self.is_frozen = False
+        """While it is set, nothing passes through, and new connections are never answered."""
         self._target = parse_url(redis_url)
         self._links: set[_Link] = set()
 
@@ -55,7 +57,17 @@ class Proxy:
 
     def mend(self) -> None:
         """Accept new connections again."""
-        self.is_cut = False
+        self.is_cut = self.is_frozen = False
+
+    def freeze(self) -> None:
+        """Half-open: nothing passes through, and nobody is told. After `mend`, only new connections work."""
+        self.is_frozen = True
+        for link in self._links:
+            link.is_dead = True
+
+    def point_to(self, redis_url: str) -> None:
+        """Forward new connections to another server, as when a name gets another address."""
+        self._target = parse_url(redis_url)
 
     # --- for _Link ---
 
@@ -84,6 +96,8 @@ class _Link:
         self._client: _Side | None = None
         self._server: _Side | None = None
         self._early = b""
+        self.is_dead = proxy.is_frozen
+        """Nothing passes through it any more."""
         self._connecting: asyncio.Task[None] | None = None
 
     def made(self, side: "_Side") -> None:
@@ -94,6 +108,8 @@ class _Link:
                 self.reset()
                 return
             self._proxy.opened(self)
+            if self.is_dead:
+                return
             self._connecting = asyncio.create_task(self._proxy.connect(_Side(self)))
         else:
             self._server = side
@@ -103,6 +119,8 @@ class _Link:
 
     def pass_on(self, side: "_Side", data: bytes) -> None:
         """One side sent something."""
+        if self.is_dead:
+            return
         self._proxy.on_data()
         to = self._server if side is self._client else self._client
         if to is None:

@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from httpqueue.api import responses
-from httpqueue.api.auth import application_of
+from httpqueue.api.auth import application_of, check_reveal
 from httpqueue.api.backend import Backend
 from httpqueue.api.problems import ProblemError, faulty_field
 from httpqueue.api.schema.etag import etag, if_match
 from httpqueue.api.schema.field_checks import is_known_id
 from httpqueue.api.schema.json_body import read_nothing, read_object
 from httpqueue.api.schema.patch_timer import patched
-from httpqueue.api.schema.query import application_parameter
+from httpqueue.api.schema.query import application_parameter, reveal_parameter
 from httpqueue.api.schema.read_timer import callback_of, read_content
 from httpqueue.api.schema.render import attempt_view, timer_view
 from httpqueue.api.schema.request_models import CallbackChange
@@ -47,11 +47,13 @@ class Timers:
 
     async def get(self, request: Request) -> Response:
         """GET /timers/{timer_id}: the timer, or what the archive remembers of it, or 404."""
-        name = _name(request)
+        name = _name(request, "reveal")
+        if reveal := reveal_parameter(request):
+            check_reveal(request.scope)
         async with responses.in_time():
             found = await self._store.get(name)
             if found is not None:
-                view = timer_view(found.timer, found.now_ms)
+                view = timer_view(found.timer, found.now_ms, reveal=reveal)
                 return responses.json_response(view, headers=etag(found.timer.version))
             if await self._store.is_archived(name):
                 return responses.json_response(
@@ -198,10 +200,13 @@ class Timers:
         return not_found()
 
 
-def _name(request: Request) -> TimerName:
-    """The timer that the path names; raises ProblemError (403, 404, 422)."""
+def _name(request: Request, *others: str) -> TimerName:
+    """The timer that the path names; raises ProblemError (403, 404, 422).
+
+    others: parameters that the query may have besides the application.
+    """
     timer_id: str = request.path_params["timer_id"]
-    application = application_of(request.scope, application_parameter(request))
+    application = application_of(request.scope, application_parameter(request, *others))
     if not is_known_id(timer_id):
         raise not_found()
     return TimerName(application, timer_id)

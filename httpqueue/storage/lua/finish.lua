@@ -9,7 +9,7 @@
 -- RETURNS {{1, 0 or 2 for each attempt}, {member, generation, ...} of unblocked timers}
 -- 2: nothing was changed, because the callback's pointer may be gone by now: `point` must come again.
 -- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
--- (the next `begin` sets it aside).
+-- (the next `begin` sets it aside). A repeated call, whose first answer was lost, gets 1 and changes nothing.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
@@ -68,7 +68,7 @@ local function store_callback(callback)
 end
 
 local function settle(member, head, rest, what, ms, callback)
-  head.holder, head.lost = '', 0
+  head.lost = 0 -- the holder stays: a repeated call is recognized by it
   if what == 'retry' then
     retry(member, head, rest, ms)
     return
@@ -87,7 +87,7 @@ for i, item in ipairs(items) do
   local member, nonce, holder, what, ms, entry, callback = unpack(item)
   local head = head_of(member)
   local spec = head and read_spec(head)
-  answers[i] = 0
+  answers[i] = head and head.state ~= RUNNING and head.nonce == nonce and head.holder == holder and 1 or 0
   if callback[6] and callback[6] < now then
     answers[i] = 2
   elseif spec and is_held_by(head, nonce, holder) then

@@ -1,5 +1,5 @@
 -- cancel: end a scheduled timer, or delete a failed one.
--- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting, probes
 -- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a cancelled timer, ms
 -- RETURNS {'changed', state letter before, due ms, version before, host in whose line it was or '',
 --           generation}

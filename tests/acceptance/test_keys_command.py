@@ -179,7 +179,7 @@ async def test_ephemeral_run(tmp_path: Path) -> None:  # a short name: the path 
                 assert (await client.post("/timers", json=TIMER)).status_code == 201
                 assert "look-for" in (await client.get("/timers/a")).json()["url"]
             files = files_in(tmp_path)
-            assert files.keys() == {"lock", "valkey.pid", "valkey.log"}
+            assert files.keys() == {"lock", "owner", "valkey.pid", "valkey.log"}
             assert not any(b"look-for" in content for content in files.values())
             assert await process.end() == 0
         assert files_in(tmp_path) == {}

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from httpqueue import clock
 from httpqueue.clock import StoreNow, now_ms, server_time
 from httpqueue.errors import InvalidTimerError, UnavailableError
 from httpqueue.storage.archive import Archive
@@ -60,6 +61,8 @@ LEASE_MARGIN_MS: Final = 15_000
 """How much longer a lease is than the attempt's timeout."""
 MAX_LEASE_MS: Final = 20_000
 """The longest lease. A living worker renews its leases (beat)."""
+DUES_AT_ONCE: Final = 50
+"""How many first due times are computed at once."""
 KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
 MAX_UNREADY: Final = 500
@@ -70,9 +73,10 @@ POINTER_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A new timer with the nonce that it gets, its home and the partition where it is to be."""
+    """A new timer, when it is due, the nonce that it gets, its home and the partition where it is to be."""
 
     timer: NewTimer
+    due: Due
     nonce: str
     home: int
     place: int
@@ -143,53 +147,48 @@ class Store:
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
         """Store new timers. The answers are in the same order."""
-        now_ms = await self._now_for(timer.spec.schedule for timer in timers)
+        dues = await self._first_dues([timer.spec.schedule for timer in timers])
         placed = [
             _Placed(
                 timer,
+                due,
                 self._nonces.draw(),
                 self._partitions.home_of(timer.name),
                 self._partitions.place_of(timer.name, timer.spec.ordering_key),
             )
-            for timer in timers
+            for timer, due in zip(timers, dues, strict=True)
         ]
         places: dict[TimerName, int] = {}
         # A later timer of a name, if it would be in another partition, comes when the first one is stored.
         are_first = [places.setdefault(each.timer.name, each.place) == each.place for each in placed]
-        answers = iter(await self._create_where(list(compress(placed, are_first)), now_ms))
+        answers = iter(await self._create_where(list(compress(placed, are_first))))
         created = []
         for each, is_first in zip(placed, are_first, strict=True):
-            answer = next(answers) if is_first else (await self._create_where([each], now_ms))[0]
+            answer = next(answers) if is_first else (await self._create_where([each]))[0]
             if isinstance(answer, _Elsewhere):
-                answer = await self._create_again(each, answer.partition, now_ms)
+                answer = await self._create_again(each, answer.partition)
             created.append(answer)
         return created
 
-    async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
+    async def _create_where(self, placed: Sequence[_Placed]) -> list[Created | _Elsewhere]:
         """Store each timer in its place, and a pointer at its home before, if that is another partition."""
         others = await self._note_at_homes(
             [(each.timer.name, each.place, each.nonce) for each in placed if each.place != each.home]
         )
         ready = [each for each in placed if each.timer.name not in others]
-        answers = await by_partition(
-            ready,
-            lambda each: each.place,
-            lambda partition, part: self._create_in(partition, part, now_ms),
-        )
+        answers = await by_partition(ready, lambda each: each.place, self._create_in)
         answer_of = iter(answers)
         return [
             _Elsewhere(others[each.timer.name]) if each.timer.name in others else next(answer_of)
             for each in placed
         ]
 
-    async def _create_in(
-        self, partition: int, placed: Sequence[_Placed], now_ms: int
-    ) -> list[Created | _Elsewhere]:
+    async def _create_in(self, partition: int, placed: Sequence[_Placed]) -> list[Created | _Elsewhere]:
         batch = [
             (
                 member_of(each.timer.name),
                 encode_spec(each.timer.spec),
-                *_packed_due(first_due(each.timer.spec.schedule, now_ms)),
+                *_packed_due(each.due),
                 *_head_of(each.timer.spec),
                 each.nonce,
                 each.timer.if_exists.value,
@@ -205,12 +204,12 @@ class Store:
             for result, value, *_ in answers
         ]
 
-    async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
+    async def _create_again(self, placed: _Placed, partition: int) -> Created:
         """Create a timer whose name another one has in another partition: it has another ordering key."""
         name = placed.timer.name
         if await self._is_over(partition, member_of(name)) is True:
             await self._retention.forget_these(partition, [member_of(name).encode()])
-        [answer] = await self._create_where([placed], now_ms)  # the other one may be gone by now
+        [answer] = await self._create_where([placed])  # the other one may be gone by now
         if isinstance(answer, Created):
             return answer
         due_ms = await self._due_of(partition, name)
@@ -512,6 +511,16 @@ class Store:
 
         counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
         return Finished(counted, unblocked)
+
+    async def _first_dues(self, schedules: Sequence[Schedule]) -> list[Due]:
+        """When new timers are due. Others have their turn in between: a cron may take a millisecond."""
+        now_ms = await self._now_for(schedules)
+        dues = []
+        for n, schedule in enumerate(schedules, start=1):
+            dues.append(first_due(schedule, now_ms))
+            if n % DUES_AT_ONCE == 0:
+                await clock.sleep(0)
+        return dues
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""

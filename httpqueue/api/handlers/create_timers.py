@@ -75,13 +75,13 @@ class CreateTimers:
         check_query(request.scope)
         members = await read_object(request.scope, request.receive, max_bytes=MAX_BATCH_BYTES)
         whose = partial(application_of, request.scope)
-        items = read_batch(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
+        items = await read_batch(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
         timers = [item for item in items if isinstance(item, NewTimer)]
         async with responses.in_time():
             created = iter(await self._store.create(timers) if timers else ())
         results = [
             problem_content(item) if isinstance(item, ProblemError) else _result(item, next(created))
-            for item in items
+            async for item in responses.in_turns(items)
         ]
         TIMERS_CREATED.inc(sum(result["status"] == HTTPStatus.CREATED for result in results))
         return responses.json_response({"results": results})

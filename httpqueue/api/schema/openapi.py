@@ -37,6 +37,7 @@ _PROBLEMS: Final = {
     401: "An API key is needed, or the one that was sent is unknown.",
     403: "The API key does not permit this.",
     404: "There never was a timer of this id.",
+    408: "The body did not arrive in time.",
     410: "The timer's record is damaged; operators find it set aside.",
     412: "The timer no longer has the version in If-Match.",
     413: "The body is too large.",
@@ -191,7 +192,7 @@ def _problems(operation: Operation) -> Mapping[int, str]:
     if not operation.is_open:
         statuses |= {401, 403, 422, 429, 503}  # 422: unknown query parameters
     if operation.request is not None or operation.method == "POST":
-        statuses |= {400, 413, 415, 422}
+        statuses |= {400, 408, 413, 415, 422}
     if _is_one_timer(operation):
         statuses |= {404, 410}
     if operation.has_if_match:

@@ -3,9 +3,11 @@
 import secrets
 from collections.abc import Callable
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
-from httpqueue.api.problems import FieldError, ProblemError, faulty_field, faulty_fields
+from httpqueue.api.problems import MAX_ERRORS, FieldError, ProblemError, faulty_field, faulty_fields
+from httpqueue.api.responses import in_turns
 from httpqueue.api.schema.request_models import (
     MAX_BATCH,
     CallbackRequest,
@@ -50,20 +52,21 @@ def read_timer(
     return NewTimer(name, _spec(request, now_ms, egress), request.if_exists)
 
 
-def read_batch(
+async def read_batch(
     members: dict[str, Any], *, now_ms: int, egress: Egress, application_of: ApplicationOf
 ) -> list[NewTimer | ProblemError]:
     """The members of a BatchRequest -> for each item a timer, or the problem that this item has.
 
     Raises ProblemError (422) if the batch itself is faulty.
     """
-    errors = [FieldError(name, "is no field of a batch: remove it") for name in members if name != "timers"]
+    unknown = (name for name in members if name != "timers")
+    errors = [FieldError(name, "is no field of a batch: remove it") for name in islice(unknown, MAX_ERRORS)]
     items = members.get("timers")
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_BATCH:
         errors.append(FieldError("timers", f"must be an array of 1 to {MAX_BATCH:,} timers"))
     if errors or not isinstance(items, list):
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
-    return [_read_item(item, now_ms, egress, application_of) for item in items]
+    return [_read_item(item, now_ms, egress, application_of) async for item in in_turns(items)]
 
 
 def read_content(members: dict[str, Any], *, now_ms: int, egress: Egress) -> Spec:

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, replace
 from itertools import compress
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 
 from httpqueue import clock
@@ -29,6 +30,7 @@ from httpqueue.storage.record import (
     encode_spec,
     read_pointer,
 )
+from httpqueue.storage.requests import KEPT_ANSWER_MS, Requests, packed_request
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
 from httpqueue.timers.commands import (
@@ -56,13 +58,14 @@ from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.room import Room
 from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
+from httpqueue.timers.timer import Timer
 
 LEASE_MARGIN_MS: Final = 15_000
 """How much longer a lease is than the attempt's timeout."""
 MAX_LEASE_MS: Final = 20_000
 """The longest lease. A living worker renews its leases (beat)."""
-DUES_AT_ONCE: Final = 50
-"""How many first due times are computed at once."""
+RUNS_AT_ONCE: Final = 50
+"""How many first runs of cron timers are computed at once."""
 KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
 MAX_UNREADY: Final = 500
@@ -71,15 +74,19 @@ POINTER_BYTES: Final = 32
 """No pointer is longer."""
 
 
+log = structlog.get_logger()
+
+
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A new timer, when it is due, the nonce that it gets, its home and the partition where it is to be."""
+    """A new timer with the nonce that it gets, its home and the partition where it is to be."""
 
     timer: NewTimer
-    due: Due
     nonce: str
     home: int
     place: int
+    first_run: Due | None = None
+    """When a cron timer is due. None: it is no cron timer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,7 @@ class Store:
         self._partitions = partitions
         self._now = now
         self._nonces = Nonces()
+        self._requests = Requests(redis, partitions)
         (
             self._create,
             self._point,
@@ -147,82 +155,93 @@ class Store:
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
         """Store new timers. The answers are in the same order."""
-        dues = await self._first_dues([timer.spec.schedule for timer in timers])
+        reused = await self._requests.find_reused(timers)
+        if reused:
+            stored = iter(await self.create([each for n, each in enumerate(timers) if n not in reused]))
+            return [_REUSED if n in reused else next(stored) for n in range(len(timers))]
+        now_ms = await self._now_for(timer.spec.schedule for timer in timers)
         placed = [
             _Placed(
                 timer,
-                due,
                 self._nonces.draw(),
                 self._partitions.home_of(timer.name),
                 self._partitions.place_of(timer.name, timer.spec.ordering_key),
+                first_run,
             )
-            for timer, due in zip(timers, dues, strict=True)
+            for timer, first_run in zip(timers, await _first_runs(timers, now_ms), strict=True)
         ]
         places: dict[TimerName, int] = {}
         # A later timer of a name, if it would be in another partition, comes when the first one is stored.
         are_first = [places.setdefault(each.timer.name, each.place) == each.place for each in placed]
-        answers = iter(await self._create_where(list(compress(placed, are_first))))
+        answers = iter(await self._create_where(list(compress(placed, are_first)), now_ms))
         created = []
         for each, is_first in zip(placed, are_first, strict=True):
-            answer = next(answers) if is_first else (await self._create_where([each]))[0]
+            answer = next(answers) if is_first else (await self._create_where([each], now_ms))[0]
             if isinstance(answer, _Elsewhere):
-                answer = await self._create_again(each, answer.partition)
+                answer = await self._create_again(each, answer.partition, now_ms)
             created.append(answer)
         return created
 
-    async def _create_where(self, placed: Sequence[_Placed]) -> list[Created | _Elsewhere]:
+    async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
         """Store each timer in its place, and a pointer at its home before, if that is another partition."""
         others = await self._note_at_homes(
             [(each.timer.name, each.place, each.nonce) for each in placed if each.place != each.home]
         )
         ready = [each for each in placed if each.timer.name not in others]
-        answers = await by_partition(ready, lambda each: each.place, self._create_in)
+        answers = await by_partition(
+            ready,
+            lambda each: each.place,
+            lambda partition, part: self._create_in(partition, part, now_ms),
+        )
         answer_of = iter(answers)
         return [
             _Elsewhere(others[each.timer.name]) if each.timer.name in others else next(answer_of)
             for each in placed
         ]
 
-    async def _create_in(self, partition: int, placed: Sequence[_Placed]) -> list[Created | _Elsewhere]:
+    async def _create_in(
+        self, partition: int, placed: Sequence[_Placed], now_ms: int
+    ) -> list[Created | _Elsewhere]:
         batch = [
             (
                 member_of(each.timer.name),
                 encode_spec(each.timer.spec),
-                *_packed_due(each.due),
+                *_packed_due(each.first_run or first_due(each.timer.spec.schedule, now_ms)),
                 *_head_of(each.timer.spec),
                 each.nonce,
                 each.timer.if_exists.value,
             )
             for each in placed
         ]
-        answers = await self._create(partition, self._script_now(), pack(batch))
+        requests = [packed_request(each.timer) for each in placed]
+        answers = await self._create(
+            partition, self._script_now(), pack(batch), pack(requests), KEPT_ANSWER_MS
+        )
         for each, answer in zip(placed, answers, strict=True):
             if answer[0] == b"replaced":
                 await self._leave_line(partition, each.timer.name, answer)
-        return [
-            _Elsewhere(value) if result == b"moved" else Created(Creation(result.decode()), value)
-            for result, value, *_ in answers
-        ]
+        return [_created(answer) for answer in answers]
 
-    async def _create_again(self, placed: _Placed, partition: int) -> Created:
+    async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
         """Create a timer whose name another one has in another partition: it has another ordering key."""
         name = placed.timer.name
         if await self._is_over(partition, member_of(name)) is True:
             await self._retention.forget_these(partition, [member_of(name).encode()])
-        [answer] = await self._create_where([placed])  # the other one may be gone by now
+        [answer] = await self._create_where([placed], now_ms)  # the other one may be gone by now
         if isinstance(answer, Created):
             return answer
-        due_ms = await self._due_of(partition, name)
-        keeps = placed.timer.if_exists is IfExists.KEEP and due_ms is not None
-        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, due_ms or 0)
+        other = await self._timer_in(partition, name)
+        if other is not None and placed.timer.if_exists is IfExists.KEEP:
+            return Created(Creation.KEPT, other.due_ms, other.state)
+        return Created(Creation.OTHER_LANE, 0 if other is None else other.due_ms)
 
-    async def _due_of(self, partition: int, name: TimerName) -> int | None:
-        """When a timer is due; None when it has no readable record (yet)."""
+    async def _timer_in(self, partition: int, name: TimerName) -> Timer | None:
+        """A timer; None when it has no readable record (yet)."""
         try:
             found = await self._get_in(partition, name)
         except InvalidTimerError:
             return None
-        return found.timer.due_ms if isinstance(found, Found) else None
+        return found.timer if isinstance(found, Found) else None
 
     async def _note_at_homes(
         self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False
@@ -274,9 +293,10 @@ class Store:
         ]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
-        """End a scheduled timer and keep its record for retention_ms; or delete a failed timer.
+        """End a scheduled timer and keep its record; or delete a failed timer.
 
-        version: refuse when the timer has another one; None: any.
+        retention_ms: how long it is kept, unless the timer or its application say so. version: refuse when
+        the timer has another one; None: any.
         """
 
         async def cancel_in(partition: int) -> Changed | _Elsewhere:
@@ -507,20 +527,13 @@ class Store:
                 WakeUp(name_of(member), generation, partition=partition)
                 for member, generation in zip(woken[::2], woken[1::2], strict=True)
             )
+            for callback, answer in zip(callbacks, answers, strict=True):
+                if callback is not None and answer == _WITHOUT_CALLBACK:
+                    log.error("callback.id_taken", callback=str(callback.name))
             return [bool(answer) for answer in answers]
 
         counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
         return Finished(counted, unblocked)
-
-    async def _first_dues(self, schedules: Sequence[Schedule]) -> list[Due]:
-        """When new timers are due. Others have their turn in between: a cron may take a millisecond."""
-        now_ms = await self._now_for(schedules)
-        dues = []
-        for n, schedule in enumerate(schedules, start=1):
-            dues.append(first_due(schedule, now_ms))
-            if n % DUES_AT_ONCE == 0:
-                await clock.sleep(0)
-        return dues
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""
@@ -548,6 +561,17 @@ class Nonces:
         """Seven URL-safe characters."""
         self._last = max(self._last + 1, now_ms())
         return urlsafe_b64encode(self._last.to_bytes(6, "big")).decode()[1:]
+
+
+async def _first_runs(timers: Sequence[NewTimer], now_ms: int) -> list[Due | None]:
+    """When cron timers are due. The event loop has its turn in between: one may take a millisecond."""
+    runs: list[Due | None] = []
+    for n, timer in enumerate(timers, start=1):
+        schedule = timer.spec.schedule
+        runs.append(first_due(schedule, now_ms) if isinstance(schedule, Cron) else None)
+        if n % RUNS_AT_ONCE == 0:
+            await clock.sleep(0)
+    return runs
 
 
 def _head_of(spec: Spec) -> tuple[int, str, str]:
@@ -616,6 +640,18 @@ def _begun(
     raise TypeError(f"begin.lua answered {answer!r}")
 
 
+def _created(answer: list[Any]) -> Created | _Elsewhere:
+    match answer:
+        case [b"moved", partition]:
+            return _Elsewhere(partition)
+        case [b"repeated", due_ms, letter, result]:
+            return Created(Creation(result.decode()), due_ms, STATE_OF_LETTER[letter], is_repeated=True)
+        case [b"exists" | b"kept" as result, due_ms, letter]:
+            return Created(Creation(result.decode()), due_ms, STATE_OF_LETTER[letter])
+    result, due_ms, *_ = answer
+    return Created(Creation(result.decode()), due_ms)
+
+
 def _changed(answer: list[Any]) -> Changed | _Elsewhere:
     match answer:
         case [b"changed", letter, due_ms, version, _, _]:
@@ -634,4 +670,7 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
     return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
+_WITHOUT_CALLBACK: Final = 2
+"""What finish.lua answers when the id of a callback was taken."""
+_REUSED: Final = Created(Creation.REUSED, 0)
 _NO_POLICY: Final = ApplicationPolicy()

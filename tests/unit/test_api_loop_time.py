@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
-from redis.asyncio import Redis
 
 from httpqueue import clock
 from httpqueue.api.app import create_app
 from httpqueue.api.problems import MAX_ERRORS
 from httpqueue.api.schema import validate
 from httpqueue.api.schema.json_body import MAX_BODY_BYTES, MAX_CONTAINERS
-from httpqueue.storage.storage import Storage
-from httpqueue.storage.timers import DUES_AT_ONCE
+from httpqueue.storage.timers import RUNS_AT_ONCE, _first_runs
+from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Cron, Instant
+from httpqueue.timers.spec import Spec
 from tests.support.api_fakes import FakeStore, backend
 
 MOST_S: Final = 0.2
@@ -170,17 +171,13 @@ async def test_the_runs_of_many_crons_are_found_in_many_steps(monkeypatch: pytes
         nonlocal pauses
         pauses += 1
 
-    async def now_for(_: object) -> int:
-        return 1
-
-    store = Storage(Redis(port=1), archive_error_rate=1e-6).store
-    monkeypatch.setattr(store, "_now_for", now_for)
     monkeypatch.setattr(clock, "sleep", pause)
     cron = Cron("0 0 29 2 MON", "Europe/Berlin")
-    dues = await store._first_dues([cron] * 500)
+    timer = NewTimer(TimerName("default", "a"), Spec("http://a/", cron))
+    dues = await _first_runs([timer] * 500, 1)
     assert len(dues) == 500
     assert all(isinstance(due, Instant) for due in dues)
-    assert pauses == 500 / DUES_AT_ONCE
+    assert pauses == 500 / RUNS_AT_ONCE
 
 
 @pytest.mark.parametrize("what", [what for what in TIMERS if "fields" in what or what in {"labels", "waits"}])

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from httpqueue.api import responses
-from httpqueue.api.auth import application_of
+from httpqueue.api.auth import application_of, sees_all
 from httpqueue.api.backend import Backend
 from httpqueue.api.problems import ProblemError, faulty_field
 from httpqueue.api.schema.etag import etag, if_match
@@ -21,7 +21,13 @@ from httpqueue.api.schema.read_timer import callback_of, read_content
 from httpqueue.api.schema.render import attempt_view, timer_view
 from httpqueue.api.schema.request_models import CallbackChange
 from httpqueue.api.schema.validate import validate
-from httpqueue.api.timer_problems import check_changed, not_found, precondition_failed, state_conflict
+from httpqueue.api.timer_problems import (
+    check_changed,
+    not_found,
+    precondition_failed,
+    several_applications,
+    state_conflict,
+)
 from httpqueue.timers.commands import Change, Changed, ChangeResult, Found
 from httpqueue.timers.explain import explain
 from httpqueue.timers.names import TimerName
@@ -47,9 +53,8 @@ class Timers:
 
     async def get(self, request: Request) -> Response:
         """GET /timers/{timer_id}: the timer, or what the archive remembers of it, or 404."""
-        name = _name(request)
         async with responses.in_time():
-            found = await self._store.get(name)
+            name, found = await self._seen(request)
             if found is not None:
                 view = timer_view(found.timer, found.now_ms)
                 return responses.json_response(view, headers=etag(found.timer.version))
@@ -62,15 +67,16 @@ class Timers:
     async def attempts(self, request: Request) -> Response:
         """GET /timers/{timer_id}/attempts: the last attempts, oldest first."""
         async with responses.in_time():
-            found = await self._find(_name(request))
+            name, found = await self._seen(request)
+            if found is None:
+                raise await self._missing(name)
         return responses.json_response({"attempts": [attempt_view(each) for each in found.timer.log]})
 
     async def explain(self, request: Request) -> Response:
         """GET /timers/{timer_id}/explain: why the timer has not fired yet."""
-        name = _name(request)
         async with responses.in_time():
-            await self._find(name)  # raises for a timer that is archived or damaged
-            facts = await self._lookup.facts(name)
+            name, found = await self._seen(request)
+            facts = None if found is None else await self._lookup.facts(name)
             if facts is None:
                 raise await self._missing(name)
             explanation = explain(facts, worker_silence_ms=await self._worker_silence_ms())
@@ -184,6 +190,26 @@ class Timers:
             return next(iter(wanted))
         timer = (await self._find(name)).timer
         return timer.version if timer.version in wanted else NO_VERSION
+
+    async def _seen(self, request: Request) -> tuple[TimerName, Found | None]:
+        """The timer to show, and its name; None: it has no record.
+
+        If the request names no application and may see all, it is the one that lists show, whatever its
+        application. Raises ProblemError (409) if several have it. Changes are not made so: they could meet
+        the timer of somebody else.
+        """
+        name = _name(request)
+        found = await self._store.get(name)
+        if found is not None or "application" in request.query_params or not sees_all(request.scope):
+            return name, found
+        applications = await self._lookup.applications_with(name.id)
+        if len(applications) > 1:
+            raise several_applications(applications)
+        if applications:
+            other = TimerName(applications[0], name.id)
+            if (found := await self._store.get(other)) is not None:
+                return other, found
+        return name, None
 
     async def _find(self, name: TimerName) -> Found:
         found = await self._store.get(name)

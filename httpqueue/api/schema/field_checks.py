@@ -7,7 +7,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
-from httpqueue.timers.names import is_readable_label, normal_host
+from httpqueue.timers.names import CALLBACK_MARK, is_readable_label, normal_host
 from httpqueue.webhooks.message import ID_PLACEHOLDER, OWN_HEADERS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -73,6 +73,8 @@ def check_id(text: str) -> str:
     """The id as given."""
     if not is_id(text):
         raise ValueError("must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
+    if CALLBACK_MARK in text:
+        raise ValueError(f"must not contain {CALLBACK_MARK}: such ids belong to callbacks")
     return text
 
 

@@ -33,7 +33,7 @@ _DOCUMENTED: Final = tuple(operation for operation in OPERATIONS if operation.is
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _REF: Final = "#/components/schemas/"
 _PROBLEMS: Final = {
-    400: "The body is not a JSON object, or is ambiguous; or If-Match is not a list of entity tags.",
+    400: "The body is not a JSON object, or is ambiguous; or a header cannot be read.",
     401: "An API key is needed, or the one that was sent is unknown.",
     403: "The API key does not permit this.",
     404: "There never was a timer of this id.",
@@ -54,6 +54,7 @@ _HEADERS: Final = {
 }
 _PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ENTITY_TAGS: Final = r'^ *(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*) *$'
+_IDEMPOTENCY_KEYS: Final = r'^ *("[ !#-\[\]-~]{1,255}"|[!#-~]{1,255}) *$'
 _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "timer_id": (
         "path",
@@ -68,6 +69,10 @@ _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "If-Match": (
         *("header", "Change the timer only if it still has this version: its ETag."),
         {"pattern": _ENTITY_TAGS, "examples": ["*", '"wPL3xQ0.0.0.s"']},
+    ),
+    "Idempotency-Key": (
+        *("header", "The same request with the same key, within 24 hours, gets the same answer."),
+        {"pattern": _IDEMPOTENCY_KEYS, "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"']},
     ),
 }
 
@@ -125,7 +130,15 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
     in_path = [name for name in ("timer_id", "application", "host") if f"{{{name}}}" in operation.path]
-    for name in (*in_path, *(["If-Match"] if operation.has_if_match else [])):
+    in_header = [
+        name
+        for name, is_known in (
+            ("If-Match", operation.has_if_match),
+            ("Idempotency-Key", operation.has_idempotency_key),
+        )
+        if is_known
+    ]
+    for name in (*in_path, *in_header):
         place, text, schema = _PARAMETERS[name]
         yield {
             "name": name,

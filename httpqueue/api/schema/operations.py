@@ -41,8 +41,10 @@ OPERATIONS: Final = (
         Scope.WRITE,
         "Store a timer",
         _STORED,
-        "You may send the same timer with the same id again: it is stored once.",
+        "You may send the same timer with the same id again, or with the same Idempotency-Key: it is stored "
+        "once.",
         request=requests.TimerRequest,
+        has_idempotency_key=True,
         problems=_ID_TAKEN,
     ),
     Operation(

@@ -19,7 +19,7 @@ from httpqueue.api.schema.request_models import (
 from httpqueue.api.schema.validate import validate
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.cron import next_run_ms
-from httpqueue.timers.names import TimerName
+from httpqueue.timers.names import TimerName, hash_of_key
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MAX_DUE_MS,
@@ -43,13 +43,22 @@ SCHEDULE_FIELDS: Final = (*_MS_PER_UNIT, "fire_at", "cron", "timezone")
 
 
 def read_timer(
-    members: dict[str, Any], *, now_ms: int, egress: Egress, application_of: ApplicationOf
+    members: dict[str, Any],
+    *,
+    now_ms: int,
+    egress: Egress,
+    application_of: ApplicationOf,
+    idempotency_key: str | None = None,
 ) -> NewTimer:
-    """The members of a TimerRequest -> a timer; raises ProblemError (403, 422)."""
+    """The members of a TimerRequest -> a timer; raises ProblemError (403, 422).
+
+    A timer without an id gets a random one, or one that follows from its Idempotency-Key.
+    """
     request = validate(TimerRequest, members, _schedule_errors(members))
-    timer_id = request.id or secrets.token_urlsafe(_ID_BYTES)
+    key_hash = None if idempotency_key is None else hash_of_key(idempotency_key)
+    timer_id = request.id or key_hash or secrets.token_urlsafe(_ID_BYTES)
     name = TimerName(application_of(request.application), timer_id)
-    return NewTimer(name, _spec(request, now_ms, egress), request.if_exists)
+    return NewTimer(name, _spec(request, now_ms, egress), request.if_exists, key_hash)
 
 
 async def read_batch(

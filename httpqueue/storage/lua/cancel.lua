@@ -1,6 +1,8 @@
 -- cancel: end a scheduled timer, or delete a failed one.
--- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting
--- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a cancelled timer, ms
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting,
+--         applications
+-- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a timer whose spec and
+--         application say nothing of it, ms
 -- RETURNS {'changed', state letter before, due ms, version before, host in whose line it was or '',
 --           generation}
 --         {'moved', partition}        it has an ordering key and is there
@@ -11,7 +13,15 @@
 
 go_on_when_full(keys.retention)
 local now = now_ms(ARGV[1])
-local member, version, retention = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local member, version, usual_retention = ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+-- How long a cancelled timer is kept: as a delivered one.
+local function retention_of(spec)
+  local text = redis.call('HGET', keys.applications, application_of(member))
+  local ok, policy = pcall(cjson.decode, text or '{}')
+  local of_application = ok and type(policy) == 'table' and policy.retention_done_ms
+  return done_ms_of(spec) or tonumber(of_application or nil) or usual_retention
+end
 
 local record = redis.call('GET', keys.records .. member)
 local head = record and read_head(record)
@@ -19,7 +29,8 @@ local moved_to = record and not head and read_pointer(record)
 if moved_to then
   return {'moved', moved_to}
 end
-if not head or not read_spec(head) or is_over(member, head, now) then
+local spec = head and read_spec(head)
+if not spec or is_over(member, head, now) then
   return {'gone'}
 end
 if head.state ~= SCHEDULED and head.state ~= FAILED then
@@ -36,7 +47,7 @@ else
   leave_place(member, head, now)
   head.state = CANCELLED
   write_record(member, head, head.rest)
-  file_ended(member, head, now, retention)
+  file_ended(member, head, now, retention_of(spec))
   count_move(member, before, CANCELLED)
 end
 write_changes()

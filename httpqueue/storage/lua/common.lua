@@ -111,6 +111,14 @@ local function read_spec(head)
   return ok and type(spec) == 'string' and spec or nil
 end
 
+-- The retention that a spec (JSON) wants for a delivered or cancelled timer, ms; nil: none. Its retention is
+-- its last member, so that it ends with the last two braces: the body, which may be long, is not decoded.
+local function done_ms_of(spec)
+  local last = string.sub(spec, -100)
+  return tonumber(string.match(last, '"retention":{"done_ms":(%d+)}}$')
+    or string.match(last, '"retention":{"done_ms":(%d+),"failed_ms":%d+}}$'))
+end
+
 local function new_head(generation, due, timeout, lane, host, nonce)
   return {
     state = SCHEDULED, generation = generation, attempts = 0, lost = 0, due = due, timeout = timeout, lane = lane,

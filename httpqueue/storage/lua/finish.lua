@@ -5,8 +5,8 @@
 --         4 msgpack [[member, nonce, holder, what then, ms, log entry, callback], ...]
 --           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
 --           callback: [member, spec, timeout ms, host, nonce] of the timer that is the callback, or []
--- RETURNS {{1 or 0 for each attempt}, {member, generation, ...} of unblocked timers}
--- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
+-- RETURNS {{2, 1 or 0 for each attempt}, {member, generation, ...} of unblocked timers}
+-- 2: written down, but its callback is not stored, because its id has a timer. 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
 -- (the next `begin` sets it aside).
 
 go_on_when_full(keys.running)
@@ -55,28 +55,34 @@ end
 
 local function store_callback(callback)
   local member, spec, timeout, host, nonce = unpack(callback)
-  if not member or redis.call('EXISTS', keys.records .. member) == 1 then
-    return
+  if not member then
+    return true
+  end
+  if redis.call('EXISTS', keys.records .. member) == 1 then
+    return false
   end
   local head = new_head(0, now, timeout, '', host, nonce)
   write_record(member, head, cmsgpack.pack(spec))
   place_in('due', member, head.due)
   tell_relay(member, head)
   count_move(member, nil, SCHEDULED)
+  return true
 end
 
+-- Returns false when the callback is not stored, because its id has a timer.
 local function settle(member, head, rest, what, ms, callback)
   head.holder, head.lost = '', 0
   if what == 'retry' then
     retry(member, head, rest, ms)
-    return
+    return true
   end
-  store_callback(callback)
+  local is_stored = store_callback(callback)
   if what == 'recur' then
     recur(member, head, rest, ms)
   else
     end_timer(member, head, rest, what == 'done' and DONE or FAILED, ms)
   end
+  return is_stored
 end
 
 local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0
@@ -91,8 +97,8 @@ for i, item in ipairs(items) do
     if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
       leave_lines(member)
     end
-    settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
-    answers[i] = 1
+    local is_complete = settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
+    answers[i] = is_complete and 1 or 2
   end
 end
 call_for_all('ZREM', keys.running, ended)

@@ -1,19 +1,23 @@
 """What an answer says is so (issue 11, defect 13)."""
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from httpqueue.storage.record import encode_spec
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import End, Finish, NewTimer
+from httpqueue.timers.commands import Begun, End, Finish, NewTimer, Recur, Refusal, Refused, Retry, WakeUp
 from httpqueue.timers.names import TimerName
-from httpqueue.timers.schedule import Delay
+from httpqueue.timers.schedule import Delay, parse_instant_ms
 from httpqueue.timers.spec import Retention, Spec
 from httpqueue.timers.timer import Attempt, State
 from tests.support.api_lab import HOOK, Lab
 from tests.support.frozen import HOUR_MS, FrozenTime
+from tests.support.keys import PARTITIONS
 
+NAME = TimerName("default", "a")
 ENDED = [State.DONE, State.FAILED, State.CANCELLED]
 
 
@@ -111,6 +115,78 @@ async def test_a_callback_whose_id_is_taken_is_logged(lab: Lab) -> None:
         ("callback.id_taken", "default:a~callback-x-0")
     ]
     assert (await lab.get("a"))["status"] == "done"
+
+
+async def running_cron(lab: Lab, **members: Any) -> Begun:
+    """A recurring timer in its first run."""
+    posted = await lab.post("a", cron="* * * * *", **members)
+    lab.time.now_ms = parse_instant_ms(posted["due"])
+    begun = await lab.store.begin(
+        [WakeUp(NAME, 0, partition=PARTITIONS.place_of(NAME, members.get("ordering_key")))],
+        holder="worker:1",
+        timeout_ms=1_000,
+    )
+    assert isinstance(begun[0], Begun)
+    return begun[0]
+
+
+async def end_while_it_runs(lab: Lab) -> None:
+    """DELETE; until its attempt is over, the timer runs."""
+    for _ in range(2):
+        answer = await lab.client.delete("/timers/a")
+        assert (answer.status_code, answer.json()) == (200, {"id": "a", "status": "ending", "due": None})
+    assert (await lab.get("a"))["status"] == "running"
+
+
+@pytest.mark.parametrize("key", [None, "lane"])
+@pytest.mark.parametrize("then", ["recur", "retry", "done", "hand back", "lost"])
+async def test_a_recurring_timer_can_be_ended_while_it_runs(lab: Lab, then: str, key: str | None) -> None:
+    """It was a 409, and the timer ran on. Now the attempt ends, and nothing comes after it."""
+    begun = await running_cron(lab, retention={"done": 7}, **({"ordering_key": key} if key else {}))
+    await end_while_it_runs(lab)
+    next_ms = lab.time.now_ms + 60_000
+    ends: dict[str, Recur | Retry | End] = {
+        "recur": Recur(next_ms),
+        "retry": Retry(1_000),
+        "done": End(State.DONE, HOUR_MS),
+    }
+    if then == "lost":
+        refusals = []
+        for _ in range(6):  # the store was not asked for long: workers may still come back
+            lab.time.advance(4_000)
+            [refused] = await lab.store.begin([begun.wake_up], holder="worker:2", timeout_ms=1_000)
+            assert isinstance(refused, Refused)
+            refusals.append(refused.refusal)
+        assert refusals[0] is Refusal.RUNNING
+        assert refusals[-1] is Refusal.FINISHED
+    elif then == "hand back":
+        assert await lab.store.hand_back([(begun, False)]) == [True]
+    else:
+        finish = Finish(begun, Attempt(lab.time.now_ms, 0, 200), ends[then])
+        assert (await lab.store.finish([finish])).counted == [True]
+        assert len((await lab.get("a"))["last_attempts"]) == 1
+    assert (await lab.get("a"))["status"] == "cancelled"
+    [again] = await lab.store.begin([begun.wake_up], holder="worker:3", timeout_ms=1_000)
+    assert isinstance(again, Refused)
+    lab.time.advance(7_000)
+    assert (await lab.get("a"))["status"] == "archived"
+
+
+async def test_the_last_run_is_told(lab: Lab) -> None:
+    """Its callback is stored as that of every run."""
+    begun = await running_cron(lab)
+    await end_while_it_runs(lab)
+    callback = NewTimer(TimerName("default", "a~callback-x-0"), Spec(HOOK, Delay(0)))
+    finish = Finish(begun, Attempt(lab.time.now_ms, 0, 200), Recur(lab.time.now_ms + 60_000, callback))
+    assert (await lab.store.finish([finish])).counted == [True]
+    assert (await lab.get("a"))["status"] == "cancelled"
+    assert (await lab.get("a~callback-x-0"))["status"] == "scheduled"
+
+
+async def test_a_timer_that_runs_once_is_not_ended_while_it_runs(lab: Lab) -> None:
+    """Nobody could say whether its webhook was called."""
+    await lab.bring("a", State.RUNNING, body={"u": '","d":[3,'})
+    assert (await lab.client.delete("/timers/a")).status_code == 409
 
 
 @pytest.mark.parametrize("path", ["", "/attempts", "/explain"])

@@ -36,6 +36,7 @@ from httpqueue.timers.timer import State, Timer
 
 CHANGEABLE: Final = frozenset({State.SCHEDULED})
 REPLAYABLE: Final = frozenset({State.FAILED})
+_AFTER_DELETE: Final = {State.FAILED: "deleted", State.RUNNING: "ending"}
 NO_VERSION: Final = "-"
 """A version that no timer has: a change that insists on it is refused."""
 
@@ -137,7 +138,10 @@ class Timers:
         return await self._answer_change(request, change)
 
     async def delete(self, request: Request) -> Response:
-        """DELETE /timers/{timer_id}: cancels a scheduled timer, or deletes a failed one."""
+        """DELETE /timers/{timer_id}: cancels a scheduled timer, or deletes a failed one.
+
+        A recurring timer that runs is cancelled when the attempt is over.
+        """
         name = _name(request)
         wanted = if_match(request)
         async with responses.in_time():
@@ -147,7 +151,7 @@ class Timers:
                 raise await self._missing(name)
         if cancelled.result is not ChangeResult.OTHER_STATE or cancelled.state is not State.CANCELLED:
             check_changed(cancelled)
-        status = "deleted" if cancelled.state is State.FAILED else State.CANCELLED.value
+        status = _AFTER_DELETE.get(cancelled.state or State.CANCELLED, State.CANCELLED.value)
         return responses.json_response({"id": name.id, "status": status, "due": None})
 
     async def _edit(self, request: Request, change: Callable[[Timer], Change]) -> Response:

@@ -31,7 +31,7 @@ class ChangedTimer(BaseModel):
     """A timer after a change."""
 
     id: str = Field(description="The timer's id.", examples=[EXAMPLE_ID])
-    status: str = Field(description="scheduled, cancelled, or deleted.", examples=["scheduled"])
+    status: str = Field(description="scheduled, cancelled, deleted, or ending.", examples=["scheduled"])
     due: str | None = Field(None, description="When its webhook is called.", examples=[EXAMPLE_INSTANT])
 
 

@@ -111,6 +111,7 @@ OPERATIONS: Final = (
         Scope.WRITE,
         "Cancel a scheduled timer, or delete a failed one",
         {200: AnswerDoc("The timer is cancelled or deleted.", (answers.ChangedTimer,))},
+        "A recurring timer that runs just now is cancelled when the call is over: ending.",
         has_if_match=True,
         problems=_OTHER_STATE,
     ),

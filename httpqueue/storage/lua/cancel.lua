@@ -1,6 +1,6 @@
--- cancel: end a scheduled timer, or delete a failed one.
+-- cancel: end a scheduled timer, or a recurring one that runs; or delete a failed one.
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting,
---         applications
+--         applications, ending
 -- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a timer whose spec and
 --         application say nothing of it, ms
 -- RETURNS {'changed', state letter before, due ms, version before, host in whose line it was or '',
@@ -9,6 +9,7 @@
 --         {'gone'}                    there is no readable record, or its retention is over
 --         {'state', its letter}       it is in another state
 --         {'version', state letter}   it has another version
+-- A recurring timer that runs ends when its attempt is over: see `end_after_run`.
 -- To delete a timer is to end its retention: `forget` then puts its id into the archive and drops its record.
 
 go_on_when_full(keys.retention)
@@ -33,7 +34,8 @@ local spec = head and read_spec(head)
 if not spec or is_over(member, head, now) then
   return {'gone'}
 end
-if head.state ~= SCHEDULED and head.state ~= FAILED then
+local is_last_run = head.state == RUNNING and string.find(spec, '^{"u":".-","d":%[3,') -- its schedule is a cron
+if head.state ~= SCHEDULED and head.state ~= FAILED and not is_last_run then
   return {'state', head.state}
 end
 if version ~= '' and version ~= version_of(head) then
@@ -41,7 +43,9 @@ if version ~= '' and version ~= version_of(head) then
 end
 local before, version_before = head.state, version_of(head)
 local waits_for = redis.call('ZSCORE', keys.waiting, member) and head.host or ''
-if before == FAILED then
+if is_last_run then
+  redis.call('ZADD', keys.ending, retention_of(spec), member)
+elseif before == FAILED then
   redis.call('ZADD', keys.retention, now, member)
 else
   leave_place(member, head, now)

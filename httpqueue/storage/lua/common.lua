@@ -361,6 +361,7 @@ end
 local function set_aside(member, head, now)
   place_in(nil, member)
   redis.call('ZREM', keys.running, member)
+  redis.call('ZREM', keys.ending, member)
   local is_new = redis.call('ZADD', keys.set_aside, now, member) == 1
   if head then
     leave_lane(member, head.lane, now)
@@ -368,6 +369,28 @@ local function set_aside(member, head, now)
       count_move(member, head.state, nil)
     end
   end
+end
+
+-- A client has ended a recurring timer while it ran: now that the attempt is over, nothing comes after it.
+-- `rest`: of its record. Returns false when nobody has.
+local may_end -- usually false: no timer ends so
+
+local function end_after_run(member, head, rest, now)
+  if may_end == nil then
+    may_end = redis.call('EXISTS', keys.ending) == 1
+  end
+  local retention = may_end and redis.call('ZSCORE', keys.ending, member)
+  if not retention then
+    return false
+  end
+  redis.call('ZREM', keys.ending, member)
+  redis.call('ZREM', keys.running, member)
+  head.state, head.holder, head.lost = CANCELLED, '', 0
+  leave_lane(member, head.lane, now)
+  write_record(member, head, rest)
+  file_ended(member, head, now, tonumber(retention))
+  count_move(member, RUNNING, CANCELLED)
+  return true
 end
 
 -- Whether an attempt still belongs to its worker.

@@ -1,5 +1,6 @@
 -- finish: write down how attempts ended, and what becomes of their timers.
--- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes
+-- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes,
+--         ending
 -- ARGV    1 now   2 how many attempts a record keeps
 --         3 1: return the timers that are unblocked and due; 0: tell the relay of them
 --         4 msgpack [[member, nonce, holder, what then, ms, log entry, callback], ...]
@@ -71,6 +72,9 @@ end
 
 -- Returns false when the callback is not stored, because its id has a timer.
 local function settle(member, head, rest, what, ms, callback)
+  if end_after_run(member, head, rest, now) then
+    return store_callback(callback)
+  end
   head.holder, head.lost = '', 0
   if what == 'retry' then
     retry(member, head, rest, ms)

@@ -91,13 +91,16 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
 
 
 def read_pointer(record: bytes) -> int | None:
-    """The partition that a pointer names (see lua/common.lua). None when this is no pointer."""
+    """The partition that a pointer names (see lua/common.lua). None when this is no pointer, or damaged."""
     if not record.startswith(_POINTER):
         return None
-    unpacker = msgpack.Unpacker(raw=True)
+    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
     unpacker.feed(record)
-    _, _, partition, _ = unpacker
-    return int(partition)
+    try:
+        _, _, partition, nonce = unpacker
+    except (ValueError, msgpack.UnpackException):
+        return None
+    return partition if type(partition) is int and isinstance(nonce, bytes) and partition >= 0 else None
 
 
 def _with_own_defaults(spec: Spec) -> Spec:

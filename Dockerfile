@@ -19,14 +19,17 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 FROM python:3.13-slim
 
 COPY --from=build /opt/httpqueue /opt/httpqueue
-RUN useradd --system --uid 10001 --no-create-home httpqueue \
-    && install --directory --owner httpqueue --mode 700 /data
-USER httpqueue
+RUN groupadd --system --gid 10001 httpqueue \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home httpqueue \
+    && install --directory --owner 10001 --group 10001 --mode 700 /data
+# By number: so an orchestrator can see that it is not root (Kubernetes: runAsNonRoot).
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 ENV PATH=/opt/httpqueue/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HTTPQUEUE_HOST=0.0.0.0 \
+    HTTPQUEUE_AUTH=required \
     HTTPQUEUE_DATA_DIR=/data \
     HTTP_PORT=8080
 EXPOSE 8080

@@ -37,7 +37,7 @@ test-partitions: $(VENV)/.installed-dev ## run integration and acceptance tests 
 
 .PHONY: test-faults
 test-faults: $(VENV)/.installed-dev ## break processes, servers and connections, and see that nothing is lost
-	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 tests/faults
+	$(VENV)/bin/pytest --numprocesses 4 --dist worksteal tests/faults
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## ruff, mypy and import-linter
@@ -57,6 +57,15 @@ bench: $(VENV)/.installed-dev ## measure all goals beside the rivals, and write 
 bench-quick: $(VENV)/.installed-dev ## see in a minute whether the benchmark works
 	$(VENV)/bin/python -m tests.benchmarks.bench --quick
 
+# Settings of `make soak`: minutes of load, timers posted a second, seed (none: a new one).
+MINUTES = 2
+RATE = 60
+SEED =
+
+.PHONY: soak
+soak: $(VENV)/.installed-dev ## random faults over a mixed load, and what must hold: make soak MINUTES=30 SEED=7
+	$(VENV)/bin/python -m tests.soak.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
+
 .PHONY: coverage-report
 coverage-report: $(VENV)/.installed-dev ## write htmlcov/index.html from the last test run
 	$(VENV)/bin/coverage html --fail-under 0
@@ -69,6 +78,10 @@ docker-run: ## build the image and start redis, api, relay and worker
 openapi: $(VENV)/.installed ## rewrite docs/swagger.json from the API's models
 	$(VENV)/bin/python -m httpqueue.api.schema.openapi > docs/swagger.json.new
 	mv docs/swagger.json.new docs/swagger.json
+
+.PHONY: audit
+audit: ## look the locked packages up in a database of known vulnerabilities, if pip-audit and one are there
+	@.ci/audit
 
 .PHONY: lock
 lock: ## rewrite the lock files with uv; pins that still fit stay

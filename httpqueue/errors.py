@@ -22,6 +22,23 @@ class SettingsError(StartError):
 class UnavailableError(HttpqueueError):
     """A Redis server does not answer, or refuses to work."""
 
+    public = "Redis does not answer"
+    """What clients are told. The message is for the log alone: it may name addresses."""
+
+
+class StartingError(UnavailableError):
+    """The process has just started, and does not know yet all that it needs."""
+
+    public = "httpqueue is starting"
+
+
+class RefusedError(UnavailableError):
+    """A Redis server answers, but refuses to work."""
+
 
 class InvalidTimerError(HttpqueueError):
     """The timer's description cannot be used."""
+
+
+class NewerFormatError(InvalidTimerError):
+    """The timer was written by a newer httpqueue."""

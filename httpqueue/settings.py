@@ -1,5 +1,6 @@
 """Settings: the only reader of the environment."""
 
+import binascii
 import os
 import re
 from enum import StrEnum
@@ -14,6 +15,7 @@ from httpqueue.errors import SettingsError
 from httpqueue.runtime.logs import LogFormat
 from httpqueue.storage.connection import check_url
 from httpqueue.storage.partitions import MAX_PARTITIONS
+from httpqueue.storage.secret_box import KEY_BYTES
 from httpqueue.timers.retry import RetryPolicy
 from httpqueue.timers.schedule import MAX_DUE_MS
 from httpqueue.webhooks.client.factory import SenderKind
@@ -25,6 +27,8 @@ _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _API_KEY: Final = re.compile(r"[!-~]{16,}")  # what every client can send in a header as it is
 _MAX_PORT: Final = 65_535
+_URL_SAFE: Final = str.maketrans("-_", "+/")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 _PROXY_URL: Final = re.compile(
     r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?/?"
 )
@@ -37,6 +41,13 @@ class Mode(StrEnum):
     API = "api"
     RELAY = "relay"
     WORKER = "worker"
+
+
+class AuthMode(StrEnum):
+    """NONE: nobody needs an API key while there is none. REQUIRED: everybody needs one, always."""
+
+    NONE = "none"
+    REQUIRED = "required"
 
 
 def parse_duration_ms(value: str | int) -> int:
@@ -74,6 +85,18 @@ def _api_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _host_names(value: object) -> object:
+    names = _list(value)
+    if isinstance(names, list):
+        for name in names:
+            if _HOST_NAME.fullmatch(name) is None:
+                raise ValueError(
+                    f"must list host names without scheme and port, such as timers.example.com (not {name})"
+                )
+        return [name.lower() for name in names]
+    return names
+
+
 def _egress_list(value: object) -> object:
     return parse_list(value) if isinstance(value, str) else value
 
@@ -83,6 +106,24 @@ def _proxy_url(value: SecretStr) -> SecretStr:
     if match is None or not 0 < int(match[3] or 1) <= _MAX_PORT:
         raise ValueError("must be a proxy's URL such as http://proxy:3128 or https://user:password@proxy:443")
     return value
+
+
+def _secrets_key(value: SecretStr) -> SecretStr:
+    if not all(map(_decode_key, value.get_secret_value().split(","))):
+        raise ValueError(
+            f"must be {KEY_BYTES} random bytes in base64 (openssl rand -base64 {KEY_BYTES}), "
+            "or several of these, separated by commas"
+        )
+    return value
+
+
+def _decode_key(text: str) -> bytes | None:
+    """32 bytes in base64, of either alphabet; None for anything else."""
+    try:
+        key = binascii.a2b_base64(text.strip().translate(_URL_SAFE), strict_mode=True)
+    except ValueError:
+        return None
+    return key if len(key) == KEY_BYTES else None
 
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
@@ -119,11 +160,13 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = Field(
         None,
         validation_alias=_names("REDIS_URL", "REDIS_URL"),
+        repr=False,
         description="the store's server, URL or host:port; unset: the embedded Valkey",
     )
     broker_redis_url: RedisUrl | None = Field(
         None,
         validation_alias=_names("BROKER_REDIS_URL"),
+        repr=False,
         description="the queue's server; unset: the store",
     )
     data_dir: Path = Field(
@@ -142,6 +185,12 @@ class Settings(BaseSettings):
         le=MAX_PARTITIONS,
         validation_alias=_names("PARTITIONS"),
         description="slices of all keys, for a Redis Cluster; fixed when the store is first used",
+    )
+    max_pending: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=_names("MAX_PENDING"),
+        description="the most timers of all applications that are scheduled or running; unset: no limit",
     )
     arq_partition: int = Field(
         0,
@@ -284,6 +333,12 @@ class Settings(BaseSettings):
         validation_alias=_names("API_KEY", "SCHEDULERS_API_KEY"),
         description="a key that may do everything, in addition to those of `httpqueue keys create`",
     )
+    wait_replicas: int = Field(
+        0,
+        ge=0,
+        validation_alias=_names("WAIT_REPLICAS"),
+        description="replicas that must have a timer before the API confirms it; 0: none",
+    )
     ephemeral: bool = Field(
         False,
         validation_alias=_names("EPHEMERAL"),
@@ -293,6 +348,27 @@ class Settings(BaseSettings):
         False,
         validation_alias=_names("VIRTUAL_CLOCK"),
         description="for tests: time stands still until you advance it; implies EPHEMERAL",
+    )
+
+    auth: AuthMode | None = Field(
+        None,
+        validation_alias=_names("AUTH"),
+        description="whether the API may be used without a key; unset: only one that listens on loopback",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)] | None = Field(
+        None,
+        validation_alias=_names("ALLOWED_HOSTS"),
+        description="host names under which the API may be called without a key; loopback names always are",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        validation_alias=_names("METRICS_HOST"),
+        description="address that the metrics port listens on",
+    )
+    secrets_key: Annotated[SecretStr, AfterValidator(_secrets_key)] | None = Field(
+        None,
+        validation_alias=_names("SECRETS_KEY"),
+        description="encrypts signing secrets; unset: a key beside the embedded Valkey's data",
     )
 
     @property
@@ -313,6 +389,17 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether nobody may use the API without a key, even while there is none."""
+        return not self.listens_on_loopback if self.auth is None else self.auth is AuthMode.REQUIRED
+
+    @property
+    def secret_keys(self) -> tuple[bytes, ...]:
+        """The keys that encrypt signing secrets: the first one encrypts, all of them decrypt."""
+        texts = "" if self.secrets_key is None else self.secrets_key.get_secret_value()
+        return tuple(key for key in map(_decode_key, texts.split(",")) if key)
 
     @property
     def in_memory(self) -> bool:
@@ -336,6 +423,8 @@ def load(**overrides: Any) -> Settings:
     if settings.in_memory:
         _check_in_memory(settings)
     _check_proxy(settings)
+    if settings.mode in {Mode.ALL, Mode.WORKER}:
+        _check_certificates()
     return settings
 
 
@@ -385,6 +474,17 @@ def _check_proxy(settings: Settings) -> None:
             f"setting {variable('egress_proxy')}: must not be used unless {variable('egress')} is proxy: "
             "set that, or unset this one"
         )
+
+
+def _check_certificates() -> None:
+    """OpenSSL reads these two itself, and trusts others without a word when they name nothing."""
+    for name, is_there in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
+        value = os.environ.get(name)  # noqa: TID251 - the one reader
+        if value and not any(is_there(Path(part)) for part in value.split(os.pathsep)):
+            raise SettingsError(
+                f"setting {name}: must name certificates to trust, but there is nothing at {value}:"
+                " correct or unset it"
+            )
 
 
 def _must(message: str) -> str:

@@ -5,16 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
+from httpqueue.runtime import outage
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from tests.support.cluster import cluster_node
 from tests.support.frozen import FrozenTime
-from tests.support.keys import PARTITIONS, Everywhere
+from tests.support.keys import PARTITIONS, SECRETS, Everywhere
 from tests.support.lines import Stage
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is slow
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,12 @@ class Server:
     """A server that runs."""
 
     url: str
+
+
+@pytest.fixture(autouse=True)
+def no_outage() -> None:
+    """What a test before this one left away is no outage of this one."""
+    outage._away.clear()
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +85,7 @@ async def everywhere(redis: Redis) -> Everywhere:
 @pytest.fixture
 async def storage(redis: Redis) -> Storage:
     """All that is kept on the empty server."""
-    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS)
+    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, secrets=SECRETS)
 
 
 @pytest.fixture
@@ -100,7 +111,7 @@ def time() -> FrozenTime:
 @pytest.fixture
 async def frozen_storage(redis: Redis, time: FrozenTime) -> Storage:
     """All that is kept on the empty server, in the test's own time."""
-    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, now=time)
+    return Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, secrets=SECRETS, now=time)
 
 
 @pytest.fixture

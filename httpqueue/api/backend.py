@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from httpqueue import clock
+from httpqueue.storage.audit import Audit
+from httpqueue.storage.jobs import Jobs
 from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.policies import Policies
 from httpqueue.storage.timers import Store
@@ -31,6 +33,7 @@ class Backend:
     store: Store
     lookup: Lookup
     policies: Policies
+    jobs: Jobs
     readiness: Readiness
     worker_silence_ms: WorkerSilence
     retention_ms: int
@@ -39,3 +42,5 @@ class Backend:
     now_ms: NowMs = clock.now_ms
     advance: Advance | None = None
     """None without a virtual clock: the API then has no /clock."""
+    audit: Audit | None = None
+    """None: nothing is noted, and the API has no /audit."""

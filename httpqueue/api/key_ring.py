@@ -18,7 +18,8 @@ FRESH_S: Final = 1.0
 """API keys older than this are loaded again."""
 RELOAD_GAP_S: Final = 0.1
 """Unknown API keys and failed loads also make the process load again, but not more often than this."""
-LOAD_WITHIN_S: Final = 2
+LOAD_WITHIN_S: Final = 0.5
+"""A request waits for this, and then for its own answer. Both together take less than 6 s."""
 
 Load = Callable[[], Awaitable[Mapping[str, Grant | None]]]
 """Loads all API keys: hash_key(api_key) -> what it permits.
@@ -37,17 +38,31 @@ class KeyRing:
     API keys: nobody can choose an API key whose hash begins like a stored one.
     """
 
-    def __init__(self, load: Load, *, fixed_key: str | None = None) -> None:
-        """fixed_key: the API key from the environment, if there is one; it may do everything."""
+    def __init__(self, load: Load, *, fixed_key: str | None = None, is_required: bool = False) -> None:
+        """fixed_key: the API key from the environment, if there is one; it may do everything.
+
+        is_required: everybody needs an API key, even while there is none.
+        """
         self._load = load
+        self._is_required = is_required or fixed_key is not None
         self._fixed = {hash_key(fixed_key): Grant("environment", None, Scope.ADMIN)} if fixed_key else {}
         self._grants: Mapping[str, Grant | None] | None = None
         self._failure: str | None = None
         self._asked_s = -inf
         self._asking = asyncio.Lock()
 
+    async def are_required(self) -> bool:
+        """Whether everybody needs an API key; raises UnavailableError if no load ever succeeded.
+
+        Once this process has seen an API key, it is so until it ends: a server that lost its data, or was
+        replaced by an empty one, must not open the API to all.
+        """
+        if not self._is_required:
+            await self._current()
+        return self._is_required
+
     async def exist(self) -> bool:
-        """Whether there is any API key; raises UnavailableError if no load ever succeeded."""
+        """Whether there is any API key now; raises UnavailableError if no load ever succeeded."""
         return bool(self._fixed) or bool(await self._current())
 
     async def find(self, api_key: str) -> Grant | None:
@@ -72,7 +87,7 @@ class KeyRing:
         async with self._asking:
             if self._asked_s <= instant_s:
                 gap_s = self._asked_s + RELOAD_GAP_S - clock.monotonic_s()
-                if self._grants and gap_s > 0:  # while there are no API keys, there is nothing to guess
+                if self._is_required and gap_s > 0:  # while the API is open to all, there is nothing to guess
                     await clock.sleep(gap_s)
                 await self._reload()
         if self._grants is None:
@@ -90,3 +105,4 @@ class KeyRing:
             self._failure = str(error) or "Redis did not answer in time"
         else:
             self._failure = None
+            self._is_required = self._is_required or bool(self._grants)

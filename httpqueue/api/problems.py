@@ -11,11 +11,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from httpqueue.errors import HttpqueueError, InvalidTimerError, UnavailableError
+from httpqueue.errors import HttpqueueError, InvalidTimerError, NewerFormatError, UnavailableError
 from httpqueue.runtime.metrics import UNAVAILABLE
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = "1"
+PROBES: Final = {"/healthz", "/readyz", "/metrics"}
+"""Their answers do not tell whether clients are served."""
 # These limits keep an answer from becoming larger than the request that caused it.
 MAX_ERRORS: Final = 100
 """The most errors that an answer lists. More need not be looked for."""
@@ -25,7 +27,10 @@ _FIELDS_IN_DETAIL: Final = 5
 # The names of RFC 9110; those of the standard library differ between Python versions.
 _TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
+_LATE: Final = "Redis did not answer in time"
 _UNREADABLE: Final = "the timer's record is damaged: it is kept for the operators to look into"
+
+_NEWER: Final = "the timer was written by a newer httpqueue than this one: try again, or finish the upgrade"
 
 log = structlog.get_logger()
 
@@ -113,6 +118,7 @@ class Problems:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._is_away = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -124,6 +130,8 @@ class Problems:
         def note_start(message: Message) -> Awaitable[None]:
             nonlocal started
             started = True
+            if message.get("status", 500) < HTTPStatus.BAD_REQUEST and scope["path"] not in PROBES:
+                self._is_away = False
             return send(message)
 
         try:
@@ -132,6 +140,12 @@ class Problems:
             return  # the client is gone
         except Exception as error:
             problem = _problem_of(scope, error)
+            if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                if not self._is_away:
+                    log.warning(
+                        "api.unavailable", method=scope["method"], reason=str(error) or problem.detail
+                    )
+                self._is_away = True
             if started:
                 raise  # a part of the answer is sent already, so the server must cut the connection
             await problem_response(problem)(scope, receive, send)
@@ -143,6 +157,10 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
             return error
         case UnavailableError() | TimeoutError():
             return _of_outage(scope, error)
+        case NewerFormatError():
+            return ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE, _NEWER, headers={"Retry-After": RETRY_AFTER_S}
+            )
         case InvalidTimerError():
             log.warning("api.unreadable_timer", method=scope["method"], path=scope["path"])
             return ProblemError(HTTPStatus.GONE, _UNREADABLE)
@@ -152,10 +170,9 @@ def _problem_of(scope: Scope, error: Exception) -> ProblemError:
 
 
 def _of_outage(scope: Scope, error: Exception) -> ProblemError:
-    reason = str(error) if isinstance(error, UnavailableError) else "Redis did not answer in time"
+    public = error.public if isinstance(error, UnavailableError) else _LATE
     UNAVAILABLE.labels("api").inc()
-    log.warning("api.unavailable", method=scope["method"], reason=reason)
-    detail = f"{reason}; try again"
+    detail = f"{public}; try again"
     if scope["path"] in {"/timers", "/timers/batch"} and scope["method"] == "POST":
         detail += ", with the same id: whether the timer was stored is unknown"
     elif scope["method"] not in {"GET", "HEAD"}:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from httpqueue.api.audit_trail import AuditTrail
 from httpqueue.api.auth import Auth
 from httpqueue.api.problems import ProblemError, unknown_path
 from httpqueue.api.schema.operation import Operation
@@ -39,9 +40,15 @@ class Router:
     Raises ProblemError: 404 for an unknown path, 405 for an unknown method, and what Auth raises.
     """
 
-    def __init__(self, handlers: Mapping[str, ASGIApp], auth: Auth | None = None) -> None:
-        """Serve the operations whose names `handlers` has; auth None: without any check."""
+    def __init__(
+        self, handlers: Mapping[str, ASGIApp], auth: Auth | None = None, trail: AuditTrail | None = None
+    ) -> None:
+        """Serve the operations whose names `handlers` has.
+
+        auth None: without any check. trail None: no change is noted.
+        """
         self._auth = auth
+        self._trail = trail
         self._fixed: dict[
             str, _ByMethod
         ] = {}  # paths without parameters need no pattern: POST /timers is hot
@@ -67,7 +74,10 @@ class Router:
             await self._auth.admit(scope, None if route is None else route.operation)
         if route is None:
             raise self._no_route(scope["method"], scope["path"])
-        await route.handler(scope, receive, send)
+        if self._trail is None:
+            await route.handler(scope, receive, send)
+        else:
+            await self._trail.serve(route.operation, route.handler, scope, receive, send)
 
     def _find(self, method: str, path: str) -> tuple[_Route | None, dict[str, str]]:
         """(route, parameters of the path); the fixed path /timers/batch goes before /timers/{timer_id}."""

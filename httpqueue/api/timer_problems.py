@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
-from httpqueue.timers.commands import Changed, ChangeResult
+from httpqueue.timers.commands import Changed, ChangeResult, Created, Creation
+from httpqueue.timers.schedule import MS_PER_S
 from httpqueue.timers.timer import State
 
 _NAMED: Final = 5
@@ -17,6 +19,17 @@ _CONFLICT: Final = {
     State.SCHEDULED: "the timer is scheduled: it has not failed",
     State.ARCHIVED: "the timer finished so long ago that only its id is remembered",
 }
+
+
+LIMITS: Final = frozenset({Creation.RATE, Creation.PENDING, Creation.BYTES, Creation.FULL, Creation.DELETED})
+"""What keeps timers from being stored whatever is in them."""
+_QUOTA: Final = {
+    Creation.PENDING: "the application has as many pending timers as it may have: cancel some of them, or "
+    "wait until some have fired",
+    Creation.BYTES: "the application's timers take as many bytes as they may: delete some of them, or wait "
+    "until the retention of finished ones is over",
+}
+_FULL_RETRY_AFTER_S: Final = "5"
 
 
 def not_found() -> ProblemError:
@@ -46,6 +59,28 @@ def several_applications(names: Sequence[str]) -> ProblemError:
     listed = ", ".join([*names[:_NAMED], *(["…"] if len(names) > _NAMED else [])])
     message = f"must be named, as in ?application={names[0]}: {listed} have timers of this id"
     return faulty_fields(HTTPStatus.CONFLICT, [FieldError("application", message)])
+
+
+def limit_met(created: Created) -> ProblemError:
+    """A timer was not stored, whatever is in it: 403 with the name of the quota, 409, 429 or 503."""
+    match created.creation:
+        case Creation.DELETED:
+            return ProblemError(HTTPStatus.CONFLICT, "a job is deleting the application: wait for its end")
+        case Creation.FULL:
+            detail = "httpqueue has as many pending timers as it may have: try again later"
+            return ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": _FULL_RETRY_AFTER_S}
+            )
+        case Creation.RATE:
+            retry_after_s = ceil(created.wait_ms / MS_PER_S)
+            detail = f"the application has posted as many timers as it may: try again in {retry_after_s} s"
+            headers = {"Retry-After": str(retry_after_s)}
+            return ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS, detail, headers=headers, extra={"quota": "rate"}
+            )
+    return ProblemError(
+        HTTPStatus.FORBIDDEN, _QUOTA[created.creation], extra={"quota": created.creation.value}
+    )
 
 
 def check_changed(changed: Changed) -> None:

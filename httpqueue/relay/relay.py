@@ -5,6 +5,7 @@ drain   reads outbox entries, and puts wake-ups that are due soon into the queue
 adopt   does the same for entries that a dead relay had read
 promote puts wake-ups that have come near into the queue, application by application
 heal    puts lost wake-ups again, and wakes timers that nothing else wakes
+work    does jobs, such as the replay of very many timers: see relay/jobs.py
 
 The passes run independently: one that fails does not stop the others. Each visits all partitions, and one
 that is away does not stop the others either.
@@ -21,8 +22,9 @@ import structlog
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
+from httpqueue.relay.jobs import Jobs
 from httpqueue.runtime.metrics import OUTBOX_UNREADABLE, WAKE_UPS_PUT
-from httpqueue.runtime.outage import Outage
+from httpqueue.runtime.outage import keep_doing, keep_listening
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.wake_ups import Look, Place
@@ -34,10 +36,19 @@ TOP_UP_S: Final = 0.05
 """The shortest pause of promote, in s: an application has more due than the queue may hold of it."""
 FORGET_S: Final = 0.2
 """The pause of forget, in s, while timers expire."""
+JOBS_S: Final = 0.5
+"""The pause between two looks for jobs, in s."""
+LAST_PASS_S: Final = 2.0
+"""How long a relay that stops may take to put what it has read into the queue."""
 GRACE_MS: Final = 10_000
 """When a timer is overdue by this much, its wake-up may be lost."""
 ADOPT_AFTER_MS: Final = 30_000
 """When an outbox entry was read this long ago and not acknowledged, its relay is taken for dead."""
+FORGET_RELAYS_S: Final = 60.0
+"""The pause between two looks for killed relays, in s."""
+
+POLICIES_S: Final = 10.0
+"""How often heal compares the partitions' copies of policies, in s."""
 
 log = structlog.get_logger()
 
@@ -51,14 +62,20 @@ class Relay:
         self._wake_ups = storage.wake_ups
         self._outbox = storage.outbox
         self._retention = storage.retention
+        self._policies = storage.policies
+        self._policies_at_s = 0.0
+        self._jobs = Jobs(storage)
         self._queue = queue
         self._partitions = storage.partitions.all
         self._horizon_ms = horizon_ms
         self._batch_size = batch_size
         self._consumer = uuid4().hex
         self._unfinished: dict[int, list[OutboxEntry]] = {}
+        self._maybe_lost: set[int] = set()
+        """Partitions of whose outboxes an answer may have been lost."""
         self._handed_out: dict[int, list[WakeUp]] = {}
         self._epochs: dict[int, str] = {}
+        self._forget_relays_s = 0.0
         self._promote_pause_s = self._forget_pause_s = SWEEP_S
         self._rung = set(self._partitions)
         """Partitions whose outboxes may have new entries."""
@@ -69,36 +86,44 @@ class Relay:
         """Run all passes until stop(). When Redis is away, wait for it."""
         if self._stopping.is_set():
             return
+        # Nobody else gets soon what these two have read: entries are adopted, and wake-ups healed, later.
+        careful = [
+            self._keep_doing(self._drain_rung, "relay.drain", lambda: 0),
+            self._keep_doing(self.promote, "relay.promote", lambda: self._promote_pause_s),
+        ]
+        others = [
+            self._keep_doing(self.forget, "relay.forget", lambda: self._forget_pause_s),
+            asyncio.create_task(
+                keep_listening(self._outbox.listen, lambda each: self._ring({each}), "relay.listen")
+            ),
+            self._keep_doing(self.adopt, "relay.adopt", lambda: SWEEP_S),
+            self._keep_doing(self.heal, "relay.heal", lambda: SWEEP_S),
+            self._keep_doing(self.work, "relay.work", lambda: JOBS_S),
+        ]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                passes = [
-                    tasks.create_task(_for_ever(self.forget, "relay.forget", lambda: self._forget_pause_s)),
-                    tasks.create_task(_for_ever(self._listen, "relay.listen", lambda: 0)),
-                    tasks.create_task(_for_ever(self._drain_rung, "relay.drain", lambda: 0)),
-                    tasks.create_task(_for_ever(self.adopt, "relay.adopt", lambda: SWEEP_S)),
-                    tasks.create_task(
-                        _for_ever(self.promote, "relay.promote", lambda: self._promote_pause_s)
-                    ),
-                    tasks.create_task(_for_ever(self.heal, "relay.heal", lambda: SWEEP_S)),
-                ]
-                await self._stopping.wait()
-                for one in passes:
-                    one.cancel()
+            await self._stopping.wait()
+            await asyncio.wait(careful, timeout=LAST_PASS_S)
         finally:
             # In a task of its own: before Python 3.11.3, asyncio.timeout fails in a task that was cancelled.
-            await asyncio.create_task(self._leave())
+            await asyncio.create_task(self._leave([*careful, *others]))
+
+    def _keep_doing(
+        self, one_pass: Callable[[], Awaitable[object]], part: str, pause_s: Callable[[], float]
+    ) -> asyncio.Task[None]:
+        return asyncio.create_task(keep_doing(one_pass, part, pause_s, self._stopping))
 
     async def stop(self) -> None:
-        """End run(). It cancels the pass in flight; the next relay does what that pass did not finish."""
+        """End run(). What was read for the queue is still put into it. Other passes are cancelled."""
         self._stopping.set()
+        self._bell.set()
 
-    async def _leave(self) -> None:
+    async def _leave(self, passes: Sequence[asyncio.Task[None]]) -> None:
+        for each in passes:
+            each.cancel()
+        await asyncio.wait(passes)
         for partition in self._partitions:
             with suppress(UnavailableError):
                 await self._outbox.leave(partition, self._consumer)
-
-    async def _listen(self) -> None:
-        await self._outbox.listen(lambda partition: self._ring({partition}))
 
     def _ring(self, partitions: Collection[int]) -> None:
         self._rung |= {*partitions} & {*self._partitions}
@@ -106,7 +131,7 @@ class Relay:
 
     async def _drain_rung(self) -> None:
         """Drain the outboxes that have new entries. Without any, wait for some; look at all every SWEEP_S."""
-        if not self._rung:
+        if not self._rung and not self._stopping.is_set():
             self._bell.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_S):
@@ -119,7 +144,7 @@ class Relay:
         async def drain_one(partition: int) -> int:
             try:
                 count = await self._drain_one(partition)
-            except UnavailableError:
+            except Exception:
                 self._rung.add(partition)
                 raise
             if count:
@@ -135,11 +160,27 @@ class Relay:
     async def _drain_one(self, partition: int) -> int:
         entries = self._unfinished.get(partition)
         if not entries:
-            entries = await self._outbox.read(partition, self._consumer, limit=self._batch_size)
+            entries = await self._read(partition)
         self._unfinished[partition] = entries
-        count = await self._act_on(partition, entries)
+        try:
+            count = await self._act_on(partition, entries)
+        except UnavailableError:
+            raise
+        except Exception:  # a bug must not keep the entries behind these waiting
+            self._unfinished[partition] = []
+            raise
         self._unfinished[partition] = []
         return count
+
+    async def _read(self, partition: int) -> list[OutboxEntry]:
+        """Read entries. After an error, read first what may have been lost with its answer."""
+        are_lost = partition in self._maybe_lost
+        self._maybe_lost.add(partition)
+        entries = await self._outbox.read(partition, self._consumer, limit=self._batch_size, again=are_lost)
+        if are_lost and entries:
+            return entries
+        self._maybe_lost.discard(partition)
+        return await self._read(partition) if are_lost else entries
 
     async def adopt(self) -> int:
         """Act on outbox entries that a dead relay left. Returns how many."""
@@ -150,6 +191,10 @@ class Relay:
             )
             return await self._act_on(partition, entries)
 
+        now_s = clock.monotonic_s()
+        if now_s >= self._forget_relays_s:
+            await self._outbox.forget_relays(silent_ms=2 * ADOPT_AFTER_MS)
+            self._forget_relays_s = now_s + FORGET_RELAYS_S
         looks = await self._look()
         return await self._in_each(adopt_in, [each for each in self._partitions if looks[each].has_entries])
 
@@ -195,10 +240,20 @@ class Relay:
         """Put lost wake-ups again. Returns how many."""
         looks = await self._look()
         in_partitions = [partial(self._heal_in, each) for each in self._partitions if looks[each].must_heal]
-        healed = await _all_of([*in_partitions, self._heal_hosts])
+        healed = await _all_of([self._heal_policies, *in_partitions, self._heal_hosts])
         if healed:
             log.warning("relay.heal", count=healed)
         return healed
+
+    async def _heal_policies(self) -> int:
+        """Finish policies that somebody wrote half, every POLICIES_S. No wake-up was lost, so none counts."""
+        now_s = clock.monotonic_s()
+        if now_s >= self._policies_at_s:
+            torn = await self._policies.mend()
+            self._policies_at_s = now_s + POLICIES_S
+            if torn:
+                log.warning("relay.policies", applications=torn.applications, hosts=torn.hosts)
+        return 0
 
     async def _heal_hosts(self) -> int:
         """Put the first wake-ups of lines that nobody serves. They are not lost, so they do not count."""
@@ -251,6 +306,14 @@ class Relay:
         self._forget_pause_s = FORGET_S if count else SWEEP_S
         return count
 
+    async def work(self) -> int:
+        """Do jobs until all are done or wait for something. Returns how many turns were made."""
+        return await self._jobs.work()
+
+    async def has_jobs(self) -> bool:
+        """Whether any job has not ended, whoever works on it."""
+        return await self._jobs.has_any()
+
     async def _look(self) -> list[Look]:
         return await self._wake_ups.look(horizon_ms=self._horizon_ms, overdue_ms=GRACE_MS)
 
@@ -291,27 +354,13 @@ class Relay:
 
 
 async def _all_of(calls: Iterable[Callable[[], Awaitable[int]]]) -> int:
-    """Make all calls and add up their answers. If a server was away, raise that when all have been made."""
+    """Make all calls and add up their answers. If some fail, raise the last error when all have been made."""
     count, problem = 0, None
     for call in calls:
         try:
             count += await call()
-        except UnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must go on
             problem = error
     if problem is not None:
         raise problem
     return count
-
-
-async def _for_ever(
-    one_pass: Callable[[], Awaitable[object]], part: str, pause_s: Callable[[], float]
-) -> None:
-    outage = Outage(part)
-    while True:
-        try:
-            await one_pass()
-        except UnavailableError as error:
-            await outage.wait(error)
-        else:
-            outage.over()
-            await clock.sleep(pause_s())

@@ -10,9 +10,8 @@ from typing import Final
 import structlog
 
 from httpqueue import clock
-from httpqueue.errors import UnavailableError
-from httpqueue.run.lifecycle import run_until
 from httpqueue.runtime.outage import Outage
+from httpqueue.runtime.part import run_until
 from httpqueue.storage.queue import Queue
 
 COMPARE_S: Final = 60.0
@@ -44,7 +43,7 @@ class ClockComparison:
         while True:
             try:
                 ahead_ms = await self._queue.compare_clocks(self._store_time_ms)
-            except UnavailableError as error:
+            except Exception as error:  # noqa: BLE001 - no part dies of an error
                 await self._outage.wait(error)
                 continue
             self._outage.over()

@@ -1,7 +1,7 @@
 """The HTTP server (uvicorn) as a part of a process."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,7 +18,10 @@ CLOSE_S: Final = 5
 class HttpServer:
     """A Part that serves an app on a listening socket; its caller closes the socket."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, *, at_end: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """at_end: is called when the last request was answered."""
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -31,11 +34,14 @@ class HttpServer:
         )
         self._server = _Uvicorn(config)
         self._listener = listener
+        self._at_end = at_end
 
     async def run(self) -> None:
         """Answer requests until stop(). Requests in flight then have CLOSE_S to end."""
         if not self._server.should_exit:
-            await self._server.serve(sockets=[self._listener])
+            await self._server.serve(sockets=[self._listener.dup()])  # uvicorn closes it
+        if self._at_end is not None:
+            await self._at_end()
 
     async def stop(self) -> None:
         """Accept no more connections, and let run() end."""

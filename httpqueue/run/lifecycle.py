@@ -4,8 +4,8 @@ If one part fails, the others are cancelled and the process ends with that error
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import structlog
 
 from httpqueue.errors import StartError
 from httpqueue.run.signals import stop_on_signals
-from httpqueue.runtime.part import Part
+from httpqueue.runtime.part import Part, run_until
 
 log = structlog.get_logger()
 
@@ -55,18 +55,6 @@ async def run_parts(parts: Parts, stop: asyncio.Event, *, on_ready: Callable[[],
         await stop.wait()
         for part in running:
             tasks.create_task(part.stop())
-
-
-async def run_until(stop: asyncio.Event, work: Awaitable[None]) -> None:
-    """Wait for the work, or cancel it as soon as stop is set. Raises the work's error."""
-    task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def _start_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:

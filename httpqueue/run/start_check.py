@@ -22,8 +22,10 @@ async def check_start(storage: Storage, api_keys: KeyRing, egress: EgressChoice,
     while True:
         try:
             await storage.check(allow_unsafe=settings.allow_unsafe_redis)
+            if settings.mode is not Mode.RELAY:  # it signs nothing
+                await storage.policies.check_secrets(reseals=settings.has_api)
             await _choose_egress(storage, egress, settings)
-            await _warn_of_strangers(api_keys, egress, settings)
+            await _warn_of_keys(api_keys, egress, settings)
         except UnavailableError as error:
             await outage.wait(error)
         else:
@@ -36,13 +38,16 @@ async def _choose_egress(storage: Storage, egress: EgressChoice, settings: Setti
         await egress.choose(storage.first_use, has_api=settings.has_api)
 
 
-async def _warn_of_strangers(api_keys: KeyRing, egress: EgressChoice, settings: Settings) -> None:
-    """Warn if others can reach the API, and may use it or make it call private addresses."""
-    if not settings.has_api or settings.listens_on_loopback:
+async def _warn_of_keys(api_keys: KeyRing, egress: EgressChoice, settings: Settings) -> None:
+    """Warn if nobody can use the API, or strangers may, or may make it call private addresses."""
+    if not settings.has_api:
         return
     if not await api_keys.exist():
         remedy = "httpqueue keys create, or set HTTPQUEUE_API_KEY"
-        log.warning("run.open_to_all", host=settings.host, remedy=remedy)
-    elif settings.egress is None and egress().mode is EgressMode.PRIVATE:
+        if settings.needs_key:
+            log.warning("run.no_keys", host=settings.host, remedy=remedy)
+        elif not settings.listens_on_loopback:
+            log.warning("run.open_to_all", host=settings.host, remedy=remedy)
+    elif not settings.listens_on_loopback and settings.egress is None and egress().mode is EgressMode.PRIVATE:
         remedy = "set HTTPQUEUE_EGRESS to public, or to private if that is what you want"
         log.warning("egress.private", host=settings.host, remedy=remedy)

@@ -42,6 +42,9 @@ class VirtualClock:
             await relay.forget()
 
     async def _settled(self, lookup: Lookup, relay: Relay, queue: Queue) -> Pulse:
+        while await relay.has_jobs():
+            await relay.work()
+            await clock.sleep(LOOK_S)
         await relay.promote()
         await queue.wake()
         while not (pulse := await lookup.pulse()).is_settled:

@@ -2,32 +2,47 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
 from httpqueue.api.app import create_app, create_ops_app
+from httpqueue.api.audit_trail import AuditTrail
 from httpqueue.api.backend import Backend
 from httpqueue.api.key_ring import KeyRing
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.relay.relay import Relay
 from httpqueue.run.clock_comparison import ClockComparison
+from httpqueue.run.clock_watch import ClockWatch
 from httpqueue.run.greeting import greet, tell_egress
 from httpqueue.run.http_server import HttpServer, listen
 from httpqueue.run.lifecycle import Parts
 from httpqueue.run.limits import affordable_calls
+from httpqueue.run.revive import Revived
 from httpqueue.run.start_check import check_start
 from httpqueue.run.virtual_clock import VirtualClock
+from httpqueue.run.watch import EmbeddedWatch, RedisWatch
 from httpqueue.runtime.part import Part
 from httpqueue.settings import Mode, Settings, variable
-from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.queue import Queue, open_queue
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.worker.egress import EgressChoice
 from httpqueue.worker.engine import Worker
 from httpqueue.worker.permits import Permits
 from httpqueue.worker.slots import Slots
 from httpqueue.worker.wiring import open_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The store's server: its URL, where it keeps its data (a text for people), itself if it is embedded."""
+
+    url: str
+    kept_in: str
+    embedded: EmbeddedValkey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +61,23 @@ class _Shared:
 
     async def ping(self) -> None:
         """Raises UnavailableError when a server is away."""
-        await self.storage.ping()
-        await self.queue.ping()
+        await at_once([self.storage.ping(), self.queue.ping()])
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> AsyncIterator[Parts]:
-    """Make the parts for the settings' mode. kept_in: where the data is, a text for people."""
-    mode = settings.mode
+async def open_parts(
+    settings: Settings, source: Source, *, secrets: SecretBox | None = None
+) -> AsyncIterator[Parts]:
+    """Make the parts for the settings' mode. secrets: as in Storage."""
     async with AsyncExitStack() as stack:
-        shared = await _open_shared(settings, store_url, stack)
-        servers: list[Part] = []
-        workers: list[Part] = []
+        shared = await _open_shared(settings, source.url, secrets, stack)
         listener = _listener(settings, "port", stack) if settings.has_api else None
-        if listener is not None:
-            servers.append(_api_server(shared, listener))
-        if settings.metrics_port is not None:
-            app = create_ops_app(readiness=shared.ping)
-            servers.append(HttpServer(app, _listener(settings, "metrics_port", stack)))
-        if mode is not Mode.API and not shared.is_one_server:
-            workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
-        if mode in {Mode.ALL, Mode.RELAY}:
-            workers.append(shared.relay)
-        if mode in {Mode.ALL, Mode.WORKER}:
-            workers.append(await _open_worker(shared, stack))
+        servers = _servers(shared, source, listener, stack)
+        workers = _workers(shared)
 
         async def check() -> None:
             if listener is not None:
-                greet(listener, kept_in)
+                greet(listener, source.kept_in)
             await check_start(shared.storage, shared.api_keys, shared.egress, settings)
             if listener is not None:
                 tell_egress(shared.egress().mode)
@@ -81,13 +85,50 @@ async def open_parts(settings: Settings, store_url: str, *, kept_in: str) -> Asy
         yield Parts(servers, check, workers)
 
 
-async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack) -> _Shared:
+def _servers(
+    shared: _Shared, source: Source, listener: socket.socket | None, stack: AsyncExitStack
+) -> list[Part]:
+    servers: list[Part] = []
+    if source.embedded is not None:
+        servers.append(EmbeddedWatch(source.embedded))
+    if listener is not None:
+        servers.append(Revived(lambda: nullcontext(_api_server(shared, listener)), "api"))
+    if shared.settings.metrics_port is not None:
+        app, port = create_ops_app(readiness=shared.ping), _listener(shared.settings, "metrics_port", stack)
+        servers.append(Revived(lambda: nullcontext(HttpServer(app, port)), "metrics"))
+    return servers
+
+
+def _workers(shared: _Shared) -> list[Part]:
+    mode, workers = shared.settings.mode, list[Part]()
+    if mode is Mode.API:
+        workers.append(RedisWatch(shared.ping))
+    elif not shared.is_one_server:
+        workers.append(ClockComparison(shared.queue, shared.storage.time_ms))
+    if not shared.settings.virtual_clock:
+        workers.append(ClockWatch(shared.storage.time_ms))
+    if mode in {Mode.ALL, Mode.RELAY}:
+        workers.append(Revived(lambda: nullcontext(shared.relay), "relay"))
+    if mode in {Mode.ALL, Mode.WORKER}:
+        workers.append(Revived(partial(_open_worker, shared), "worker"))
+    return workers
+
+
+async def _open_shared(
+    settings: Settings, store_url: str, secrets: SecretBox | None, stack: AsyncExitStack
+) -> _Shared:
     now = VirtualClock() if settings.virtual_clock else server_time
     queue_url = settings.broker_redis_url or store_url
     partitions = Partitions(settings.partitions)
     storage = await stack.enter_async_context(
         open_storage(
-            store_url, archive_error_rate=settings.archive_error_rate, partitions=partitions, now=now
+            store_url,
+            archive_error_rate=settings.archive_error_rate,
+            partitions=partitions,
+            now=now,
+            max_pending=settings.max_pending,
+            secrets=secrets,
+            wait_replicas=settings.wait_replicas,
         )
     )
     queue = await stack.enter_async_context(open_queue(queue_url, partitions=partitions, now=now))
@@ -98,7 +139,7 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
         storage=storage,
         is_one_server=queue_url == store_url,
         queue=queue,
-        api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key),
+        api_keys=KeyRing(storage.api_keys.load, fixed_key=fixed_key, is_required=settings.needs_key),
         egress=EgressChoice(settings),
         relay=Relay(
             storage=storage,
@@ -110,13 +151,21 @@ async def _open_shared(settings: Settings, store_url: str, stack: AsyncExitStack
 
 
 def _listener(settings: Settings, field: str, stack: AsyncExitStack) -> socket.socket:
-    listener = listen(settings.host, getattr(settings, field), setting=variable(field))
+    host = settings.metrics_host if field == "metrics_port" else settings.host
+    listener = listen(host, getattr(settings, field), setting=variable(field))
     return stack.enter_context(listener)
 
 
 def _api_server(shared: _Shared, listener: socket.socket) -> HttpServer:
-    app = create_app(_backend(shared), api_keys=shared.api_keys, rate_limit_per_s=shared.settings.rate_limit)
-    return HttpServer(app, listener)
+    trail = AuditTrail(shared.storage.audit.append)
+    app = create_app(
+        _backend(shared),
+        api_keys=shared.api_keys,
+        rate_limit_per_s=shared.settings.rate_limit,
+        allowed_hosts=shared.settings.allowed_hosts or (),
+        trail=trail,
+    )
+    return HttpServer(app, listener, at_end=trail.close)
 
 
 def _backend(shared: _Shared) -> Backend:
@@ -124,10 +173,12 @@ def _backend(shared: _Shared) -> Backend:
         store=shared.storage.store,
         lookup=shared.storage.lookup,
         policies=shared.storage.policies,
+        jobs=shared.storage.jobs,
         readiness=shared.ping,
         worker_silence_ms=shared.queue.worker_silence_ms,
         retention_ms=shared.settings.retention_done_ms,
         egress=shared.egress,
+        audit=shared.storage.audit,
     )
     now = shared.now
     if not isinstance(now, VirtualClock):
@@ -136,14 +187,15 @@ def _backend(shared: _Shared) -> Backend:
     return replace(backend, now_ms=now, advance=advance)
 
 
-async def _open_worker(shared: _Shared, stack: AsyncExitStack) -> Part:
+@asynccontextmanager
+async def _open_worker(shared: _Shared) -> AsyncIterator[Part]:
     settings = shared.settings
     settings = settings.model_copy(update={"concurrency": affordable_calls(settings.concurrency)})
-    attempts = await stack.enter_async_context(open_attempts(settings, shared.storage.store, shared.egress))
-    return Worker(
-        attempts=attempts,
-        queue=shared.queue,
-        permits=Permits(shared.storage, shared.queue),
-        slots=Slots(settings.concurrency, settings.host_concurrency),
-        grace_s=settings.shutdown_grace_ms / 1000,
-    )
+    async with open_attempts(settings, shared.storage.store, shared.egress) as attempts:
+        yield Worker(
+            attempts=attempts,
+            queue=shared.queue,
+            permits=Permits(shared.storage, shared.queue),
+            slots=Slots(settings.concurrency, settings.host_concurrency),
+            grace_s=settings.shutdown_grace_ms / 1000,
+        )

@@ -6,8 +6,6 @@ from enum import StrEnum
 
 import structlog
 
-_FOREIGN_LEVELS = {"arq": logging.WARNING, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
-
 
 class LogFormat(StrEnum):
     """AUTO writes text on a terminal and JSON elsewhere."""
@@ -20,6 +18,8 @@ class LogFormat(StrEnum):
 def configure(log_format: LogFormat, level: str) -> None:
     """Set up our logs (structlog) and those of libraries (logging) in the same format.
 
+    Libraries log warnings and errors only: below that, httpx logs whole URLs, and others whole headers.
+    Tracebacks show no values of variables.
     level: a name such as "info". Raises KeyError when there is no such level.
     """
     is_text = log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and sys.stderr.isatty())
@@ -28,7 +28,7 @@ def configure(log_format: LogFormat, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_text_renderer()]
         if is_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -46,6 +46,10 @@ def configure(log_format: LogFormat, level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
-    logging.basicConfig(handlers=[handler], level=threshold, force=True)
-    for name, foreign_level in _FOREIGN_LEVELS.items():
-        logging.getLogger(name).setLevel(max(foreign_level, threshold))
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def _text_renderer() -> structlog.dev.ConsoleRenderer:
+    # If rich is installed, structlog would have it show all local variables.
+    plain = structlog.dev.plain_traceback
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)

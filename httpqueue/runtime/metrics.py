@@ -22,6 +22,9 @@ OUTBOX_UNREADABLE: Final = Counter("httpqueue_outbox_unreadable_total", "Outbox 
 ATTEMPTS_REFUSED: Final = Counter(
     "httpqueue_attempts_refused_total", "Attempts that ended when they were no longer the timer's own"
 )
+AUDIT_LOST: Final = Counter("httpqueue_audit_lost_total", "Changes that the audit log does not have")
 UNAVAILABLE: Final = Counter(
     "httpqueue_redis_unavailable_total", "Calls a Redis server did not serve", ["part"]
 )
+AWAY: Final = Gauge("httpqueue_redis_away", "Parts of this process that a Redis server does not answer now")
+BUGS: Final = Counter("httpqueue_bugs_total", "Errors that no part expected; the log has them", ["part"])

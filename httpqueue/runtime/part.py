@@ -1,5 +1,8 @@
 """The lifecycle that all long-running parts of a process share: API server, relay, worker."""
 
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -11,3 +14,15 @@ class Part(Protocol):
 
     async def stop(self) -> None:
         """Ask the part to wind down. It is safe to call this twice, or before run()."""
+
+
+async def run_until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+    """Wait for the work, or cancel it as soon as stop is set. Raises the work's error."""
+    task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -79,25 +79,37 @@ class Archive:
 
     async def open(self) -> None:
         """Raises StartError when the archive in Redis has other parameters than this process."""
-        golden = layer(0, self._error_rate).positions(_GOLDEN_MEMBER)
-        manifest = orjson.dumps(
+        with redis_errors():
+            await self._redis.set(ARCHIVE_MANIFEST, self._manifest(), nx=True)
+        other = await self.other_parameters()
+        if other is not None:
+            raise StartError(
+                "setting `archive_error_rate`: the archive in this Redis has other parameters"
+                f" ({other}); use the same value, or another Redis"
+            )
+        for partition in range(len(self._keys)):
+            await self._learn_layers(partition)
+
+    async def exists(self) -> bool:
+        """Whether any process has opened it."""
+        with redis_errors():
+            return bool(await self._redis.exists(ARCHIVE_MANIFEST))
+
+    async def other_parameters(self) -> str | None:
+        """The parameters of the archive in Redis, as text, if they are not this process's. Writes nothing."""
+        with redis_errors():
+            stored = await self._redis.get(ARCHIVE_MANIFEST)
+        return None if stored in {None, self._manifest()} else _describe(stored)
+
+    def _manifest(self) -> bytes:
+        return orjson.dumps(
             {
                 "error_rate": self._error_rate,
                 "first_capacity": FIRST_CAPACITY,
                 "growth": GROWTH,
-                "golden": golden,
+                "golden": layer(0, self._error_rate).positions(_GOLDEN_MEMBER),
             }
         )
-        with redis_errors():
-            await self._redis.set(ARCHIVE_MANIFEST, manifest, nx=True)
-            stored = await self._redis.get(ARCHIVE_MANIFEST)
-        if stored != manifest:
-            raise StartError(
-                "setting `archive_error_rate`: the archive in this Redis has other parameters"
-                f" ({_describe(stored)}); use the same value, or another Redis"
-            )
-        for partition in range(len(self._keys)):
-            await self._learn_layers(partition)
 
     def current(self, partition: int) -> Layer:
         """The layer of a partition to which forget adds ids now."""

@@ -1,22 +1,20 @@
 """Connections to Redis. Whatever goes wrong with one becomes UnavailableError."""
 
-import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.connection import parse_url
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 
 from httpqueue.clock import StoreNow
-from httpqueue.errors import UnavailableError
+from httpqueue.errors import RefusedError, UnavailableError
+from httpqueue.storage.prompt import CONNECT_S, HEALTH_CHECK_S, PromptPool
+from httpqueue.storage.sentinel import parse_sentinel_url, sentinel_pool
 
-SOCKET_TIMEOUT_S: Final = 5
+SOCKET_TIMEOUT_S: Final = 4
 """A server that does not answer for this long counts as away. Blocking reads must block for less."""
 LISTEN_S: Final = 10
 """How long one wait for a message of a pub/sub channel takes, in s. The next one follows at once."""
@@ -24,107 +22,41 @@ LISTEN_S: Final = 10
 _URL: Final = re.compile(r"(rediss?|unix)://\S+")
 
 
-class _PromptWrites(AbstractConnection):
-    """A redis-py connection whose writes can be cancelled, and whose failures are all RedisError or OSError.
-
-    redis-py runs each write in asyncio.wait_for, which creates a task for each command. Before Python 3.12,
-    wait_for may also swallow a cancellation (cpython issue 86296), and a stopped part would go on running.
-
-    redis-py expects OSError from a broken connection, but uvloop raises RuntimeError when a closed transport
-    is used. After any failure the connection is closed, so that the pool opens a new one.
-    """
-
-    async def connect(self) -> None:
-        try:
-            await super().connect()  # type: ignore[no-untyped-call] # redis-py
-        except BaseException:  # redis-py may leave it half open and then take it for connected
-            await self.disconnect(nowait=True)
-            raise
-
-    async def send_packed_command(
-        self,
-        command: bytes | str | Iterable[bytes],
-        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
-    ) -> None:
-        if not self.is_connected:
-            await self.connect()
-        elif check_health:
-            await self.check_health()  # type: ignore[no-untyped-call] # redis-py
-        if isinstance(command, str):
-            command = command.encode()
-        try:
-            async with asyncio.timeout(self.socket_timeout):
-                await self._send_packed_command([command] if isinstance(command, bytes) else command)
-        except TimeoutError as error:
-            await self.disconnect(nowait=True)
-            raise RedisTimeoutError("Timeout writing to socket") from error
-        except (OSError, RuntimeError) as error:
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"Error while writing to socket: {error}") from error
-        except BaseException:  # part of the command may be written already
-            await self.disconnect(nowait=True)
-            raise
-
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)
-        except RuntimeError as error:
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"Error while reading from socket: {error}") from error
-
-    async def can_read_destructive(self) -> bool:
-        try:
-            return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call] # redis-py
-        except RuntimeError as error:
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"Error while reading from socket: {error}") from error
-
-
-class _PromptTcp(_PromptWrites, Connection):
-    pass
-
-
-class _PromptTls(_PromptWrites, SSLConnection):
-    pass
-
-
-class _PromptUnix(_PromptWrites, UnixDomainSocketConnection):
-    pass
-
-
-_PROMPT: Final = {
-    Connection: _PromptTcp,
-    SSLConnection: _PromptTls,
-    UnixDomainSocketConnection: _PromptUnix,
-}
-
-
 def check_url(url: str) -> str:
     """Return the URL unchanged if redis-py can use it. Raises ValueError with a sentence for the user."""
+    if parse_sentinel_url(url) is not None:
+        return url
     try:
         if _URL.fullmatch(url):
             parse_url(url)  # type: ignore[no-untyped-call] # redis-py 5 has no annotations here
             return url
     except ValueError:
         pass
-    raise ValueError("must be host:port, or a URL that begins with redis://, rediss:// or unix://")
+    raise ValueError(
+        "must be host:port, a URL that begins with redis://, rediss:// or unix://, or"
+        " redis+sentinel://host:port,host:port,host:port/name[/db]"
+    )
 
 
 RedisT = TypeVar("RedisT", bound=Redis)
 
 
 def connect(url: str, redis_class: type[RedisT]) -> RedisT:
-    """Create a client for a redis://, rediss:// or unix:// URL. It connects when it is first used."""
-    tcp_only = {} if url.startswith("unix:") else {"socket_keepalive": True}
-    client: RedisT = redis_class.from_url(
-        url,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=2,
-        health_check_interval=15,
-        **tcp_only,
-    )
-    pool = client.connection_pool
-    pool.connection_class = _PROMPT[pool.connection_class]
+    """Create a client for a redis://, rediss://, unix:// or redis+sentinel:// URL.
+
+    It connects when it is first used.
+    """
+    options: dict[str, Any] = {
+        "server": url,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_S,
+        "health_check_interval": HEALTH_CHECK_S,
+    }
+    if not url.startswith("unix:"):
+        options["socket_keepalive"] = True
+    sentinel = parse_sentinel_url(url)
+    pool = PromptPool.from_url(url, **options) if sentinel is None else sentinel_pool(sentinel, **options)
+    client: RedisT = redis_class.from_pool(pool)  # type: ignore[assignment] # redis-py
     return client
 
 
@@ -133,6 +65,8 @@ def redis_errors() -> Iterator[None]:
     """Turn every error of the server or of its connection into UnavailableError."""
     try:
         yield
+    except ResponseError as error:
+        raise RefusedError(f"{type(error).__name__}: {error}") from error
     except (RedisError, OSError) as error:
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
 

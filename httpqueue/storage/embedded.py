@@ -7,11 +7,9 @@ disk before it answers, so no crash of either process loses a timer.
 import ctypes
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from httpqueue.clock import pause
 from httpqueue.errors import StartError
+from httpqueue.storage.temporary import private_directory
 
 _MAX_SOCKET_PATH_BYTES: Final = 100  # sockaddr_un holds 108 on Linux and 104 on macOS, with the final NUL
 _READY_STEP_S: Final = 0.002
@@ -74,19 +73,37 @@ class EmbeddedValkey:
                 self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._place_socket()
                 self._claim_directory()
-                with self._server_lock() as lock, self._log.open("ab") as log:
-                    log_start = log.tell()
-                    self._process = _spawn(self._command(), self._data_dir, lock, log.fileno())
+                log_start = self._launch()
             except OSError as error:
                 raise StartError(
                     f"cannot use the data directory {self._data_dir} "
                     f"({error.strerror}: {error.filename or self._data_dir}): "
                     f"make it writable, or {_OTHER_DIRECTORY}"
                 ) from error
-            self._wait_until_ready(self._process, log_start)
+            self._wait_until_ready(log_start)
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of a server that has died. None: it lives, or was not started."""
+        return None if self._process is None else self._process.poll()
+
+    def revive(self) -> None:
+        """Start a server that has died again. It answers when it has loaded its data.
+
+        Call this in the main thread. Raises StartError or OSError.
+        """
+        self._socket.unlink(missing_ok=True)  # or clients would be refused by a socket that nobody serves
+        self._launch()
+
+    def _launch(self) -> int:
+        """Start the server, and return where its log begins."""
+        with self._server_lock() as lock, self._log.open("ab") as log:
+            log_start = log.tell()
+            self._process = _spawn(self._command(), self._data_dir, lock, log.fileno())
+        return log_start
 
     def stop(self) -> None:
         """End the server and unlock the directory. A second call does nothing."""
@@ -124,9 +141,7 @@ class EmbeddedValkey:
     def _place_socket(self) -> None:
         self._socket = self._data_dir / "valkey.sock"
         if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH_BYTES:
-            directory = tempfile.mkdtemp(prefix="httpqueue-")
-            self._held.callback(shutil.rmtree, directory, ignore_errors=True)
-            self._socket = Path(directory, "valkey.sock")
+            self._socket = self._held.enter_context(private_directory()) / "valkey.sock"
 
     @contextmanager
     def _server_lock(self) -> Iterator[int]:
@@ -161,10 +176,10 @@ class EmbeddedValkey:
         }
         return [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
+    def _wait_until_ready(self, log_start: int) -> None:
         """Wait until the server answers, without a limit: loading a big append-only file takes minutes."""
         with closing(Redis(unix_socket_path=str(self._socket))) as client:
-            while process.poll() is None:
+            while self.exit_code is None:
                 try:
                     client.ping()
                 except RedisConnectionError:  # no socket yet, or LOADING
@@ -174,9 +189,7 @@ class EmbeddedValkey:
         with self._log.open("rb") as log:
             log.seek(log_start)
             lines = log.read().decode(errors="replace").split("\n")
-        last_line = next(
-            (line for line in reversed(lines) if line.strip()), f"exit code {process.returncode}"
-        )
+        last_line = next((line for line in reversed(lines) if line.strip()), f"exit code {self.exit_code}")
         raise StartError(
             f"the embedded Valkey ended at start ({last_line.rpartition(' # ')[2].strip()}): see {self._log}"
         )

@@ -31,6 +31,8 @@ PROBE_MS: Final = 10_000
 """How long nobody serves a line until `probe` tells whom to wake. Also the time between two looks at it."""
 RELEASE: Final = 500
 """The most wake-ups of one line that are woken together."""
+MAX_CALLED: Final = 10_000
+"""Of how many hosts the health is kept: of those that were called last. A client may invent hosts."""
 FORGET_HOST_MS: Final = 7 * 24 * 3_600_000
 """How long the health of a host is kept after its last call."""
 
@@ -283,6 +285,32 @@ class Hosts:
             await pipeline.execute()
         await self._run_probe([host], silence_ms=0, rules=[text.encode()])
 
+    async def neglected(self, hosts: Sequence[str]) -> list[str]:
+        """Hosts that have other rules than are listed; those of `hosts` that are used and in no index."""
+        listed = await self.rules()
+        known = sorted({*hosts, *listed})
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for host in known:
+                keys = host_keys(host)
+                pipeline.get(keys.rules)
+                pipeline.exists(keys.line, keys.permits)
+                pipeline.zscore(self._keys.lines, host)
+            answers = await pipeline.execute()
+        return [
+            host
+            for host, own, is_used, probe_ms in zip(
+                known, answers[::3], answers[1::3], answers[2::3], strict=True
+            )
+            if decode_policy(DestinationPolicy, own) != listed.get(host, DestinationPolicy())
+            or (is_used and probe_ms is None)
+        ]
+
+    async def look_soon_at(self, hosts: Sequence[str]) -> None:
+        """Have `probe` look at these hosts next. It gives them the rules that are listed."""
+        with redis_errors():
+            await self._redis.zadd(self._keys.lines, dict.fromkeys(hosts, 0))
+
     # --- health and lists ---
 
     async def note_calls(self, calls: Mapping[str, Calls]) -> None:
@@ -302,16 +330,32 @@ class Hosts:
                 pipeline.pexpire(key, FORGET_HOST_MS)
             pipeline.zadd(self._keys.called, dict.fromkeys(calls, now_ms))
             pipeline.zremrangebyscore(self._keys.called, "-inf", now_ms - FORGET_HOST_MS)
-            await pipeline.execute()
+            pipeline.zcard(self._keys.called)
+            *_, count = await pipeline.execute()
+            if count > MAX_CALLED:
+                await self._forget_health(count - MAX_CALLED)
 
-    async def destinations(self) -> list[Destination]:
-        """Every destination that was called in the last 7 days or has rules, sorted by host."""
+    async def _forget_health(self, count: int) -> None:
+        """Forget the health of so many hosts, those first that were called longest ago."""
+        forgotten = await self._redis.zpopmin(self._keys.called, count)
+        pipeline = self._redis.pipeline(transaction=False)
+        for host, _ in forgotten:
+            pipeline.delete(host_keys(host.decode()).health)
+        await pipeline.execute()
+
+    async def destinations(self, *, after: str = "", limit: int = 1_000) -> list[Destination]:
+        """The first `limit` destinations behind `after` that have rules or were called, sorted by host.
+
+        Those without rules are the MAX_CALLED that were called last, in the last 7 days. All names are read,
+        but only these destinations.
+        """
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hgetall(self._keys.rules)
             pipeline.zrange(self._keys.called, 0, -1)
             rules, called = await pipeline.execute()
-        return await self._destinations({raw.decode(): rules.get(raw) for raw in sorted({*rules, *called})})
+        hosts = sorted(raw for raw in {*rules, *called} if raw > after.encode())[:limit]
+        return await self._destinations({raw.decode(): rules.get(raw) for raw in hosts})
 
     async def destination(self, host: str) -> Destination:
         """One destination. It has the default policy and no health if it was never called or limited."""

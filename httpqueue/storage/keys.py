@@ -17,7 +17,7 @@ from httpqueue.timers.names import TimerName
 class StoreKeys:
     """A partition's keys on the store's server. `member` is application:id, the name of a timer."""
 
-    records: str  # + member  string: the record, or a pointer to the partition that has it
+    records: str  # + member  string: the record, or a pointer to the partition that has it (short, no name)
     pointers: str  # zset: member -> ms at which its pointer is checked: is there a record where it points to?
     due: str  # + application  zset: id -> due ms of its timers that wait for nothing but time
     held: str  # + application  zset: id -> due ms of its timers that run or wait for a lane, line or start
@@ -32,14 +32,22 @@ class StoreKeys:
     set_aside: str  # zset: member -> ms at which its record was found to be unreadable
     archive_layers: str  # + n  string: the bits of layer n of the Bloom filter
     archive_counts: str  # hash: layer n -> number of ids in it
-    counts: str  # hash: application:state letter -> number of timers
+    counts: (
+        str  # hash: application:state letter -> number of timers; application:b -> bytes of their records;
+    )
+    #     :p -> number of timers that have not ended
     applications: str  # hash: application -> its ApplicationPolicy as JSON; all partitions have the same
+    rates: str  # hash: application with a rate -> ms up to which its posts have used it
+    reserved: (
+        str  # + application  hash: token of a create call -> until when ms, timers and bytes it is to store
+    )
     limited: str  # set: hosts that have a DestinationPolicy; all partitions have the same
     lanes: str  # + application:ordering key  zset: member -> due ms, or -inf when it has the turn
     lines: str  # + application  zset: member -> due ms of its timers that were due while it was paused
     waiting: str  # zset: member -> ms at which it is asked for whether its host still knows that it waits
     ending: str  # zset: recurring timer that a client ended while it runs -> how long it is kept then, ms
     requests: str  # + application:hash of an Idempotency-Key  string: what was answered, for a day
+    confirmed: str  # string: written after a change that replicas have to confirm
     probes: str  # zset: lane:<lane> or application:<application> -> ms at which it is tried again
 
 
@@ -76,7 +84,30 @@ class HostIndexKeys:
     called: str  # zset: host -> ms at which it was last called
 
 
+@dataclass(frozen=True, slots=True)
+class JobKeys:
+    """The jobs of all applications, on the store's server."""
+
+    jobs: str  # + id  hash: the job, see lua/job_add.lua
+    open: str  # zset: id of a job that has not ended -> ms from which on any relay may take it
+    open_of: str  # + application  hash: id, or kind of which one is open at most -> id of an open job
+
+
+@dataclass(frozen=True, slots=True)
+class AuditKeys:
+    """The audit log, on the store's server."""
+
+    timers: str  # stream: changes of timers; see storage/audit.py
+    settings: str  # stream: changes that need the scope admin
+
+
+STORE_FORMAT: Final = "2"
+"""The format of the keys on this page: what the store's first use decided. See docs/adr/0024."""
+RECORDS_OF_FORMAT_1: Final = ":timer:"
+"""What stood between the tag and the member in the key of a record."""
+
 API_KEYS: Final = "hq:api-keys"  # store, hash: SHA-256 of an API key -> its grant as JSON
+API_KEYS_VERSION: Final = "hq:api-keys:version"  # store, string: how often an API key was created or revoked
 ARCHIVE_MANIFEST: Final = "hq:archive"  # store, string: the Bloom filter's parameters, written once
 FIRST_USE: Final = "hq:first-use"  # store, hash: name -> what was decided when the store was first used
 ARQ_JOB_PREFIX: Final = "arq:job:"  # queue: + wake-up id, or another id of stock arq
@@ -86,16 +117,16 @@ WAKE_CHANNEL: Final = "hq:wake"  # queue, pub/sub: a partition in which a wake-u
 WORKERS: Final = "hq:workers"  # queue, zset: worker -> ms at which it last said that it is alive
 
 _PREFIXES: Final = {
-    "records": "timer:",
-    "due": "due:",
-    "held": "held:",
-    "ended": "ended:",
-    "outbox_dead": "outbox:dead",
-    "set_aside": "set-aside",
-    "archive_layers": "archive:",
-    "archive_counts": "archive",
-    "lanes": "lane:",
-    "lines": "line:",
+    "records": "",
+    "due": ":due:",
+    "held": ":held:",
+    "ended": ":ended:",
+    "outbox_dead": ":outbox:dead",
+    "set_aside": ":set-aside",
+    "archive_layers": ":archive:",
+    "archive_counts": ":archive",
+    "lanes": ":lane:",
+    "lines": ":line:",
 }
 """Fields whose key differs from the name of the field."""
 
@@ -105,8 +136,9 @@ _WAKE_UP_ID: Final = re.compile(r"\{(0|[1-9][0-9]{0,4})\}([^:]*):([^:]*):(0|[1-9
 
 def store_keys(partition: int) -> StoreKeys:
     """The keys of a partition on the store's server."""
+    tag = f"hq:{{{partition}}}"
     return StoreKeys(
-        **{name: f"hq:{{{partition}}}:{_PREFIXES.get(name, name)}" for name in StoreKeys.__dataclass_fields__}
+        **{name: tag + _PREFIXES.get(name, f":{name}") for name in StoreKeys.__dataclass_fields__}
     )
 
 
@@ -126,6 +158,17 @@ def host_index_keys() -> HostIndexKeys:
     return HostIndexKeys(**{name: f"hq:{{hosts}}:{name}" for name in HostIndexKeys.__dataclass_fields__})
 
 
+def job_keys() -> JobKeys:
+    """The keys of jobs. They are all in one slot of a cluster."""
+    names = {"jobs": "job:", "open_of": "open:"}
+    return JobKeys(**{name: f"hq:{{jobs}}:{names.get(name, name)}" for name in JobKeys.__dataclass_fields__})
+
+
+def audit_keys() -> AuditKeys:
+    """The keys of the audit log. They are in one slot of a cluster."""
+    return AuditKeys(**{name: f"hq:{{audit}}:{name}" for name in AuditKeys.__dataclass_fields__})
+
+
 def member_of(name: TimerName) -> str:
     """application:id, a timer's name in the indices, the outbox and the record's key. No part has a colon."""
     return f"{name.application}:{name.id}"
@@ -135,6 +178,15 @@ def name_of(member: bytes) -> TimerName:
     """The inverse of member_of. Raises ValueError when it is no member."""
     application, timer_id = member.decode().split(":")
     return TimerName(application, timer_id)
+
+
+def is_member(member: bytes) -> bool:
+    """Whether name_of can read it. What it cannot read, somebody else wrote into an index."""
+    try:
+        name_of(member)
+    except ValueError:
+        return False
+    return True
 
 
 def wake_up_id(wake_up: WakeUp) -> str:

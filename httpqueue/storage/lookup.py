@@ -10,7 +10,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.errors import InvalidTimerError
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.hosts import Hosts
-from httpqueue.storage.keys import host_keys, member_of, name_of, parse_wake_up_id, queue_keys
+from httpqueue.storage.keys import host_keys, is_member, member_of, name_of, parse_wake_up_id, queue_keys
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import decode_policy, decode_record
 from httpqueue.storage.scripts import Script
@@ -18,7 +18,7 @@ from httpqueue.timers.commands import Position, TimerPage, WakeUp
 from httpqueue.timers.explain import Facts
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy
-from httpqueue.timers.timer import State, Timer
+from httpqueue.timers.timer import FINISHED, State, Timer
 
 MAX_LOOK: Final = 1_000
 """The most index entries that one script call reads."""
@@ -79,6 +79,26 @@ class Lookup:
             return TimerPage([], None, await self._time_ms())
         return pages[0] if len(pages) == 1 else _merged(pages, min(look_at, MAX_LOOK))
 
+    async def walk(
+        self, partition: int, application: str, window: Window, position: Position | None, *, look_at: int
+    ) -> TimerPage:
+        """The same for one application in one partition: for those who visit all timers."""
+        return await self._list_of(partition, application, window, position, look_at)
+
+    async def count(self, application: str, window: Window) -> int:
+        """About how many timers of an application are in this window; running ones count as scheduled."""
+        fields = [f"{state.letter}:{application}" for state in window.states if state in FINISHED]
+        latest = "+inf" if window.to_ms is None else window.to_ms
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys in self._partitions.store_keys:
+                indices = [keys.ended + field for field in fields]
+                if not window.states <= FINISHED:
+                    indices += [keys.due + application, keys.held + application]
+                for index in indices:
+                    pipeline.zcount(index, window.from_ms, latest)
+            return sum(await pipeline.execute())
+
     async def _list_of(
         self,
         partition: int,
@@ -120,7 +140,7 @@ class Lookup:
         return [
             (partition, name)
             for partition, fields in zip(self._partitions.all, answers, strict=True)
-            for name in sorted({field.decode().partition(":")[0] for field in fields})
+            for name in sorted({field.decode().partition(":")[0] for field in fields} - {""})
         ]
 
     async def applications_with(self, timer_id: str) -> Sequence[str]:
@@ -140,7 +160,7 @@ class Lookup:
         """What explain.explain needs to know about a timer. None when there is no readable record."""
         member, partition = member_of(name), self._partitions.home_of(name)
         answer = await self._explain(partition, self._script_now(), member)
-        if len(answer) == _UNREADABLE and answer[2] != b"":
+        if len(answer) == _UNREADABLE and answer[2] in self._partitions.all:
             partition = answer[2]
             answer = await self._explain(partition, self._script_now(), member)
         if len(answer) == _UNREADABLE:
@@ -156,7 +176,7 @@ class Lookup:
             application=decode_policy(ApplicationPolicy, application),
             host=host.decode(),
             destination=at_host.policy,
-            blocked_by=name_of(first).id if first and first.decode() != member else None,
+            blocked_by=name_of(first).id if is_member(first) and first.decode() != member else None,
             reserved_start_ms=at_host.start_ms,
             lease_end_ms=round(float(lease_end)) if lease_end else None,
             is_in_line=at_host.is_in_line,

@@ -45,6 +45,10 @@ class Partitions:
         """The partition that a timer's name hashes to. A callback has the home of its timer."""
         return self._hash(name.application, owner_of(name.id))
 
+    def home_of_application(self, application: str) -> int:
+        """The partition that has what all partitions must agree on about an application."""
+        return crc32(application.encode()) % self.count
+
     def place_of(self, name: TimerName, ordering_key: str | None) -> int:
         """The partition that a timer is in: its home, or that of its ordering key."""
         return self._hash(name.application, ordering_key) if ordering_key else self.home_of(name)

@@ -16,9 +16,11 @@ from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
 
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import connect, listen, redis_errors, time_ms
+from httpqueue.storage.inspection import PAGE, server_of
 from httpqueue.storage.keys import ARQ_JOB_PREFIX, WAKE_CHANNEL, WORKERS, parse_wake_up_id, wake_up_id
 from httpqueue.storage.partitions import Partitions, by_partition
 from httpqueue.storage.scripts import Script, pack
+from httpqueue.timers.checkup import Server
 from httpqueue.timers.commands import WakeUp
 
 JOB_FUNCTION: Final = "deliver"
@@ -150,6 +152,36 @@ class Queue:
                 pipeline.get(keys.epoch)
             answers = await pipeline.execute()
         return [epoch.decode() if epoch else "" for epoch in answers[1::2]]
+
+    async def known_epochs(self) -> list[str | None]:
+        """As epochs(), without giving a queue one that has none."""
+        with redis_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            for keys in self._keys:
+                pipeline.get(keys.epoch)
+            answers = await pipeline.execute()
+        return [epoch.decode(errors="replace") if epoch else None for epoch in answers]
+
+    async def server(self) -> Server:
+        """What the queue's server says of itself."""
+        return await server_of(self.redis, "queue", self._now)
+
+    async def unreadable(self, partition: int) -> list[str]:
+        """The entries of a partition's queue that name no wake-up and have no job, as text for people."""
+        found: list[str] = []
+        start = 0
+        while True:
+            with redis_errors():
+                ids = await self.redis.zrange(self._keys[partition].queue, start, start + PAGE - 1)
+                foreign = [each for each in ids if self.wake_up_of(each) is None]
+                pipeline = self.redis.pipeline(transaction=False)
+                for each in foreign:
+                    pipeline.exists(ARQ_JOB_PREFIX.encode() + each)
+                have_jobs = await pipeline.execute() if foreign else []
+            found += [repr(each) for each, has_job in zip(foreign, have_jobs, strict=True) if not has_job]
+            if len(ids) < PAGE:
+                return found
+            start += PAGE
 
     async def wake(self) -> None:
         """Tell all workers to look for due wake-ups now."""

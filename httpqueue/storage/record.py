@@ -7,10 +7,10 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from httpqueue.errors import InvalidTimerError
+from httpqueue.errors import InvalidTimerError, NewerFormatError
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
-from httpqueue.timers.schedule import Delay
+from httpqueue.timers.schedule import Delay, check_instant
 from httpqueue.timers.spec import Callback, Spec
 from httpqueue.timers.timer import Attempt, State, Timer
 
@@ -25,7 +25,7 @@ _SPEC: Final = msgspec.json.Decoder(Spec)
 _ATTEMPT: Final = msgspec.json.Decoder(Attempt)
 _HEAD_FIELDS: Final = 11
 FORMAT: Final = 1
-"""The format version of records. A record of another version cannot be read."""
+"""The format version of records. One of the next version is left to newer processes: see docs/adr/0024."""
 _POINTER: Final = b"\x01\xa1p"  # how a pointer begins: format version 1, then the letter p
 _PLAIN: Final = Spec("", Delay(0))
 _CALLBACK: Final = Callback("")
@@ -66,7 +66,10 @@ def encode_attempt(attempt: Attempt) -> bytes:
 
 
 def decode_record(name: TimerName, record: bytes) -> Timer:
-    """Read a record, whose format lua/common.lua documents. Raises InvalidTimerError when it is damaged."""
+    """Read a record, whose format lua/common.lua documents. Raises InvalidTimerError when it is damaged.
+
+    NewerFormatError when it has the next format.
+    """
     try:
         # The buffer is limited to the record's size: a damaged length must not allocate gigabytes.
         unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(record))
@@ -74,9 +77,13 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
         values = list(unpacker)
         if unpacker.tell() != len(record):
             raise InvalidTimerError("unreadable record: its end is missing")
+        if values[:1] == [FORMAT + 1]:
+            raise NewerFormatError
         head = msgspec.convert(values[:_HEAD_FIELDS], _Head)
         spec, *log = values[_HEAD_FIELDS:]
-        return Timer(
+        for text in (head.lane, head.host):
+            text.decode()
+        timer = Timer(
             name=name,
             nonce=head.nonce.decode(),
             state=STATE_OF_LETTER[head.state],
@@ -86,7 +93,10 @@ def decode_record(name: TimerName, record: bytes) -> Timer:
             spec=decode_spec(spec),
             log=tuple(map(_ATTEMPT.decode, log)),
         )
-    except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
+        for ms in (timer.due_ms, *(ms for each in timer.log for ms in (each.started_ms, each.due_ms))):
+            check_instant(ms)
+        return timer  # noqa: TRY300 - what cannot be shown is as damaged as what cannot be decoded
+    except (ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidTimerError(f"unreadable record: {type(error).__name__}") from error
 
 

@@ -19,11 +19,14 @@ import msgpack
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from httpqueue.errors import RefusedError
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import HostIndexKeys, HostKeys, QueueKeys, StoreKeys
+from httpqueue.storage.keys import AuditKeys, HostIndexKeys, HostKeys, JobKeys, QueueKeys, StoreKeys
 
 _KEYS: Final = re.compile(r"^-- KEYS +((?:.*,\n-- +)*.*)$", re.MULTILINE)
-Known = StoreKeys | QueueKeys | HostKeys | HostIndexKeys
+WAIT_MS: Final = 1_000
+"""How long replicas may take to confirm a change."""
+Known = StoreKeys | QueueKeys | HostKeys | HostIndexKeys | JobKeys | AuditKeys
 _UNNAMED: Final = (
     "setmetatable(keys, {__index = function(_, name) error('the script does not name its key ' .. name) end})"
 )
@@ -32,16 +35,48 @@ _UNNAMED: Final = (
 class Script:
     """One script: common.lua, then a file of lua/. Run by its hash; sent when the server lacks it."""
 
-    def __init__(self, redis: Redis, name: str, *known: Sequence[Known]) -> None:
-        """known: the keys of each partition; of the only one, where there are none."""
+    def __init__(self, redis: Redis, name: str, *known: Sequence[Known], replicas: int = 0) -> None:
+        """known: the keys of each partition; of the only one, where there are none.
+
+        replicas: how many replicas have to confirm what the script wrote.
+        """
         text, names = _with_keys(name)
+        self._redis = redis
+        self._replicas = replicas
+        self._confirmed = (
+            [_key("confirmed", of_partition) for of_partition in zip(*known, strict=True)] if replicas else []
+        )
         self._keys = [[_key(key, of_partition) for key in names] for of_partition in zip(*known, strict=True)]
         self._script = redis.register_script(text)
 
     async def __call__(self, partition: int, *args: Any) -> Any:
         """Run the script in a partition. Its header says what it returns. Raises UnavailableError."""
         with redis_errors():
+            if self._replicas:
+                return await self._run_and_wait(partition, args)
             return await self._script(keys=self._keys[partition], args=args)
+
+    async def _run_and_wait(self, partition: int, args: Sequence[Any]) -> Any:
+        """Run the script, and wait for the replicas. Raises RefusedError when too few confirm it.
+
+        WAIT is for what its own connection has written last. The script may find all done, because the answer
+        to an earlier call was lost; so there is a write after it that always has to be confirmed.
+        """
+        keys = self._keys[partition]
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.execute_command("EVALSHA", self._script.sha, len(keys), *keys, *args)
+        pipeline.set(self._confirmed[partition], "")
+        pipeline.execute_command("WAIT", self._replicas, WAIT_MS)
+        answer, _, count = answers = await pipeline.execute(raise_on_error=False)
+        if isinstance(answer, NoScriptError):
+            await self._redis.script_load(self._script.script)
+            return await self._run_and_wait(partition, args)
+        for each in answers:
+            if isinstance(each, Exception):
+                raise each
+        if count < self._replicas:
+            raise RefusedError(f"{count} of {self._replicas} replicas confirmed the change")
+        return answer
 
 
 class PipelinedScript:

@@ -4,23 +4,25 @@ A call is one Redis script, so a crash leaves either all of its changes or none.
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import compress
 from typing import Any, Final
 
 import structlog
+from msgspec import structs
 from redis.asyncio import Redis
 
 from httpqueue import clock
 from httpqueue.clock import StoreNow, now_ms, server_time
 from httpqueue.errors import InvalidTimerError, UnavailableError
-from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.keys import member_of, name_of
 from httpqueue.storage.partitions import Partitions, at_once, by_partition
+from httpqueue.storage.quotas import OK, Admission, Quotas
 from httpqueue.storage.record import (
     STATE_OF_LETTER,
     decode_policy,
@@ -33,6 +35,7 @@ from httpqueue.storage.record import (
 from httpqueue.storage.requests import KEPT_ANSWER_MS, Requests, packed_request
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.secret_box import SealedSecretError, SecretBox
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -58,7 +61,7 @@ from httpqueue.timers.policies import ApplicationPolicy
 from httpqueue.timers.room import Room
 from httpqueue.timers.schedule import Cron, Delay, Due, Schedule
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import Timer
+from httpqueue.timers.timer import State, Timer
 
 LEASE_MARGIN_MS: Final = 15_000
 """How much longer a lease is than the attempt's timeout."""
@@ -70,8 +73,13 @@ KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
 MAX_UNREADY: Final = 500
 """How often one look at a line finds first timers that cannot begin, before it leaves them to the next."""
+HEAD_BYTES: Final = 40
+"""About how long the head of a new record is without its ordering key and host."""
 POINTER_BYTES: Final = 32
 """No pointer is longer."""
+POINTS: Final = 3
+"""How often a pointer is written when its record comes too late. The last time, the record is stored anyway:
+then the servers' clocks must differ by more than a pointer holds."""
 
 
 log = structlog.get_logger()
@@ -85,8 +93,20 @@ class _Placed:
     nonce: str
     home: int
     place: int
+    admission: str
+    """What `create` is told of the limits of its application."""
     first_run: Due | None = None
     """When a cron timer is due. None: it is no cron timer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """Pointers were written at their homes. Who stores a record too late may find them dropped."""
+
+    others: dict[TimerName, int]
+    """Names that have a timer elsewhere, and where. They got no pointer."""
+    hold_until_ms: dict[int, int]
+    """{home: until when its pointers hold}, in ms since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +122,26 @@ class Store:
     The call has then changed all or nothing in each partition, and nobody knows which.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts
         self,
         redis: Redis,
         *,
-        archive: Archive,
         retention: Retention,
         hosts: Hosts,
         partitions: Partitions,
+        quotas: Quotas,
+        secrets: SecretBox,
         now: StoreNow = server_time,
+        wait_replicas: int = 0,
     ) -> None:
+        """wait_replicas: how many replicas have to confirm what clients ask for."""
         self._redis = redis
+        self._secrets = secrets
+        self._quotas = quotas
+        self._limited: frozenset[str] = frozenset()
+        """Applications that had limits when their timers were created last."""
         self._hosts = hosts
-        self._archive = archive
+        self._archive = retention.archive
         self._retention = retention
         self._partitions = partitions
         self._now = now
@@ -133,8 +160,9 @@ class Store:
             self._ready,
             self._change,
             self._cancel,
+            self._end_timers,
         ) = (
-            Script(redis, name, partitions.store_keys)
+            Script(redis, name, partitions.store_keys, replicas=wait_replicas if name in _CONFIRMED else 0)
             for name in (
                 "create",
                 "point",
@@ -148,6 +176,7 @@ class Store:
                 "ready",
                 "change",
                 "cancel",
+                "end_timers",
             )
         )
 
@@ -159,6 +188,48 @@ class Store:
         if reused:
             stored = iter(await self.create([each for n, each in enumerate(timers) if n not in reused]))
             return [_REUSED if n in reused else next(stored) for n in range(len(timers))]
+        known = frozenset(timer.name.application for timer in timers) & self._limited
+        if known:
+            return await self._create_within_limits(timers, known)
+        created = await self._create_admitted(timers, [Admission()] * len(timers))
+        limited = frozenset(
+            timer.name.application for timer, answer in zip(timers, created, strict=True) if answer is _ASK
+        )
+        if limited:
+            self._limited |= limited
+            asked = [index for index, answer in enumerate(created) if answer is _ASK]
+            again = await self._create_within_limits([timers[index] for index in asked], limited)
+            for index, answer in zip(asked, again, strict=True):
+                created[index] = answer
+        return created
+
+    async def _create_within_limits(
+        self, timers: Sequence[NewTimer], limited: frozenset[str]
+    ) -> list[Created]:
+        """Create timers when these of their applications have limits."""
+        admissions, tokens = [Admission(OK)] * len(timers), []
+        for application in limited:
+            own = [index for index, timer in enumerate(timers) if timer.name.application == application]
+            found, token = await self._quotas.admit(application, [_size_of(timers[n].spec) for n in own])
+            if token is None:
+                self._limited -= {application}
+            else:
+                tokens.append((application, token))
+            for index, admission in zip(own, found, strict=True):
+                admissions[index] = admission
+        in_time = [not admission.wait_ms for admission in admissions]
+        answers = iter(
+            await self._create_admitted(list(compress(timers, in_time)), list(compress(admissions, in_time)))
+        )
+        await at_once([self._quotas.settle(*each) for each in tokens])
+        return [
+            Created(Creation.RATE, 0, wait_ms=admission.wait_ms) if admission.wait_ms else next(answers)
+            for admission in admissions
+        ]
+
+    async def _create_admitted(
+        self, timers: Sequence[NewTimer], admissions: Sequence[Admission]
+    ) -> list[Created]:
         now_ms = await self._now_for(timer.spec.schedule for timer in timers)
         placed = [
             _Placed(
@@ -166,9 +237,12 @@ class Store:
                 self._nonces.draw(),
                 self._partitions.home_of(timer.name),
                 self._partitions.place_of(timer.name, timer.spec.ordering_key),
+                admission.word,
                 first_run,
             )
-            for timer, first_run in zip(timers, await _first_runs(timers, now_ms), strict=True)
+            for timer, admission, first_run in zip(
+                timers, admissions, await _first_runs(timers, now_ms), strict=True
+            )
         ]
         places: dict[TimerName, int] = {}
         # A later timer of a name, if it would be in another partition, comes when the first one is stored.
@@ -184,24 +258,39 @@ class Store:
 
     async def _create_where(self, placed: Sequence[_Placed], now_ms: int) -> list[Created | _Elsewhere]:
         """Store each timer in its place, and a pointer at its home before, if that is another partition."""
-        others = await self._note_at_homes(
-            [(each.timer.name, each.place, each.nonce) for each in placed if each.place != each.home]
-        )
-        ready = [each for each in placed if each.timer.name not in others]
-        answers = await by_partition(
-            ready,
-            lambda each: each.place,
-            lambda partition, part: self._create_in(partition, part, now_ms),
-        )
-        answer_of = iter(answers)
-        return [
-            _Elsewhere(others[each.timer.name]) if each.timer.name in others else next(answer_of)
-            for each in placed
-        ]
+        answers: dict[int, Created | _Elsewhere] = {}
+        waiting = list(enumerate(placed))
+        for tries_left in reversed(range(POINTS)):
+            noted = await self._note_at_homes(
+                [(each.timer.name, each.place, each.nonce) for _, each in waiting if each.place != each.home]
+            )
+            ready = []
+            for number, each in waiting:
+                if each.timer.name in noted.others:
+                    answers[number] = _Elsewhere(noted.others[each.timer.name])
+                else:
+                    ready.append((number, each))
+            hold_until_ms = noted.hold_until_ms if tries_left else {}
+            created = await by_partition(
+                [each for _, each in ready],
+                lambda each: each.place,
+                partial(self._create_in, now_ms=now_ms, hold_until_ms=hold_until_ms),
+            )
+            answers |= {number: answer for (number, _), answer in zip(ready, created, strict=True) if answer}
+            waiting = [pair for pair, answer in zip(ready, created, strict=True) if answer is None]
+            if not waiting:
+                break
+        return [answers[number] for number in range(len(placed))]
 
     async def _create_in(
-        self, partition: int, placed: Sequence[_Placed], now_ms: int
-    ) -> list[Created | _Elsewhere]:
+        self,
+        partition: int,
+        placed: Sequence[_Placed],
+        *,
+        now_ms: int,
+        hold_until_ms: Mapping[int, int],
+    ) -> list[Created | _Elsewhere | None]:
+        """None: it comes so late that its pointer may be gone."""
         batch = [
             (
                 member_of(each.timer.name),
@@ -210,17 +299,36 @@ class Store:
                 *_head_of(each.timer.spec),
                 each.nonce,
                 each.timer.if_exists.value,
+                each.admission,
+                each.place != each.home and hold_until_ms.get(each.home, False),
             )
             for each in placed
         ]
-        requests = [packed_request(each.timer) for each in placed]
         answers = await self._create(
-            partition, self._script_now(), pack(batch), pack(requests), KEPT_ANSWER_MS
+            partition,
+            self._script_now(),
+            pack(batch),
+            "" if self._quotas.pending_of_partition is None else self._quotas.pending_of_partition,
+            int(self._partitions.count == 1),
+            pack([packed_request(each.timer) for each in placed]),
+            KEPT_ANSWER_MS,
         )
         for each, answer in zip(placed, answers, strict=True):
             if answer[0] == b"replaced":
                 await self._leave_line(partition, each.timer.name, answer)
-        return [_created(answer) for answer in answers]
+        return [self._created(answer) for answer in answers]
+
+    def _created(self, answer: list[Any]) -> Created | _Elsewhere | None:
+        match answer:
+            case [b"late", _]:
+                return None
+            case [b"moved", partition]:
+                return self._elsewhere(partition) or Created(Creation.CONFLICT, 0)
+            case [b"ask", _]:
+                return _ASK
+            case [b"rate", wait_ms]:
+                return Created(Creation.RATE, 0, wait_ms=wait_ms)
+        return _created(answer)
 
     async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
         """Create a timer whose name another one has in another partition: it has another ordering key."""
@@ -245,19 +353,30 @@ class Store:
 
     async def _note_at_homes(
         self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False
-    ) -> dict[TimerName, int]:
-        """Store (name, partition, nonce) at the homes. Returns names that have a timer elsewhere, and where.
-
-        when_full: even when the server is full.
-        """
+    ) -> _Noted:
+        """Store (name, partition, nonce) at the homes. when_full: even when the server is full."""
+        hold_until_ms: dict[int, int] = {}
 
         async def note(home: int, part: Sequence[tuple[TimerName, int, str]]) -> list[int]:
             items = [(member_of(name), partition, nonce) for name, partition, nonce in part]
-            answers: list[int] = await self._point(home, self._script_now(), int(when_full), pack(items))
+            answers: list[int]
+            hold_until_ms[home], answers = await self._point(
+                home, self._script_now(), int(when_full), pack(items)
+            )
             return answers
 
         answers = await by_partition(pointers, lambda each: self._partitions.home_of(each[0]), note)
-        return {name: other for (name, _, _), other in zip(pointers, answers, strict=True) if other >= 0}
+        others = {
+            # A damaged pointer leads to the home itself, where the name is taken.
+            name: other if other in self._partitions.all else self._partitions.home_of(name)
+            for (name, _, _), other in zip(pointers, answers, strict=True)
+            if other >= 0
+        }
+        return _Noted(others, hold_until_ms)
+
+    async def point(self, name: TimerName, partition: int, nonce: str) -> bool:
+        """Write the pointer of a timer that has lost it. False: its name has another timer by now."""
+        return not (await self._note_at_homes([(name, partition, nonce)])).others
 
     async def change(self, changes: Sequence[Change]) -> list[Changed]:
         """Give timers other content or another due time. The answers are in the same order."""
@@ -282,14 +401,23 @@ class Store:
                     for change, answer in zip(part, answers, strict=True)
                 ]
             )
-            return [_changed(answer) for answer in answers]
+            return [self._changed(answer) for answer in answers]
 
         answers = await by_partition(changes, lambda each: self._partitions.home_of(each.name), change_in)
-        return [
-            _never_elsewhere((await change_in(answer.partition, [change]))[0])
-            if isinstance(answer, _Elsewhere)
-            else answer
+        moved = [
+            (change, answer.partition)
             for change, answer in zip(changes, answers, strict=True)
+            if isinstance(answer, _Elsewhere)
+        ]
+        again = iter(
+            await by_partition(
+                moved,
+                lambda each: each[1],
+                lambda partition, part: change_in(partition, [change for change, _ in part]),
+            )
+        )
+        return [
+            _never_elsewhere(next(again)) if isinstance(answer, _Elsewhere) else answer for answer in answers
         ]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
@@ -304,12 +432,42 @@ class Store:
                 partition, self._script_now(), member_of(name), version or "", retention_ms
             )
             await self._leave_line(partition, name, answer)
-            return _changed(answer)
+            return self._changed(answer)
 
         answer = await cancel_in(self._partitions.home_of(name))
         if isinstance(answer, _Elsewhere):
             return _never_elsewhere(await cancel_in(answer.partition))
         return answer
+
+    async def end_timers(
+        self, partition: int, timers: Sequence[tuple[Timer, int]], *, states: Collection[State]
+    ) -> int:
+        """End timers that are in one of these states and as they were read. Returns how many were.
+
+        Takes (timer, for how many ms its record is kept if it is scheduled). A finished one's retention ends.
+        """
+        if not timers:
+            return 0
+        items = [(member_of(timer.name), timer.version, retention_ms) for timer, retention_ms in timers]
+        letters = "".join(state.letter for state in states)
+        answers = await self._end_timers(partition, self._script_now(), letters, pack(items))
+        waited: dict[str, list[WakeUp]] = {}
+        for (timer, _), host, generation in zip(timers, answers[1::3], answers[2::3], strict=True):
+            if host:
+                wake_up = WakeUp(timer.name, generation, partition=partition)
+                waited.setdefault(host.decode(), []).append(wake_up)
+        for host_name, wake_ups in waited.items():
+            with suppress(UnavailableError):  # as in _leave_line
+                await self._hosts.leave(host_name, wake_ups)
+        return sum(answers[::3])
+
+    async def delete_timers(
+        self, partition: int, timers: Sequence[Timer], *, states: Collection[State]
+    ) -> int:
+        """Like end_timers, but forget them at once: only the archive remembers their ids."""
+        count = await self.end_timers(partition, [(timer, 0) for timer in timers], states=states)
+        await self._retention.forget_these(partition, [member_of(timer.name).encode() for timer in timers])
+        return count
 
     async def _leave_line(self, partition: int, name: TimerName, answer: list[Any]) -> None:
         """Take a changed timer out of its host's line. If this fails, the host finds out in its turn."""
@@ -326,7 +484,9 @@ class Store:
         found = await self._get_in(self._partitions.home_of(name), name)
         if isinstance(found, _Elsewhere):
             found = await self._get_in(found.partition, name)
-        return found if isinstance(found, Found) else None
+        if isinstance(found, _Elsewhere):
+            raise InvalidTimerError("unreadable pointer: it points to another one")
+        return found
 
     async def _get_in(self, partition: int, name: TimerName) -> Found | _Elsewhere | None:
         member, keys = member_of(name), self._partitions.store_keys[partition]
@@ -339,8 +499,7 @@ class Store:
         now_ms = time_ms(time, self._now)
         if record is None or (kept_until_ms is not None and kept_until_ms <= now_ms):
             return None
-        moved_to = read_pointer(record)
-        return Found(decode_record(name, record), now_ms) if moved_to is None else _Elsewhere(moved_to)
+        return self._elsewhere(read_pointer(record)) or Found(decode_record(name, record), now_ms)
 
     async def is_archived(self, name: TimerName) -> bool:
         """Whether a timer of this name has ended and its retention is over.
@@ -363,10 +522,28 @@ class Store:
             pipeline.getrange(keys.records + member, 0, POINTER_BYTES)
             pipeline.time()
             kept_until_ms, record, time = await pipeline.execute()
-        moved_to = read_pointer(record)
-        if moved_to is not None:
-            return _Elsewhere(moved_to)
+        elsewhere = self._elsewhere(read_pointer(record))
+        if elsewhere is not None:
+            return elsewhere
         return kept_until_ms is not None and kept_until_ms <= time_ms(time, self._now)
+
+    def _changed(self, answer: list[Any]) -> Changed | _Elsewhere:
+        match answer:
+            case [b"changed", letter, due_ms, version, _, _]:
+                return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
+            case [b"gone"]:
+                return Changed(ChangeResult.GONE)
+            case [b"state" | b"version" | b"lane" as reason, letter]:
+                return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
+            case [b"moved", partition]:
+                return self._elsewhere(partition) or Changed(ChangeResult.GONE)
+        raise TypeError(f"the script answered {answer!r}")
+
+    def _elsewhere(self, partition: int | None) -> _Elsewhere | None:
+        """Where a pointer points to. None when there is no such partition: then it is a damaged record."""
+        if partition is None or partition not in self._partitions.all:
+            return None
+        return _Elsewhere(partition)
 
     # --- begin, beat, finish, hand back: by wake-up, which knows its partition ---
 
@@ -399,23 +576,32 @@ class Store:
                 pack([(member_of(each.name), each.generation, each in permits) for each in part]),
             )
             policy_of = {
-                application.decode(): decode_policy(ApplicationPolicy, policy)
+                application.decode(): self._opened(application.decode(), policy)
                 for application, policy in zip(policies[::2], policies[1::2], strict=True)
             }
             decoded = [
-                _begun(wake_up, holder, answer, policy_of)
+                _readably_begun(wake_up, holder, answer, policy_of)
                 for wake_up, answer in zip(part, answers, strict=True)
             ]
             damaged = [
                 member_of(answer.wake_up.name)
                 for answer, raw in zip(decoded, answers, strict=True)
-                if isinstance(answer, Refused) and raw[0] == b"begun"
+                if isinstance(answer, Refused) and answer.refusal is Refusal.UNREADABLE and len(raw) > 1
             ]
             if damaged:
                 await self._set_aside(partition, self._script_now(), pack(damaged))
             return decoded
 
         return await by_partition(wake_ups, _partition_of, begin_in)
+
+    def _opened(self, application: str, raw: bytes) -> tuple[ApplicationPolicy, bool]:
+        """(policy with its secrets opened, whether that was possible)."""
+        policy = decode_policy(ApplicationPolicy, raw)
+        try:
+            secrets = tuple(self._secrets.open(application, secret) for secret in policy.secrets)
+        except SealedSecretError:
+            return policy, False
+        return structs.replace(policy, secrets=secrets), True
 
     async def wait(self, wake_ups: Sequence[WakeUp]) -> None:
         """Note that these timers wait in the lines of their hosts, which know already."""
@@ -498,10 +684,12 @@ class Store:
         """
         unblocked: list[WakeUp] = []
 
-        async def finish_in(partition: int, part: Sequence[Finish]) -> list[bool]:
+        async def finish_in(
+            partition: int, part: Sequence[Finish], tries_left: int = POINTS - 1
+        ) -> list[bool]:
             callbacks = [_callback_of(finish) for finish in part]
             nonces = [self._nonces.draw() if callback else "" for callback in callbacks]
-            await self._note_at_homes(
+            noted = await self._note_at_homes(
                 [
                     (callback.name, partition, nonce)
                     for callback, nonce in zip(callbacks, nonces, strict=True)
@@ -509,6 +697,7 @@ class Store:
                 ],
                 when_full=True,
             )
+            hold_until_ms = noted.hold_until_ms if tries_left else {}
             items = [
                 (
                     member_of(finish.begun.wake_up.name),
@@ -516,7 +705,7 @@ class Store:
                     finish.begun.holder,
                     *_packed_then(finish.then),
                     encode_attempt(finish.attempt),
-                    _packed_callback(callback, nonce),
+                    self._packed_callback(callback, nonce, hold_until_ms),
                 )
                 for finish, callback, nonce in zip(part, callbacks, nonces, strict=True)
             ]
@@ -530,10 +719,21 @@ class Store:
             for callback, answer in zip(callbacks, answers, strict=True):
                 if callback is not None and answer == _WITHOUT_CALLBACK:
                     log.error("callback.id_taken", callback=str(callback.name))
-            return [bool(answer) for answer in answers]
+            late = [finish for finish, answer in zip(part, answers, strict=True) if answer == _LATE]
+            again = iter(await finish_in(partition, late, tries_left - 1) if late else ())
+            return [next(again) if answer == _LATE else bool(answer) for answer in answers]
 
         counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
         return Finished(counted, unblocked)
+
+    def _packed_callback(
+        self, callback: NewTimer | None, nonce: str, hold_until_ms: Mapping[int, int]
+    ) -> tuple[Any, ...]:
+        if callback is None:
+            return ()
+        timeout_ms, _, host = _head_of(callback.spec)
+        holds_until_ms = hold_until_ms.get(self._partitions.home_of(callback.name), False)
+        return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonce, holds_until_ms
 
     async def _now_for(self, schedules: Iterable[Schedule]) -> int:
         """The store's time in ms if any schedule is a cron, else 0. Asking for it costs a round trip."""
@@ -597,27 +797,25 @@ def _callback_of(finish: Finish) -> NewTimer | None:
     return None if isinstance(finish.then, Retry) else finish.then.callback
 
 
-def _packed_callback(callback: NewTimer | None, nonce: str) -> tuple[Any, ...]:
-    if callback is None:
-        return ()
-    timeout_ms, _, host = _head_of(callback.spec)
-    return member_of(callback.name), encode_spec(callback.spec), timeout_ms, host, nonce
-
-
 def _partition_of(wake_up: WakeUp) -> int:
     return wake_up.partition
 
 
+def _readably_begun(
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
+) -> Begun | Refused:
+    try:
+        return _begun(wake_up, holder, answer, policy_of)
+    except (InvalidTimerError, UnicodeDecodeError):
+        return Refused(wake_up, Refusal.UNREADABLE)
+
+
 def _begun(
-    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, ApplicationPolicy]
+    wake_up: WakeUp, holder: str, answer: list[Any], policy_of: dict[str, tuple[ApplicationPolicy, bool]]
 ) -> Begun | Refused:
     match answer:
         case [b"begun", attempt, lost, due_ms, now_ms, lease_ms, nonce, raw_spec, host]:
-            try:
-                spec = decode_spec(raw_spec)
-            except InvalidTimerError:
-                return Refused(wake_up, Refusal.UNREADABLE)
-            policy = policy_of.get(wake_up.name.application, _NO_POLICY)
+            policy, can_sign = policy_of.get(wake_up.name.application, _NO_POLICY)
             return Begun(
                 wake_up=wake_up,
                 nonce=nonce.decode(),
@@ -627,23 +825,24 @@ def _begun(
                 lost=lost,
                 due_ms=due_ms,
                 started_ms=now_ms,
-                spec=spec,
+                spec=decode_spec(raw_spec),
                 host=host.decode(),
                 policy=policy,
+                can_sign=can_sign,
             )
         case [b"early", wait_ms]:
             return Refused(wake_up, Refusal.EARLY, wait_ms=wait_ms)
         case [b"permit", host, due_ms]:
-            return Refused(replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode())
+            return Refused(
+                replace(wake_up, due_ms=due_ms), Refusal.NEEDS_PERMIT, host=host.decode(errors="replace")
+            )
         case [refusal]:
             return Refused(wake_up, Refusal(refusal.decode()))
     raise TypeError(f"begin.lua answered {answer!r}")
 
 
-def _created(answer: list[Any]) -> Created | _Elsewhere:
+def _created(answer: list[Any]) -> Created:
     match answer:
-        case [b"moved", partition]:
-            return _Elsewhere(partition)
         case [b"repeated", due_ms, letter, result]:
             return Created(Creation(result.decode()), due_ms, STATE_OF_LETTER[letter], is_repeated=True)
         case [b"exists" | b"kept" as result, due_ms, letter]:
@@ -652,17 +851,10 @@ def _created(answer: list[Any]) -> Created | _Elsewhere:
     return Created(Creation(result.decode()), due_ms)
 
 
-def _changed(answer: list[Any]) -> Changed | _Elsewhere:
-    match answer:
-        case [b"changed", letter, due_ms, version, _, _]:
-            return Changed(ChangeResult.CHANGED, STATE_OF_LETTER[letter], due_ms, version.decode())
-        case [b"gone"]:
-            return Changed(ChangeResult.GONE)
-        case [b"state" | b"version" | b"lane" as reason, letter]:
-            return Changed(ChangeResult(reason.decode()), STATE_OF_LETTER[letter])
-        case [b"moved", partition]:
-            return _Elsewhere(partition)
-    raise TypeError(f"the script answered {answer!r}")
+def _size_of(spec: Spec) -> int:
+    """About how many bytes a new record has."""
+    _, lane, host = _head_of(spec)
+    return HEAD_BYTES + len(encode_spec(spec)) + len(lane) + len(host)
 
 
 def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
@@ -670,7 +862,12 @@ def _never_elsewhere(answer: Changed | _Elsewhere) -> Changed:
     return answer if isinstance(answer, Changed) else Changed(ChangeResult.GONE)
 
 
-_WITHOUT_CALLBACK: Final = 2
+_ASK: Final = Created(Creation.FULL, 0)
+"""create.lua wants to know first what the limits of the application allow."""
+_CONFIRMED: Final = {"create", "point", "change", "cancel"}
+_NO_POLICY: Final = (ApplicationPolicy(), True)
+_LATE: Final = 2
+"""What finish.lua answers when a callback's pointer may be gone."""
+_WITHOUT_CALLBACK: Final = 3
 """What finish.lua answers when the id of a callback was taken."""
 _REUSED: Final = Created(Creation.REUSED, 0)
-_NO_POLICY: Final = ApplicationPolicy()

@@ -11,12 +11,12 @@ from redis.asyncio import Redis
 
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
-from httpqueue.storage.keys import member_of, name_of
+from httpqueue.storage.keys import is_member, member_of, name_of
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.scripts import PipelinedScript, Script, pack
 from httpqueue.timers.commands import WakeUp
 
-WINDOW: Final = 5_000
+WINDOW: Final = 2_500
 """About how many wake-ups of one application a partition's queue holds. Others wait in the due index."""
 
 _EPOCH: Final = ":epoch"
@@ -139,6 +139,7 @@ class WakeUps:
                 for member, generation, due_ms, host in zip(
                     waiting[::4], waiting[1::4], waiting[2::4], waiting[3::4], strict=True
                 )
+                if is_member(member)
             ],
         )
 
@@ -163,4 +164,5 @@ def _wake_ups(partition: int, found: list[Any]) -> list[WakeUp]:
     return [
         WakeUp(name_of(member), generation, due_ms, partition)
         for member, generation, due_ms in zip(found[::3], found[1::3], found[2::3], strict=True)
+        if is_member(member)
     ]

@@ -38,6 +38,12 @@ class Grant:
     application: str | None
     """None: every application, and everything that concerns all applications."""
     scope: Scope
+    expires_ms: int | None = None
+    """From this instant on, the key permits nothing; ms since the epoch. None: it never ends."""
+
+    def has_expired(self, now_ms: int) -> bool:
+        """Whether the key has ended."""
+        return self.expires_ms is not None and self.expires_ms <= now_ms
 
 
 def new_key() -> str:
@@ -60,12 +66,13 @@ def hash_key(text: str) -> str:
 
 
 def encode_grant(grant: Grant, created_ms: int) -> bytes:
-    """The stored form of a grant: JSON {id, application, scope, created_ms}."""
+    """The stored form of a grant: JSON {id, application, scope, expires_ms, created_ms}."""
     return orjson.dumps(
         {
             "id": grant.id,
             "application": grant.application,
             "scope": grant.scope,
+            "expires_ms": grant.expires_ms,
             "created_ms": created_ms,
         }
     )
@@ -80,8 +87,9 @@ def decode_grant(stored: bytes) -> tuple[Grant, int] | None:
                 "application": str() | None as application,
                 "scope": scope,
                 "created_ms": int(created_ms),
-            }:
-                return Grant(key_id, application, Scope(scope)), created_ms
+                **others,
+            } if isinstance(expires_ms := others.get("expires_ms"), int | None):
+                return Grant(key_id, application, Scope(scope), expires_ms), created_ms
     except ValueError:
         pass
     return None

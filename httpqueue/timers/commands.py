@@ -44,6 +44,16 @@ class Creation(StrEnum):
     """Refused: the timer has another ordering key, which cannot be replaced."""
     REUSED = "reused"
     """Refused: another request had the same Idempotency-Key."""
+    RATE = "rate"
+    """Refused: the application has posted too many in a second. wait_ms: try again after that."""
+    PENDING = "pending"
+    """Refused: the application has as many timers that have not ended as it may have."""
+    BYTES = "bytes"
+    """Refused: the application's timers take as many bytes as they may."""
+    FULL = "full"
+    """Refused: all applications together have as many timers as there may be (`max_pending`)."""
+    DELETED = "deleted"
+    """Refused: a job is deleting the application."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,7 @@ class Created:
     state: State = State.SCHEDULED
     is_repeated: bool = False
     """Whether this is what was answered before to the same request with the same Idempotency-Key."""
+    wait_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +146,8 @@ class Begun:
     host: str
     policy: ApplicationPolicy = field(default_factory=ApplicationPolicy)
     """The policy of the timer's application."""
+    can_sign: bool = True
+    """False: the application has secrets, but this process has not the key to read them."""
 
 
 class Refusal(StrEnum):
@@ -148,6 +161,7 @@ class Refusal(StrEnum):
     EARLY = "early"
     BLOCKED = "blocked"
     PAUSED = "paused"
+    NEWER = "newer"
     NEEDS_PERMIT = "permit"
     LATER = "later"
 

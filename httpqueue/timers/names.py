@@ -17,6 +17,7 @@ Clients cannot choose ids that have it.
 
 _KEY_HASH_BYTES: Final = 12
 _AUTHORITY: Final = re.compile(r"[A-Za-z]+://(?:[^/?#]*@)?(\[[^\]/?#]*\]|[^:/?#]*)")
+_QUERY: Final = re.compile(r"[?#]")
 _DOTS: Final = re.compile("[\u3002\uff0e\uff61]")
 """Full stops of other scripts, which IDNA reads as dots (RFC 3490 section 3.1)."""
 
@@ -47,6 +48,11 @@ def host_of(url: str) -> str:
     """The host of an http or https URL, as normal_host writes it. '' when the URL has none."""
     authority = _AUTHORITY.match(url)
     return normal_host(authority[1]) if authority else ""
+
+
+def without_query(url: str) -> str:
+    """A URL as it may be logged: its query and fragment may hold credentials."""
+    return _QUERY.split(url, maxsplit=1)[0]
 
 
 def normal_host(host: str) -> str:

@@ -15,6 +15,9 @@ MS_PER_S = 1000
 MAX_DUE_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write."""
 
+MIN_DUE_MS = -62_135_596_800_000
+"""0001-01-01T00:00:00Z, the first instant of Python's calendar."""
+
 _RFC3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}):(\d{2})(?:\.(\d+))?([Zz]|[+-]\d{2}:[0-5]\d)?", re.ASCII
 )
@@ -74,6 +77,12 @@ def format_instant(ms: int) -> str:
     """Ms since the epoch -> RFC 3339 in UTC with milliseconds: 2030-01-01T00:00:00.000Z."""
     instant = _EPOCH + timedelta(milliseconds=ms)
     return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def check_instant(ms: int) -> None:
+    """Raise ValueError when format_instant cannot write this instant: it is in no year from 1 to 9999."""
+    if not MIN_DUE_MS <= ms <= MAX_DUE_MS:
+        raise ValueError("must be in the calendar's years 1 to 9999")
 
 
 def has_offset(text: str) -> bool:

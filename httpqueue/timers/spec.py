@@ -4,7 +4,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from httpqueue.timers.names import host_of
+from httpqueue.timers.names import host_of, without_query
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Schedule
 
@@ -20,6 +20,9 @@ class Callback(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     url: str
     headers: dict[str, str] = {}
     on: tuple[str, ...] = ("done", "failed")
+
+    def __repr__(self) -> str:
+        return f"Callback({without_query(self.url)})"
 
 
 class Retention(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -48,6 +51,10 @@ class Spec(
     past_due: Literal["fire", "skip"] | int = FIRE
     """Send a late timer? FIRE: always. SKIP: up to SKIP_GRACE_MS late. A number: up to so many ms late."""
     retention: Retention | None = None
+
+    def __repr__(self) -> str:
+        """Without headers, body and query, which may hold credentials."""
+        return f"Spec({self.method} {without_query(self.url)}, {self.schedule})"
 
     @property
     def host(self) -> str:

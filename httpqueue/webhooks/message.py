@@ -11,6 +11,7 @@ import orjson
 from httpqueue import __version__
 from httpqueue.errors import HttpqueueError
 from httpqueue.timers.commands import Begun
+from httpqueue.timers.names import without_query
 from httpqueue.timers.spec import Spec
 from httpqueue.webhooks.signing import signature
 
@@ -28,6 +29,9 @@ class Request:
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {without_query(self.url)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,11 @@ class Fault(StrEnum):
     EGRESS_BLOCKED = "egress_blocked"
     LOST_WORKER = "lost_worker"
     PAST_DUE = "past_due"
+    UNSIGNED = "unsigned"
 
 
 NOT_CALLED: Final = frozenset(
-    {Fault.INVALID_REQUEST, Fault.EGRESS_BLOCKED, Fault.LOST_WORKER, Fault.PAST_DUE}
+    {Fault.INVALID_REQUEST, Fault.EGRESS_BLOCKED, Fault.LOST_WORKER, Fault.PAST_DUE, Fault.UNSIGNED}
 )
 """Faults with which no call was made, so they say nothing about the host."""
 

@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-_PASSING_FAULTS: Final = frozenset({Fault.TIMEOUT, Fault.CONNECTION, Fault.DNS})
+_PASSING_FAULTS: Final = frozenset({Fault.TIMEOUT, Fault.CONNECTION, Fault.DNS, Fault.UNSIGNED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def of_status(status: int) -> Outcome:
 
 
 def of_fault(fault: Fault) -> Outcome:
-    """Timeout, connection and DNS errors: retry. Others, such as TLS or a blocked address: failed."""
+    """Timeout, connection and DNS errors, and what a worker cannot sign: retry. Others: failed."""
     return Outcome.RETRY if fault in _PASSING_FAULTS else Outcome.FAILED
 
 

@@ -19,6 +19,7 @@ from httpqueue.errors import SettingsError, UnavailableError
 from httpqueue.settings import Settings, load
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import JOB_FUNCTION, Queue, open_queue
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
 from httpqueue.timers.commands import Refusal, Refused
@@ -103,10 +104,16 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
 
     async def on_startup(ctx: dict[str, Any]) -> None:
         storage = await resources.enter_async_context(
-            open_storage(store_url, archive_error_rate=settings.archive_error_rate, partitions=partitions)
+            open_storage(
+                store_url,
+                archive_error_rate=settings.archive_error_rate,
+                partitions=partitions,
+                secrets=SecretBox(settings.secret_keys),
+            )
         )
         queue = await resources.enter_async_context(open_queue(queue_url, partitions=partitions))
         await storage.check(allow_unsafe=settings.allow_unsafe_redis)
+        await storage.policies.check_secrets(reseals=False)
         egress = EgressChoice(settings)
         await egress.choose(storage.first_use, has_api=False)
         attempts = await resources.enter_async_context(open_attempts(settings, storage.store, egress))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from httpqueue.timers.commands import Begun, NewTimer
+from httpqueue.timers.credentials import masked
 from httpqueue.timers.names import CALLBACK_MARK, TimerName
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Cron, Delay, Instant, Local, Schedule, format_instant, local_ms
@@ -41,8 +42,11 @@ def callback_of(
 
 
 def finished_timer(name: TimerName, spec: Spec, attempt: Attempt, state: State) -> dict[str, Any]:
-    """The JSON body of a callback, in the shape of schedule-rs."""
-    request = {"url": spec.url, "method": spec.method, "headers": spec.headers, "body": spec.body}
+    """The JSON body of a callback, in the shape of schedule-rs.
+
+    The timer's credentials are for its own receiver: the callback's gets them masked.
+    """
+    request = {"url": spec.url, "method": spec.method, "headers": masked(spec.headers), "body": spec.body}
     told: dict[str, Any] = {
         "id": name.id,
         "application": name.application,

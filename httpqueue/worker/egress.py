@@ -5,7 +5,7 @@ from typing import Final
 import structlog
 
 from httpqueue import clock
-from httpqueue.errors import StartError, UnavailableError
+from httpqueue.errors import StartError, StartingError
 from httpqueue.settings import Settings
 from httpqueue.storage.first_use import FirstUse
 from httpqueue.webhooks.egress import NOTHING, Egress, EgressMode
@@ -26,9 +26,9 @@ class EgressChoice:
         self._egress: Egress | None = None
 
     def __call__(self) -> Egress:
-        """The rules. Raises UnavailableError before choose() has ended."""
+        """The rules. Raises StartingError before choose() has ended."""
         if self._egress is None:
-            raise UnavailableError("httpqueue is starting and does not know yet where webhooks may go")
+            raise StartingError("httpqueue is starting and does not know yet where webhooks may go")
         return self._egress
 
     async def choose(self, first_use: FirstUse, *, has_api: bool) -> None:

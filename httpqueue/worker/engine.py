@@ -15,15 +15,17 @@ import structlog
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
-from httpqueue.runtime.outage import Outage
+from httpqueue.runtime.outage import Outage, keep_listening
+from httpqueue.runtime.part import run_until
 from httpqueue.storage.queue import Queue
 from httpqueue.timers.commands import Finish, Finished, Refusal, Refused, WakeUp
 from httpqueue.worker.agenda import Agenda, by_partition
+from httpqueue.worker.ahead import Ahead
 from httpqueue.worker.attempts import BEAT_S, Attempts, BeginCall, Running
 from httpqueue.worker.permits import AT_ONCE_MS, Permits, Wanted, permits_of
 from httpqueue.worker.slots import HOLD_S, ClaimLimit, Lines, Slots
 
-IDLE_S: Final = 1.0
+IDLE_S: Final = 2.0
 """The longest sleep in s. A lost wake message delays a timer by no more than this."""
 ALIVE_S: Final = 5
 """Seconds between two notes that this worker is alive."""
@@ -56,6 +58,7 @@ class Worker:
         self._permits = permits
         self._slots = slots
         self._lines = Lines(slots)
+        self._ahead = Ahead(slots)
         self._claim_limit = ClaimLimit(MAX_CLAIM)
         self._agenda = Agenda(queue.partitions)
         self._max_unfinished = slots.free * MAX_UNFINISHED
@@ -68,12 +71,16 @@ class Worker:
         self._begin_calls: deque[BeginCall] = deque()
         self._last_hosts: frozenset[str] = frozenset()
         """The hosts of the last wake-ups that began."""
-        self._full_since_s = 0.0
+        self._full_since_s: float | None = None
         self._is_full = False  # whether something waits for a call to end
         self._name = uuid4().hex
         self._noted_s = 0.0
         self._running: dict[int, Running] = {}
         """Attempts whose end the store does not know yet. The key is id(running.begun)."""
+        self._to_call: deque[Running] = deque()
+        self._is_calling = False
+        self._late: list[Running] = []
+        """Attempts whose lease was too short for their call when its turn came."""
 
     async def run(self) -> None:
         """Claim wake-ups and make attempts until stop(). When a server is away, wait for it."""
@@ -81,7 +88,12 @@ class Worker:
         self._finishes.told.listen(self._told)
         helpers = [
             asyncio.create_task(each)
-            for each in (self._listen(), self._beat(), self._talk_about_hosts(), self._finishes.run())
+            for each in (
+                keep_listening(self._queue.listen, self._look_into, "worker.listen"),
+                self._beat(),
+                self._talk_about_hosts(),
+                self._finishes.run(),
+            )
         ]
         for helper in helpers:
             helper.add_done_callback(lambda _: self._wake.set())
@@ -105,6 +117,8 @@ class Worker:
     async def _wind_down(self) -> None:
         """Give back wake-ups that were not begun. Wait for attempts in flight, at most the grace time."""
         self._finishes.hand_unblocked_to(None)
+        with suppress(UnavailableError):
+            await self._give_back_waiting(clock.monotonic_s())
         left_over, self._held = self._held, []
         for call in self._begin_calls:  # perhaps they were begun: then their leases end, and heal wakes them
             left_over += call.wake_ups
@@ -149,8 +163,10 @@ class Worker:
         try:
             idle_s = await self._work()
             await self._say_alive()
-        except UnavailableError as error:
-            await self._wait_out(error)
+        except Exception as error:  # noqa: BLE001 - no part dies of an error
+            if self._begin_calls and not isinstance(error, UnavailableError):
+                self._begin_calls.popleft()  # it may be the culprit; what it began is begun again
+            await run_until(self._stopping, self._outage.wait(error))
             return
         self._outage.over()
         if idle_s:
@@ -173,12 +189,15 @@ class Worker:
         now_s = clock.monotonic_s()
         limit = min(free, self._claim_limit.size(self._lines.passing(now_s)))
         size = min(limit, self._room_of_last_hosts(now_s))
+        self._ahead.begin_trip(now_s)
         idle_s = await self._claim(size)
         batch, self._held = self._held[:size], self._held[size:]
         self._begin_calls += [
             self._attempts.begin_call(wake_ups) for wake_ups in by_partition(batch).values()
         ]
         await self._begin_all()
+        if size:
+            self._ahead.end_trip(clock.monotonic_s())
         self._is_full = size < free or self._lines.is_any_waiting
         if size:
             return 0 if self._held else idle_s
@@ -193,11 +212,15 @@ class Worker:
         """
         room = self._slots.room_of(self._last_hosts)
         if room:
+            self._full_since_s = None
+            ahead = sum(self._slots.ahead.get(host, 0) for host in self._last_hosts)
+            return room if room >= ahead // 2 else 0  # fewer at a time would cost more, and the others last
+        if self._full_since_s is None:
             self._full_since_s = now_s
         elif now_s - self._full_since_s >= PROBE_S:
             self._last_hosts = frozenset()
             return self._slots.free
-        return room
+        return 0
 
     async def _claim(self, size: int) -> float:
         """Hold so many wake-ups, if so many are due. Returns in how many seconds the next one is due."""
@@ -291,28 +314,54 @@ class Worker:
         await self._permits.mark()
 
     async def _start(self, answers: Sequence[Running | Refused]) -> None:
-        """Call the webhooks of attempts that have begun, and hand back those whose lease is too short."""
-        dropped = []
+        """Call the webhooks of attempts that have begun, those that began ahead when their turn comes."""
+        now_s = clock.monotonic_s()
         for running in answers:
-            if isinstance(running, Refused):
-                continue
-            if not self._attempts.has_time(running):
-                dropped.append(running)
-                continue
-            self._running[id(running.begun)] = running
-            self._slots.begin(running.begun.wake_up.name.application, running.begun.host)
-            self._attempts.start(running, self._answered)
-        if dropped:
-            with suppress(UnavailableError):  # if this fails, their leases end
-                await self._give_back(dropped)
+            if not isinstance(running, Refused):
+                self._running[id(running.begun)] = running
+                self._slots.begin(running.begun.wake_up.name.application, running.begun.host)
+                if self._ahead.enter(running, now_s):
+                    self._to_call.append(running)
+        self._call_all()
+        late, self._late = self._late, []
+        with suppress(UnavailableError):  # if this fails, their leases end
+            await self._give_back(late)
+
+    def _call_all(self) -> None:
+        """Call webhooks. A call may end at once, and make room for the next: a loop, lest it nest."""
+        if self._is_calling:
+            return
+        self._is_calling = True
+        try:
+            while self._to_call:
+                running = self._to_call.popleft()
+                if self._attempts.has_time(running):
+                    self._attempts.start(running, self._answered)
+                else:
+                    del self._running[id(running.begun)]
+                    self._late.append(running)
+                    self._leave(running)
+        finally:
+            self._is_calling = False
+
+    def _leave(self, running: Running) -> None:
+        """The attempt's call has ended, or will not be made: the next one has its place."""
+        self._free_slot(running)
+        following = self._ahead.leave(running.begun.host)
+        if following is not None:
+            self._to_call.append(following)
+
+    def _free_slot(self, running: Running) -> None:
+        self._slots.end(running.begun.wake_up.name.application, running.begun.host)
 
     def _answered(self, running: Running) -> None:
         if self._is_full:
             self._wake.set()
-        self._slots.end(running.begun.wake_up.name.application, running.begun.host)
+        self._leave(running)
         self._lines.note_end(running.begun.host, clock.monotonic_s())
         if running.has_bug:
             del self._running[id(running.begun)]
+        self._call_all()
 
     def _told(self, told: tuple[Sequence[Finish], Finished]) -> None:
         """The store knows how these attempts ended: forget them."""
@@ -326,11 +375,20 @@ class Worker:
         if not self._running:
             self._settled.set()
 
+    async def _give_back_waiting(self, since_s: float) -> None:
+        """Hand back attempts that have waited for their call since before that time: their host is slow."""
+        waiting = self._ahead.take_waiting(since_s)
+        for running in waiting:
+            del self._running[id(running.begun)]
+            self._free_slot(running)
+        await self._give_back(waiting)
+
     async def _give_back(self, attempts: Sequence[Running]) -> None:
         """Hand attempts back, and their permits, unless another worker has timer and permit by now."""
-        for running, is_own in zip(attempts, await self._attempts.hand_back(attempts), strict=True):
-            if is_own:
-                self._give_back_permit(running)
+        if attempts:
+            for running, is_own in zip(attempts, await self._attempts.hand_back(attempts), strict=True):
+                if is_own:
+                    self._give_back_permit(running)
 
     def _give_back_permit(self, running: Running) -> None:
         if running.has_permit:
@@ -341,8 +399,11 @@ class Worker:
     async def _beat(self) -> None:
         """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
         outage = Outage("worker.beat")
+        pause_s = BEAT_S
         while True:
-            await clock.sleep(BEAT_S)
+            await clock.sleep(pause_s)
+            pause_s = BEAT_S
+            now_s = clock.monotonic_s()
             everyone = list(self._running.values())
             for first in range(0, len(everyone), MAX_BEAT):
                 part = [
@@ -351,8 +412,10 @@ class Worker:
                 try:
                     self._drop(await self._attempts.beat(part) if part else ())
                     await self._permits.renew(permits_of(part))
-                except UnavailableError as error:
+                    await self._give_back_waiting(now_s - BEAT_S)
+                except Exception as error:  # noqa: BLE001 - no part dies of an error
                     await outage.wait(error)
+                    pause_s = 0  # as soon as the store is back, nobody takes over for some seconds only
                 else:
                     outage.over()
 
@@ -362,8 +425,12 @@ class Worker:
             if self._running.pop(id(running.begun), None) is not None and not running.is_answered:
                 log.warning("attempt.lost", attempt=str(running))
                 self._attempts.drop(running)
-                self._slots.end(running.begun.wake_up.name.application, running.begun.host)
+                if self._ahead.remove(running):
+                    self._free_slot(running)
+                else:
+                    self._leave(running)
                 self._wake.set()
+        self._call_all()
         if not self._running:
             self._settled.set()
 
@@ -372,10 +439,15 @@ class Worker:
 
         What is told while the store is away is lost: it is for people.
         """
+        outage = Outage("worker.hosts")
         while True:
-            with suppress(UnavailableError):
+            try:
                 await self._permits.tell_health()
                 self._slots.caps = await self._permits.limits()
+            except Exception as error:  # noqa: BLE001 - no part dies of an error
+                await outage.wait(error)
+            else:
+                outage.over()
             await clock.sleep(HOSTS_S)
 
     def _hold(self, wake_up: WakeUp) -> None:
@@ -392,22 +464,6 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
-
-    async def _wait_out(self, error: UnavailableError) -> None:
-        """Wait for a server that is away, or until the worker is told to stop."""
-        waiting = asyncio.create_task(self._outage.wait(error))
-        stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, stopping):
-            task.cancel()
-
-    async def _listen(self) -> None:
-        outage = Outage("worker.listen")
-        while True:
-            try:
-                await self._queue.listen(self._look_into)
-            except UnavailableError as error:
-                await outage.wait(error)
 
     def _look_into(self, partition: int) -> None:
         self._agenda.wake(partition)

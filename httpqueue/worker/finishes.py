@@ -89,27 +89,38 @@ class Finishes:
                 await part.flushed.wait()
 
     async def _flush(self, part: "_Part", batch: Sequence[Finish]) -> None:
-        outage = Outage("worker.finish")
-        part.is_flushing = True
+        """Tell the store of these attempts, and then everybody who listens."""
         take = self._take_unblocked
-        while True:
-            try:
-                finished = await self._store.finish(batch, take_unblocked=take is not None)
-                break
-            except UnavailableError as error:
-                part.is_behind = True
-                await outage.wait(error)
-        outage.over()
+        part.is_flushing = True
+        finished = await self._finish(part, batch, take_unblocked=take is not None)
         part.is_behind = part.is_flushing = False
-        for finish, counted in zip(batch, finished.counted, strict=True):
-            if not counted:
-                ATTEMPTS_REFUSED.inc()
-                name, number = str(finish.begun.wake_up.name), finish.attempt.number
-                log.warning("attempt.late", timer=name, attempt=number)
         if take is not None:
             for wake_up in finished.unblocked:
                 take(wake_up)
-        self.told.emit((batch, finished))
+        try:
+            self.told.emit((batch, finished))
+        except Exception as error:  # noqa: BLE001 - no part dies of an error
+            Outage("worker.finish").note(error)
+
+    async def _finish(self, part: "_Part", batch: Sequence[Finish], *, take_unblocked: bool) -> Finished:
+        outage = Outage("worker.finish")
+        while True:
+            try:
+                finished = await self._store.finish(batch, take_unblocked=take_unblocked)
+            except UnavailableError as error:
+                part.is_behind = True
+                await outage.wait(error)
+            except Exception as error:  # noqa: BLE001 - no part dies of an error
+                outage.note(error)
+                if len(batch) == 1:
+                    return Finished([False], [])  # its lease ends, and the attempt is made again
+                answers = [await self._finish(part, [one], take_unblocked=take_unblocked) for one in batch]
+                counted = [answer.counted[0] for answer in answers]
+                return Finished(counted, [each for answer in answers for each in answer.unblocked])
+            else:
+                outage.over()
+                _log_late(batch, finished)
+                return finished
 
 
 class _Part:
@@ -141,6 +152,14 @@ def _size_of(finish: Finish) -> int:
         return 0
     body = finish.begun.spec.body
     return len(body) if isinstance(body, str) else len(str(body))
+
+
+def _log_late(batch: Sequence[Finish], finished: Finished) -> None:
+    for finish, counted in zip(batch, finished.counted, strict=True):
+        if not counted:
+            ATTEMPTS_REFUSED.inc()
+            name, number = str(finish.begun.wake_up.name), finish.attempt.number
+            log.warning("attempt.late", timer=name, attempt=number)
 
 
 def _log(finish: Finish) -> None:

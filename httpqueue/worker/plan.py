@@ -46,6 +46,11 @@ def reason_not_to_call(begun: Begun) -> SendError | None:
     lateness_ms = begun.started_ms - begun.due_ms
     if begun.attempt == 1 and is_past_due(begun.spec, lateness_ms):
         return SendError(Fault.PAST_DUE, f"not sent: {lateness_ms / 1000:,.0f} s past due")
+    if not begun.can_sign:
+        return SendError(
+            Fault.UNSIGNED,
+            "not sent: this worker's HTTPQUEUE_SECRETS_KEY cannot decrypt the application's secrets",
+        )
     return None
 
 

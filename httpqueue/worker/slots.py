@@ -7,6 +7,8 @@ The rule is that of switches whose ports share a buffer: nested dynamic threshol
     calls of its application to its host   <  the host's cap * 5/4 * left / (4 * all slots)
     where left = 4 * free slots - calls of its application, and so above 0
 
+A call that has begun ahead (worker/ahead.py) counts as one; the host's cap is higher by as many as may do so.
+
 So while slots are plenty nobody notices the rule. As they become scarce, the hosts of an application get
 equal shares, and so do applications with equally many hosts. A host's share is a small part of what is left,
 because calls that hang do not give back what they took in times of plenty. With the factor 4 for hosts too,
@@ -41,6 +43,8 @@ class Slots:
         self.free = total
         self.caps: dict[str, int] = {}
         """{host: the most calls to it}, at least 1, from destinations' rules. Every Room has all of them."""
+        self.ahead: dict[str, int] = {}
+        """{host: how many more attempts may begin, and wait for a call to end}, see worker/ahead.py."""
         self._total = total
         self._host_slots = host_slots = min(host_slots, FACTOR * total)
         self._few_to_host = (host_slots - 1) // PART
@@ -58,6 +62,13 @@ class Slots:
         if host not in self._pairs.get(application, ()):
             raise KeyError(application, host)
         self._count(application, host, -1)
+
+    def calls_at_once(self, host: str) -> int:
+        """How many calls to the host may be in flight."""
+        return self.caps.get(host, self._host_slots)
+
+    def _cap_of(self, host: str) -> int:
+        return self.calls_at_once(host) + self.ahead.get(host, 0)
 
     def _count(self, application: str, host: str, by: int) -> None:
         self.free -= by
@@ -78,7 +89,7 @@ class Slots:
             FACTOR * self.free - self._applications.get(application, 0),
             self._hosts.get(host, 0),
             self._pairs.get(application, {}).get(host, 0),
-            cap=self.caps.get(host, self._host_slots),
+            cap=self._cap_of(host),
             total=self._total,
         )
 
@@ -87,8 +98,7 @@ class Slots:
         if not hosts:
             return self.free
         return sum(
-            max(0, self.caps.get(host, self._host_slots) - max(self._few_to_host, self._hosts.get(host, 0)))
-            for host in hosts
+            max(0, self._cap_of(host) - max(self._few_to_host, self._hosts.get(host, 0))) for host in hosts
         )
 
     def share(self, wanted: Sequence[tuple[str, str, int]]) -> list[int]:
@@ -107,27 +117,28 @@ class Slots:
 
     def room(self) -> Room:
         """What the next call of `begin` may start. Costs as much as the busy applications have hosts."""
+        caps = self.caps | {host: self._cap_of(host) for host in self.ahead}
         room = Room(
             total=self._total,
             free=self.free,
             host_slots=self._host_slots,
-            caps=dict(self.caps),
+            caps=caps,
             few=self._few(FACTOR * self.free),
             few_to_host=self._few_to_host,
             hosts=dict(self._busy_hosts),
         )
-        for host in self.caps.keys() & self._hosts.keys():
+        for host in caps.keys() & self._hosts.keys():
             room.hosts[host] = self._hosts[host]
         for application, calls in self._applications.items():
             left, few = FACTOR * self.free - calls, room.few
             if calls > few:
                 few = self._few(left)
                 room.applications[application] = calls, few
-            elif not self.caps:
+            elif not caps:
                 continue
             if left > 0:  # or none of its hosts may start a call
                 pairs = self._pairs[application].items()
-                busy = {host: count for host, count in pairs if count > few or host in self.caps}
+                busy = {host: count for host, count in pairs if count > few or host in caps}
                 if busy:
                     room.pairs[application] = busy
         return room

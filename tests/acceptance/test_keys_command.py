@@ -43,7 +43,10 @@ async def until(client: httpx.AsyncClient, status: int, headers: dict[str, str])
 
 @pytest.mark.parametrize("directory", ["data", "d" * 120], ids=["short path", "path too long for a socket"])
 async def test_from_the_first_key_to_the_last(tmp_path: Path, directory: str) -> None:
-    """Made while httpqueue runs: 401 without one, 403 beyond its scope or application; then open again."""
+    """Made while httpqueue runs: 401 without one, 403 beyond its scope or application.
+
+    It stays closed when the last one is gone (issue 11, defect 7), until the next start.
+    """
     settings: dict[str, Any] = {"cwd": tmp_path, "data_dir": directory}
     async with started(*HTTPQUEUE, **settings) as process:
         await process.until_ready()
@@ -62,18 +65,36 @@ async def test_from_the_first_key_to_the_last(tmp_path: Path, directory: str) ->
             assert (await client.post("/timers", json=TIMER, headers=bearer)).status_code == 200
 
             [head, *rows] = [line.split() for line in await keys_command("list", **settings)]
-            assert head == ["ID", "APPLICATION", "SCOPE", "CREATED"]
+            assert head == ["ID", "APPLICATION", "SCOPE", "CREATED", "EXPIRES"]
             assert [row[1:3] for row in rows] == [["*", "admin"], ["shop", "admin"], ["*", "read"]]
             await keys_command("revoke", rows[0][0], **settings)
             await until(client, 401, every)
             await keys_command("revoke", rows[0][0], code=1, **settings)
             for row in rows[1:]:
                 await keys_command("revoke", row[0], **settings)
-            await until(client, 200, {})
+            assert (await client.get("/timers/a")).status_code == 401
         assert await process.end() == 0
         everything_said = "\n".join([*process.stdout, *process.stderr])
     assert every["X-API-Key"] not in everything_said
-    assert await keys_command("list", **settings) == ["ID  APPLICATION  SCOPE  CREATED"]
+    assert await keys_command("list", **settings) == ["ID  APPLICATION  SCOPE  CREATED  EXPIRES"]
+    async with started(*HTTPQUEUE, **settings) as process, httpx.AsyncClient(timeout=60) as client:
+        await process.until_ready()
+        assert (await client.get(f"{process.url}/timers/a")).status_code == 200
+
+
+async def test_keys_that_expire(tmp_path: Path, valkey_server: EmbeddedValkey, redis: Redis) -> None:
+    """The list shows when they do, or that they have (issue 11, defect 7); what is no time is refused."""
+    del redis  # asked for because it empties the server
+    settings: dict[str, Any] = {"cwd": tmp_path, "redis_url": valkey_server.url}
+    new = ("create", "--application", "shop", "--scope", "read")
+    for when in ("0.001s", "90d", "2200-01-01T00:00:00Z"):
+        await keys_command(*new, "--expires", when, **settings)
+    await keys_command(*new, **settings)
+    _, *rows = await keys_command("list", **settings)
+    assert [re.sub(r".{24}( \(|$)", r"…\1", row.split("  ")[-1]) for row in rows[:2]] == ["… (expired)", "…"]
+    assert [row.split("  ")[-1] for row in rows[2:]] == ["2200-01-01T00:00:00.000Z", "never"]
+    for when in ("soon", "0", "2020-01-01T00:00:00Z", "9999999d"):
+        await keys_command(*new, "--expires", when, code=2, **settings)
 
 
 async def test_keys_made_before_the_first_start(tmp_path: Path) -> None:
@@ -93,17 +114,44 @@ async def test_keys_in_a_redis(tmp_path: Path, valkey_server: EmbeddedValkey, re
     assert files_in(tmp_path) == {}
 
 
-async def test_open_to_all_is_said_loudly(tmp_path: Path) -> None:
-    """Beyond loopback without a key: a warning with the remedy; with a key none."""
-    async with started(*HTTPQUEUE, "--ephemeral", cwd=tmp_path, host="0.0.0.0") as process:
-        event = await process.until_event("run.open_to_all")
-        assert (event["level"], event["host"]) == ("warning", "0.0.0.0")
-        assert "httpqueue keys create" in event["remedy"]
-    for settings in ({"host": "0.0.0.0", "api_key": "0123456789abcdef"}, {"host": "127.0.0.1"}):
-        async with started(*HTTPQUEUE, "--ephemeral", cwd=tmp_path, **settings) as process:
-            await process.until_ready()
-            assert "run.open_to_all" not in {event["event"] for event in process.events()}
-            assert not any("0123456789abcdef" in line for line in process.stderr)
+@pytest.mark.parametrize(
+    ("settings", "event", "status"),
+    [
+        ({"host": "0.0.0.0"}, "run.no_keys", 401),
+        ({"host": "127.0.0.1", "auth": "required"}, "run.no_keys", 401),
+        ({"host": "0.0.0.0", "auth": "none"}, "run.open_to_all", 404),
+        ({"host": "0.0.0.0", "api_key": "0123456789abcdef"}, None, 401),
+        ({"host": "127.0.0.1"}, None, 404),
+    ],
+)
+async def test_who_may_use_it_before_there_is_a_key(
+    tmp_path: Path, settings: dict[str, str], event: str | None, status: int
+) -> None:
+    """Beyond loopback nobody, unless `none` is written out (issue 11, defect 7); a warning has the remedy."""
+    async with started(*HTTPQUEUE, "--ephemeral", cwd=tmp_path, **settings) as process:
+        await process.until_ready()
+        port = process.url.rpartition(":")[2]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            assert (await client.get("/timers/a")).status_code == status
+            assert (await client.get("/healthz")).status_code == 200
+        warnings = [each for each in process.events() if each["event"] in {"run.no_keys", "run.open_to_all"}]
+        assert [each["event"] for each in warnings] == ([event] if event else [])
+        assert all("httpqueue keys create" in each["remedy"] for each in warnings)
+        assert not any("0123456789abcdef" in line for line in process.stderr)
+
+
+async def test_a_store_that_lost_its_keys_opens_nothing(
+    tmp_path: Path, valkey_server: EmbeddedValkey, redis: Redis
+) -> None:
+    """FLUSHALL under an API on loopback that has seen a key (issue 11, defect 7)."""
+    header = await create("*", "admin", cwd=tmp_path, redis_url=valkey_server.url)
+    async with started(*HTTPQUEUE, "api", cwd=tmp_path, redis_url=valkey_server.url) as process:
+        await process.until_ready()
+        async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
+            assert (await client.get("/timers/a", headers=header)).status_code == 404
+            await redis.flushall()
+            await until(client, 401, header)
+            assert (await client.post("/timers", json=TIMER)).status_code == 401
 
 
 async def test_rate_limit(tmp_path: Path) -> None:

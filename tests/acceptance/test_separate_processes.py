@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import pytest
 from redis import Redis
 
 from httpqueue.storage.embedded import EmbeddedValkey
@@ -117,9 +118,9 @@ async def test_two_servers(tmp_path: Path) -> None:
             with closing(Redis.from_url(queue.url)) as its:
                 while not its.keys("arq:queue:*"):
                     pass
-                assert not its.keys("hq:*:timer:*")
+                assert not its.keys("hq:{*}[a-z]*")
             with closing(Redis.from_url(store.url)) as its:
-                assert its.keys("hq:*:timer:*")
+                assert its.keys("hq:{*}[a-z]*")
                 assert not its.keys("arq:*")
 
 
@@ -226,11 +227,14 @@ async def test_an_evicting_redis_is_refused(tmp_path: Path, valkey_server: Embed
 
 
 async def test_the_metrics_port_of_a_relay(tmp_path: Path, valkey_server: EmbeddedValkey) -> None:
-    """HTTP_METRICS_PORT serves /metrics, /healthz and /readyz, and nothing else."""
+    """HTTP_METRICS_PORT serves /metrics, /healthz and /readyz, and nothing else.
+
+    On loopback, whatever HTTPQUEUE_HOST says (issue 11, defect 11): on one of its addresses alone.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     async with started(
-        *HTTPQUEUE, "relay", cwd=tmp_path, redis_url=valkey_server.url, metrics_port=port
+        *HTTPQUEUE, "relay", cwd=tmp_path, redis_url=valkey_server.url, metrics_port=port, host="0.0.0.0"
     ) as relay:
         await relay.until_ready()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -238,3 +242,5 @@ async def test_the_metrics_port_of_a_relay(tmp_path: Path, valkey_server: Embedd
             assert (await client.get("/healthz")).status_code == 200
             assert (await client.get("/readyz")).status_code == 200
             assert (await client.get("/timers/a")).status_code == 404
+            with pytest.raises(httpx.ConnectError):
+                await client.get(f"http://127.0.0.2:{port}/metrics")

@@ -153,9 +153,7 @@ async def dealt_with(queue: Queue, name: str) -> list[str]:
     """The timers for which that pass has done what it had to do."""
     if name != "forget":
         return await queued(queue)
-    with_record = {
-        key.rpartition(b":")[2].decode() for key in await queue.redis.keys("hq:{*}:timer:default:*")
-    }
+    with_record = {key.rpartition(b":")[2].decode() for key in await queue.redis.keys("hq:{*}default:*")}
     return [name for name in NAMES if name not in with_record]
 
 

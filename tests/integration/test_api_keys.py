@@ -6,6 +6,7 @@ from structlog.testing import capture_logs
 
 from httpqueue.clock import now_ms
 from httpqueue.errors import UnavailableError
+from httpqueue.storage import api_keys as stored_keys
 from httpqueue.storage import keys
 from httpqueue.storage.api_keys import ApiKeys
 from httpqueue.storage.embedded import EmbeddedValkey
@@ -44,6 +45,28 @@ async def test_load_and_list(api_keys: ApiKeys) -> None:
     rows = await api_keys.list()
     assert [grant for grant, _ in rows] == [SHOP, EVERY]
     assert sorted(created_ms for _, created_ms in rows) == [created_ms for _, created_ms in rows]
+
+
+async def test_keys_that_did_not_change_are_not_read_again(
+    redis: Redis, api_keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 12: each API process asks every second, and there may be many keys."""
+    other = ApiKeys(redis)  # another process
+    shop = await other.create(SHOP)
+    await api_keys.load()
+    await redis.config_resetstat()
+    for _ in range(5):
+        assert await api_keys.load() == {hash_key(shop): SHOP}
+    assert "cmdstat_hgetall" not in await redis.info("commandstats")
+    await other.revoke(SHOP.id)
+    every = await other.create(EVERY)
+    assert await api_keys.load() == {hash_key(every): EVERY}
+    await redis.delete(keys.API_KEYS)
+    assert await api_keys.load() == {}
+    monkeypatch.setattr(stored_keys, "RELOAD_S", 0)
+    await redis.config_resetstat()
+    await api_keys.load()
+    assert "cmdstat_hgetall" in await redis.info("commandstats")
 
 
 async def test_revoke(api_keys: ApiKeys) -> None:

@@ -1,16 +1,18 @@
-"""Many timers through the API, over a real store: lists in pages, bulk replay, batches, one id twice."""
+"""Many timers through the API, over a real store: lists in pages, batches, one id twice."""
 
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from httpqueue.api.handlers import lists
 from httpqueue.storage.timers import Store
+from httpqueue.timers.credentials import MASK
 from httpqueue.timers.schedule import format_instant
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
-from tests.support.api_lab import Lab
-from tests.support.frozen import HOUR_MS, T0_MS, FrozenTime
+from tests.support.api_lab import HOOK, Lab
+from tests.support.frozen import HOUR_MS, FrozenTime, begin, finish_of, new_timer, wake_up
 
 LISTED = [state for state in State if state is not State.ARCHIVED]
 
@@ -48,6 +50,15 @@ async def test_a_list_shows_what_get_shows_but_the_attempts(lab: Lab) -> None:
     shown = await lab.get("a")
     del shown["last_attempts"]
     assert (await lab.client.get("/timers")).json()["timers"] == [shown]
+
+
+async def test_credentials_in_a_list(lab: Lab) -> None:
+    """Masked unless they are asked for (issue 11, defect 11)."""
+    headers = {"Authorization": "Bearer token", "X-A": "1"}
+    await lab.post("a", headers=headers, callback={"url": f"{HOOK}b", "headers": headers})
+    for query, value in (("", MASK), ("?reveal=false", MASK), ("?reveal=true", "Bearer token")):
+        [timer] = (await lab.client.get(f"/timers{query}")).json()["timers"]
+        assert timer["headers"] == timer["callback"]["headers"] == headers | {"Authorization": value}
 
 
 async def test_a_list_is_sorted_by_due(lab: Lab) -> None:
@@ -104,67 +115,23 @@ async def test_pages_stay_right_while_timers_fire(lab: Lab) -> None:
     assert [timer["id"] for timer in rest["timers"]] == [f"t{n}" for n in range(4, 10)]
 
 
-# --- replay ---
-
-
-async def fail(lab: Lab, *timer_ids: str, **members: Any) -> None:
-    """Failed timers."""
-    for timer_id in timer_ids:
-        await lab.bring(timer_id, State.FAILED, **members)
-
-
-async def replay(lab: Lab, **wish: Any) -> dict[str, Any]:
-    """POST /timers/replay."""
-    response = await lab.client.post("/timers/replay", json=wish)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-async def test_a_dry_run_does_nothing(lab: Lab) -> None:
-    """It says which timers are meant; the same without dry_run is what it said."""
-    await fail(lab, "a", "b", labels={"team": "blue"})
-    await fail(lab, "c")
-    await lab.bring("d", State.DONE, labels={"team": "blue"})
-    told = await replay(lab, label="team:blue", dry_run=True)
-    assert told == {"dry_run": True, "matched": 2, "replayed": 0, "ids": ["a", "b"], "complete": True}
-    assert await ids(lab, status="failed") == ["a", "b", "c"]
-    assert await replay(lab, label="team:blue") == told | {"dry_run": False, "replayed": 2}
-    assert await ids(lab, status="failed") == ["c"]
-    assert (await lab.get("a"))["attempts"] == 0
-    await lab.begin("a", generation=1)
-
-
-async def test_which_timers_are_replayed(lab: Lab) -> None:
-    """Of one application, by host and due window, up to a limit: the earliest first."""
-    await fail(lab, "a")
-    lab.time.advance(1_000)
-    await fail(lab, "b", url="http://other/")
-    await fail(lab, "c", "d", application="shop")
-    moment = format_instant(T0_MS + 1_000)
-    dry = {"dry_run": True}
-    assert (await replay(lab, **dry))["ids"] == ["a", "b"]
-    assert (await replay(lab, **dry, host="OTHER"))["ids"] == ["b"]
-    assert (await replay(lab, **dry, due_from=moment))["ids"] == ["b"]
-    assert (await replay(lab, **dry, due_to=T0_MS / 1000))["ids"] == ["a"]
-    first = await replay(lab, application="shop", limit=1)
-    assert (first["ids"], first["replayed"], first["complete"]) == (["c"], 1, False)
-    second = await replay(lab, application="shop", limit=1)
-    assert second["ids"] == ["d"]
-    assert (await replay(lab, application="shop"))["matched"] == 0
-
-
-async def test_a_replay_without_a_body(lab: Lab) -> None:
-    """All failed timers of the default application, more than one call of the store takes."""
-    batch: list[dict[str, Any]] = [
-        {"id": f"t{n}", "url": "http://receiver/", "seconds": 0} for n in range(600)
-    ]
-    await lab.client.post("/timers/batch", json={"timers": batch})
-    for timer in batch:
-        await lab.end(await lab.begin(timer["id"]), Outcome.FAILED)
-    answer = (await lab.client.post("/timers/replay")).json()
-    assert (answer["matched"], answer["replayed"], answer["complete"]) == (600, 600, True)
-    assert len(await ids(lab, status="scheduled")) == 600
+async def test_a_list_of_one_state_is_not_behind_other_states(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 12: one page, however many timers of other states come before; no empty pages."""
+    monkeypatch.setattr(lists, "MAX_LOOK", 20)
+    monkeypatch.setattr(lists, "LOOK", 10)
+    monkeypatch.setattr(lists, "FIRST_LOOK", 10)
+    await lab.store.create([new_timer(f"a{number:03}") for number in range(200)])
+    begun: Any = await begin(lab.store, [wake_up(f"a{number:03}") for number in range(100)])
+    await lab.store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])
+    lab.time.advance(1)
+    await lab.bring("b-failed", State.FAILED)
+    await lab.bring("b-running", State.RUNNING)
+    for state in ("failed", "running"):
+        page = (await lab.client.get("/timers", params={"status": state, "limit": 1})).json()
+        assert [timer["id"] for timer in page["timers"]] == [f"b-{state}"]
+        assert page["next_cursor"] is None
 
 
 # --- one id twice ---

@@ -1,5 +1,7 @@
 """What the API tells of timers, applications and destinations, over a real store."""
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -164,8 +166,10 @@ async def test_applications(lab: Lab) -> None:
         "/applications/blog", json={"secrets": [SECRET], "retention": {"done": 60, "failed": 0.5}}
     )
     response = await lab.client.get("/applications")
-    plain = {"paused": False, "retention": None, "secrets": 0}
-    assert response.json()["applications"] == [
+    listed = response.json()["applications"]
+    assert [each["bytes"] > 0 for each in listed] == [False, True, True]
+    plain = {"paused": False, "retention": None, "secrets": 0, "quota": None, "deleting": False}
+    assert [{name: each[name] for name in each if name != "bytes"} for each in listed] == [
         {
             "application": "blog",
             **plain,
@@ -177,11 +181,43 @@ async def test_applications(lab: Lab) -> None:
         {"application": "shop", **plain, "counts": {"scheduled": 1}},
     ]
     assert SECRET not in response.text
-    for application in response.json()["applications"]:
+    for application in listed:
         path = f"/applications/{application['application']}"
         assert (await lab.client.get(path)).json() == application
     unknown = (await lab.client.get("/applications/nobody")).json()
-    assert unknown == {"application": "nobody", **plain, "counts": {}}
+    assert unknown == {"application": "nobody", **plain, "counts": {}, "bytes": 0}
+
+
+@pytest.mark.parametrize("kind", ["applications", "destinations"])
+async def test_names_come_in_pages(lab: Lab, kind: str) -> None:
+    """Defect 12: a list of very many is read in parts, each name once."""
+    for number in range(5):
+        if kind == "applications":
+            await lab.post("a", application=f"n{number}")
+        else:
+            await lab.client.put(f"/destinations/n{number}", json={"rate": 1})
+    found: list[str] = []
+    params: dict[str, Any] = {"limit": 2}
+    for _ in range(3):
+        answer = (await lab.client.get(f"/{kind}", params=params)).json()
+        found += [each["application" if kind == "applications" else "host"] for each in answer[kind]]
+        params["cursor"] = answer["next_cursor"]
+    assert found == [f"n{number}" for number in range(5)]
+    assert answer["next_cursor"] is None
+    refused = await lab.client.get(f"/{kind}", params={"limit": 0, "cursor": ""})
+    assert [each["field"] for each in refused.json()["errors"]] == ["limit", "cursor"]
+    assert (await lab.client.get(f"/{kind}", params={"after": "x"})).status_code == 422
+
+
+async def test_one_application_costs_what_it_is(lab: Lab, redis: Redis) -> None:
+    """Defect 12: neither a look at it nor a change of it reads what others have."""
+    await lab.post("a", application="shop")
+    await redis.config_resetstat()
+    await lab.client.get("/applications/shop")
+    await lab.client.put("/applications/shop", json={})
+    await lab.client.get("/destinations/receiver")
+    commands = {*await redis.info("commandstats")}
+    assert not commands & {f"cmdstat_{name}" for name in ("hgetall", "hkeys", "hvals", "hscan")}
 
 
 async def test_an_application_is_paused_and_resumed(lab: Lab) -> None:

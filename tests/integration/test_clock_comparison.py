@@ -192,14 +192,21 @@ async def test_it_may_be_stopped_before_it_runs(queue: Queue) -> None:
         await part.run()
 
 
-async def test_an_error_of_its_own_ends_it(queue: Queue) -> None:
-    """The process then ends with it, as with that of any part."""
+async def test_an_error_of_its_own_does_not_end_it(queue: Queue, pauses: Pauses) -> None:
+    """Defect 0: it is logged, and the clocks are compared again."""
+    failures = iter([True])
 
-    async def broken() -> int:
-        raise ZeroDivisionError
+    async def time_ms() -> int:
+        if next(failures, False):
+            raise ZeroDivisionError
+        return await server_ms(queue.redis) - AHEAD_MS
 
-    with pytest.raises(ZeroDivisionError):
-        await ClockComparison(queue, broken).run()
+    with capture_logs() as logs:
+        async with comparing(queue, time_ms):
+            await pauses.asked.get()
+            pauses.end()
+            assert await pauses.asked.get() == COMPARE_S
+    assert [log["event"] for log in logs] == ["run.bug", "clocks.differ"]
 
 
 @pytest.mark.parametrize(
@@ -220,5 +227,5 @@ async def test_which_processes_compare(
     """Relays and workers, when store and queue are two servers."""
     other = "redis://127.0.0.1:1" if is_two_servers else valkey_server.url
     settings = load(mode=mode, redis_url=valkey_server.url, broker_redis_url=other, port=0, metrics_port=None)
-    async with wiring.open_parts(settings, valkey_server.url, kept_in="") as parts:
+    async with wiring.open_parts(settings, wiring.Source(valkey_server.url, "")) as parts:
         assert [type(part) for part in parts.workers].count(ClockComparison) == is_compared

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import uvloop
+from redis._parsers.hiredis import _AsyncHiredisParser
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from httpqueue.errors import UnavailableError
 from httpqueue.storage.connection import connect, redis_errors
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.prompt import PromptTcp, PromptUnix
 from httpqueue.storage.queue import open_queue
 from tests.support.keys import PARTITIONS
 from tests.support.proxy import Proxy
@@ -152,4 +156,82 @@ async def test_a_connection_that_fails_half_open_is_closed(
         with pytest.raises(UnavailableError, match="no such option"), redis_errors():
             await client.ping()
     assert not connection.is_connected
+    assert await client.ping()
+
+
+async def test_whoever_waits_for_a_connect_fails_with_it(
+    monkeypatch: pytest.MonkeyPatch, client: Redis
+) -> None:
+    """A server that is away costs one timeout, not one for each caller."""
+    [connection] = client.connection_pool._available_connections
+    await connection.disconnect()
+    connects, release = 0, asyncio.Event()
+
+    async def never(_: AbstractConnection) -> None:
+        nonlocal connects
+        connects += 1
+        await release.wait()
+        raise OSError("no route")
+
+    monkeypatch.setattr(PromptUnix, "_connect", never)
+    monkeypatch.setattr(PromptTcp, "_connect", never)
+
+    async def call() -> None:
+        with redis_errors():
+            await client.ping()
+
+    calls = [asyncio.create_task(call()) for _ in range(CALLERS)]
+    while not connects:
+        await asyncio.wait(calls, timeout=0)
+    release.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert connects == 1
+    assert all(isinstance(each, UnavailableError) for each in results)
+
+
+async def test_one_timeout_drops_all_silent_connections(valkey_server: EmbeddedValkey) -> None:
+    """Also those of another client of the server. One that answers meanwhile stays."""
+    async with (
+        asyncio.timeout(30),
+        connect(valkey_server.url, Redis) as one,
+        connect(valkey_server.url, Redis) as other,
+    ):
+        await asyncio.gather(*(client.ping() for client in (one, other) for _ in range(5)))
+        [asking, *idle] = [
+            *one.connection_pool._available_connections,
+            *other.connection_pool._available_connections,
+        ]
+        asking.socket_timeout = 0.1
+        await asking.send_command("XREAD", "BLOCK", "0", "STREAMS", "{0}nothing", "$")
+        alive = idle.pop()
+        await alive.send_command("PING")
+        await alive.read_response()
+        assert alive.is_connected
+        with pytest.raises(RedisTimeoutError):
+            await asking.read_response()
+        assert not any(connection.is_connected for connection in (asking, *idle))
+        assert alive.is_connected
+        assert await one.ping()
+        assert await other.ping()
+
+
+@pytest.mark.parametrize("code", ["READONLY", "LOADING", "MASTERDOWN", "ERR Error running script: -READONLY"])
+async def test_a_server_that_cannot_serve_loses_all_connections(
+    monkeypatch: pytest.MonkeyPatch, client: Redis, code: str
+) -> None:
+    """Defect 5: the next call resolves the server's address anew."""
+    await asyncio.gather(*(client.ping() for _ in range(3)))
+    connections = list(client.connection_pool._available_connections)
+    with monkeypatch.context() as patch:
+
+        async def refused(_: object, **__: object) -> Any:
+            error = _AsyncHiredisParser.parse_error(f"{code} now")  # type: ignore[no-untyped-call] # redis-py
+            if isinstance(error, RedisConnectionError):  # as the parser does
+                raise error
+            return error
+
+        patch.setattr(_AsyncHiredisParser, "read_response", refused)
+        with pytest.raises(UnavailableError, match="cannot serve"), redis_errors():
+            await client.ping()
+    assert not any(connection.is_connected for connection in connections)
     assert await client.ping()

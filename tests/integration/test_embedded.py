@@ -1,5 +1,6 @@
 """The embedded server keeps what it acknowledged, and ends with its process."""
 
+import asyncio
 import fcntl
 import os
 import signal
@@ -16,11 +17,14 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
 
 from httpqueue import clock
 from httpqueue.errors import StartError
+from httpqueue.run import watch
 from httpqueue.storage import embedded
 from httpqueue.storage.embedded import EmbeddedValkey, serving
+from httpqueue.storage.temporary import private_directory
 
 OWNER = """
 import sys
@@ -337,3 +341,81 @@ def test_no_parent_death_signal(directory: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(embedded, "sys", SimpleNamespace(platform="darwin"))
     with EmbeddedValkey(directory) as server, connect(server) as client:
         assert client.ping()
+
+
+def test_a_server_that_died_is_started_again(directory: Path) -> None:
+    """Defect 14: it has all that it had acknowledged, at the same URL."""
+    with EmbeddedValkey(directory) as server:
+        assert server.exit_code is None
+        with connect(server) as client:
+            client.set("timer", "1")
+        pid = server_pid(server)
+        os.kill(pid, signal.SIGKILL)
+        while server.exit_code is None:
+            clock.pause(0.001)
+        url = server.url
+        server.revive()
+        assert (server.url, server.exit_code) == (url, None)
+        with connect(server) as client:
+            assert until_it_answers(client).get("timer") == "1"
+        assert server_pid(server) != pid
+    assert server_is_gone(directory)
+
+
+async def test_the_watch_starts_it_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so; when that fails, it tries again."""
+    monkeypatch.setattr(watch, "LOOK_S", 0.001)
+    monkeypatch.setattr(watch, "AGAIN_S", 0.001)
+    with EmbeddedValkey(directory) as server:
+        part, revive, failures = watch.EmbeddedWatch(server), server.revive, [OSError("no file left")]
+        revived = asyncio.Event()
+
+        def revive_late() -> None:
+            if failures:
+                raise failures.pop()
+            revive()
+            revived.set()
+
+        monkeypatch.setattr(server, "revive", revive_late)
+        with capture_logs() as logs:
+            watching = asyncio.create_task(part.run())
+            os.kill(server_pid(server), signal.SIGKILL)
+            async with asyncio.timeout(30):
+                await revived.wait()
+            await part.stop()
+            await watching
+        with connect(server) as client:
+            until_it_answers(client)
+    assert [log["event"] for log in logs] == ["embedded.died", "run.bug", "embedded.died"]
+
+
+def until_it_answers(client: Any) -> Any:
+    """The same client."""
+    while True:
+        with suppress(RedisConnectionError):
+            client.ping()
+            return client
+
+
+# --- private directories ---
+
+
+def test_a_private_directory_of_a_killed_process_is_removed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 14. Those of living processes, of other programs, and very new ones stay."""
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    for name in ("httpqueue-killed", "httpqueue-new", "other-program"):
+        (directory / name).mkdir()
+        (directory / name / "owner").touch()
+        if name != "httpqueue-new":
+            os.utime(directory / name / "owner", (0, 0))
+    with private_directory() as alive:
+        os.utime(alive / "owner", (0, 0))
+        with private_directory():
+            assert alive.is_dir()
+        left = {path.name for path in directory.iterdir()}
+        assert left == {alive.name, "httpqueue-new", "other-program"}
+        assert stat.S_IMODE(alive.stat().st_mode) == 0o700
+    assert not alive.exists()

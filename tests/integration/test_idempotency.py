@@ -1,4 +1,4 @@
-"""The header Idempotency-Key of POST /timers (issue 11, 15): docs/adr/0030."""
+"""The header Idempotency-Key of POST /timers (issue 11, 15): docs/adr/0031."""
 
 import asyncio
 from typing import Any

@@ -7,6 +7,7 @@ from httpqueue.storage.hosts import PROBE_MS
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.webhooks.outcome import Outcome
 from tests.support.frozen import T0_MS, claim
+from tests.support.keys import SECRETS
 from tests.support.lines import HOST, Answers, Stage, create, no_line_is_left, waiting, woken
 
 
@@ -220,7 +221,8 @@ async def test_what_was_said_is_kept_until_it_is_taken_back(redis: Redis, stage:
     assert (await policies.destination(HOST)).policy == policy
     await policies.update_application("shop", lambda _: ApplicationPolicy(paused=True, secrets=("whsec_a",)))
     assert [each.name for each in await policies.applications()] == ["shop"]
-    assert (await policies.application("shop")).secrets == ("whsec_a",)
+    [secret] = (await policies.application("shop")).secrets
+    assert SECRETS.open("shop", secret) == "whsec_a"
     await policies.set_destination(HOST, DestinationPolicy())
     await policies.update_application("shop", lambda _: ApplicationPolicy())
     stage.time.advance(PROBE_MS)

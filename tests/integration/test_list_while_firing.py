@@ -36,6 +36,7 @@ async def client(storage: Storage, queue: Queue) -> AsyncIterator[httpx.AsyncCli
         store=storage.store,
         lookup=storage.lookup,
         policies=storage.policies,
+        jobs=storage.jobs,
         readiness=storage.ping,
         worker_silence_ms=queue.worker_silence_ms,
         retention_ms=HOUR_MS,

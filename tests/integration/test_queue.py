@@ -233,15 +233,24 @@ async def test_foreign_entries_are_told_and_out_of_the_way(
     assert await frozen_queue.redis.keys() == []
 
 
-async def test_no_entry_expires_and_none_is_a_pickle(queue: Queue) -> None:
+async def test_no_entry_expires_before_it_is_due_and_none_is_a_pickle(queue: Queue) -> None:
     """However far ahead it is due; the definition is JSON."""
     await queue.put([at("a", T0_MS + 10**12)])
     (await queue.epochs())[HERE]
+    job = f"{KEYS.jobs}default:a:0"
     for key in await queue.redis.keys():
-        assert await queue.redis.pttl(key) == -1
-    definition = await queue.redis.get(f"{KEYS.jobs}default:a:0")
-    assert definition == JOB_DEFINITION
+        assert key == job.encode() or await queue.redis.pttl(key) == -1
+    assert await queue.redis.pttl(job) > T0_MS + 10**12 - now_ms()
+    assert await queue.redis.get(job) == JOB_DEFINITION
     assert orjson.loads(JOB_DEFINITION)["f"] == JOB_FUNCTION
+
+
+async def test_jobs_do_not_outlive_a_lost_queue_for_ever(frozen_queue: Queue) -> None:
+    """Defect 6: if the queue's entries are lost alone, their jobs expire a week after they are due."""
+    await frozen_queue.put([at("past", 1), at("next", T0_MS + 1_000_000)])
+    for name, due_in_ms in (("past", 0), ("next", 1_000_000)):
+        left_ms = await frozen_queue.redis.pttl(f"{KEYS.jobs}default:{name}:0")
+        assert due_in_ms - 60_000 < left_ms - 7 * 24 * 3_600_000 <= due_in_ms
 
 
 # --- listen ---

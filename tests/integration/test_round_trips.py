@@ -8,8 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from httpqueue.relay.relay import Relay
-from httpqueue.storage.connection import _PromptWrites
 from httpqueue.storage.embedded import EmbeddedValkey
+from httpqueue.storage.prompt import PromptConnection
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage, open_storage
 from httpqueue.timers.commands import Begun
@@ -27,13 +27,13 @@ class RoundTrips:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._count = 0
-        send = _PromptWrites.send_packed_command
+        send = PromptConnection.send_packed_command
 
-        async def counted(connection: _PromptWrites, *args: Any, **kwargs: Any) -> None:
+        async def counted(connection: PromptConnection, *args: Any, **kwargs: Any) -> None:
             self._count += 1
             await send(connection, *args, **kwargs)
 
-        monkeypatch.setattr(_PromptWrites, "send_packed_command", counted)
+        monkeypatch.setattr(PromptConnection, "send_packed_command", counted)
 
     async def of(self, path: Callable[[], Awaitable[Any]]) -> int:
         """Those of one path."""

@@ -37,7 +37,7 @@ from httpqueue.timers.timer import State
 from tests.support.api_lab import Lab
 from tests.support.egress import PRIVATE
 from tests.support.frozen import FrozenTime
-from tests.support.keys import PARTITIONS, Everywhere, place_of
+from tests.support.keys import PARTITIONS, SECRETS, Everywhere, place_of
 
 EXAMPLES: Final = 15
 """Generated requests a call, besides those of the coverage phase."""
@@ -113,16 +113,18 @@ def backend_of(redis: Redis) -> Backend:
     async def advance(_target_of: Callable[[int], int]) -> None:
         pass
 
-    storage = Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS)
+    storage = Storage(redis, archive_error_rate=1e-6, partitions=PARTITIONS, secrets=SECRETS)
     return Backend(
         store=storage.store,
         lookup=storage.lookup,
         policies=storage.policies,
+        jobs=storage.jobs,
         readiness=storage.ping,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
         egress=lambda: PRIVATE,
         advance=advance,
+        audit=storage.audit,
     )
 
 

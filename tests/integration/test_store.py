@@ -42,7 +42,7 @@ DAMAGED = {
     "lost workers are no number": encode_record("{}", due_ms=T0_MS, lost="none"),
     "nonce is no string": encode_record("{}", due_ms=T0_MS, nonce=7),
     "holder is no string": encode_record("{}", due_ms=T0_MS, holder=7),
-    "another format": encode_record(encode_spec(SPEC), due_ms=T0_MS, version=2),
+    "another format": encode_record(encode_spec(SPEC), due_ms=T0_MS, version=3),
 }
 damaged = pytest.mark.parametrize("record", DAMAGED.values(), ids=DAMAGED.keys())
 

@@ -218,6 +218,40 @@ class StoreMachine(RuleBasedStateMachine):
         """One that has failed."""
         self.cancel(data.draw(st.sampled_from(self.failed())), LEASE_MS, "own")
 
+    @rule(
+        names=st.sets(NAMES, min_size=1),
+        states=st.sampled_from([{State.SCHEDULED}, {State.SCHEDULED}, {State.SCHEDULED, *FINISHED}]),
+        ms=MS,
+        meanwhile=st.sampled_from([None, None, "cancel", "fire"]),
+        forgets=st.booleans(),
+    )
+    def end_many(
+        self, names: set[str], states: set[State], ms: int, meanwhile: str | None, *, forgets: bool
+    ) -> None:
+        """As a job does that cancels or deletes; one of them may change after the job has read it."""
+        timers = [
+            self.do(self.store.get(name_of(name))).timer
+            for name in sorted(names)
+            if (timer := self.wanted.there(name)) and timer.state in states
+        ]
+        if meanwhile and timers:
+            name = timers[0].name.id
+            if meanwhile == "cancel":
+                self.cancel(name, ms, None)
+            else:
+                self.change([(name, {State.SCHEDULED}, 0, None, None)])
+            self.all_agrees()
+        places = [self.wanted.timers[each.name.id].partition for each in timers]
+        for partition in self.partitions.all:
+            part = [each for each, place in zip(timers, places, strict=True) if place == partition]
+            ended = self.wanted.end_many(part, states, 0 if forgets else ms)
+            if forgets:
+                assert self.do(self.store.delete_timers(partition, part, states=states)) == ended
+                self.wanted.forget({each.name.id for each in part}, partition)
+            else:
+                items = [(each, ms) for each in part]
+                assert self.do(self.store.end_timers(partition, items, states=states)) == ended
+
     def failed(self) -> list[str]:
         """The names of those that failed and are kept."""
         return sorted(
@@ -678,10 +712,12 @@ class StoreMachine(RuleBasedStateMachine):
             assert all(self.wanted.timers[name].state in UNFINISHED for name in line)
 
     def _counts_are_what_a_scan_finds(self) -> None:
-        """By state."""
+        """By state; those that have not ended; the bytes of all records."""
         for partition, view in enumerate(self.views):
             timers = [each for each in self.wanted.timers.values() if each.partition == partition]
             assert view.counts == Counter(timer.state.letter for timer in timers)
+            assert view.pending == sum(timer.state in UNFINISHED for timer in timers)
+            assert view.bytes == sum(view.sizes.values())
 
     def _one_of_a_lane_runs(self) -> None:
         """At most."""
@@ -776,6 +812,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _nothing_is_left(self) -> None:
         for view in (await self.viewer.look())[0]:
             assert not [*view.counts, *view.records, *view.pointers]
+            assert view.pending == view.bytes == 0
             index = view.indices
             for field in ("due", "held", "next", "running", "retention", "pointers", "waiting", "lines"):
                 assert not index[field], field

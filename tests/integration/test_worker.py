@@ -1,6 +1,7 @@
 """The worker on a real queue, a real store and a real receiver."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,16 @@ from structlog.testing import capture_logs
 from httpqueue.errors import UnavailableError
 from httpqueue.storage.queue import Claim, Queue
 from httpqueue.storage.timers import Store
-from httpqueue.timers.commands import Creation, Finish, IfExists, NewTimer, WakeUp
+from httpqueue.timers.commands import (
+    Begun,
+    Creation,
+    Finish,
+    Finished,
+    IfExists,
+    NewTimer,
+    Refused,
+    WakeUp,
+)
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
@@ -333,26 +343,62 @@ async def test_a_log_that_cannot_be_written_keeps_no_slot(
         assert pipeline.worker._slots.free == SLOTS
 
 
-async def test_a_worker_does_not_go_on_without_its_finishes(
+async def test_a_bug_in_a_finish_harms_no_other_attempt(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug there ends the worker, and its process says so: nobody would hear how calls end."""
+    """Defect 0: it is logged. The worker goes on, and believes the attempt lost: its lease ends."""
+    finish = store.finish
 
-    async def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
+    async def broken(batch: Sequence[Finish], **options: Any) -> Finished:
+        if any(each.begun.wake_up.name.id == "a" for each in batch):
+            raise ZeroDivisionError
+        return await finish(batch, **options)
 
     monkeypatch.setattr(store, "finish", broken)
     sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
     attempts = Attempts(store=store, sender=sender, policy=QUICK)
     permits = Permits(storage_of(store), queue)
-    one = worker.Worker(attempts=attempts, queue=queue, permits=permits, slots=Slots(1, 1), grace_s=0)
+    one = worker.Worker(attempts=attempts, queue=queue, permits=permits, slots=Slots(9, 9), grace_s=0)
+    told = asyncio.Queue[Finish]()
+    attempts.finishes.told.listen(lambda batch: [*map(told.put_nowait, batch[0])])
+    names = [TimerName(DEFAULT_APPLICATION, name) for name in "ab"]
     async with Receiver() as receiver:
-        name = TimerName(DEFAULT_APPLICATION, "a")
-        await store.create([NewTimer(name, Spec(receiver.url, Delay(0)))])
-        await queue.put([DUE_LONG_AGO])
-        with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(one.run(), 30)
+        await store.create([NewTimer(name, Spec(receiver.url, Delay(0))) for name in names])
+        await queue.put([replace(wake_up(name.id), due_ms=1) for name in names])
+        with capture_logs() as logs:
+            task = asyncio.create_task(one.run())
+            async with asyncio.timeout(30):
+                assert {(await told.get()).begun.wake_up.name for _ in names} == {*names}
+            assert not one._running
+            await one.stop()
+            await task
     await sender.close()
+    assert {log["event"] for log in logs} == {"run.bug"}
+    found = [await store.get(name) for name in names]
+    assert [each.timer.state for each in found if each] == [State.RUNNING, State.DONE]
+
+
+async def test_a_bug_in_a_begin_harms_no_other_batch(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 0: it is logged, and the worker goes on with the next wake-ups."""
+    begin, broke = store.begin, asyncio.Event()
+
+    async def broken(wake_ups: Sequence[WakeUp], **options: Any) -> list[Begun | Refused]:
+        if any(each.name.id == "bad" for each in wake_ups):
+            broke.set()
+            raise ZeroDivisionError
+        return await begin(wake_ups, **options)
+
+    monkeypatch.setattr(store, "begin", broken)
+    async with Receiver() as receiver, working(store, queue):
+        with capture_logs() as logs:
+            await queue.put([replace(wake_up("bad"), due_ms=1)])
+            await broke.wait()
+            await store.create([NewTimer(TimerName(DEFAULT_APPLICATION, "a"), Spec(receiver.url, Delay(0)))])
+            await queue.put([DUE_LONG_AGO])
+            await receiver.wait_for(1)
+    assert [log["event"] for log in logs] == ["run.bug"]
 
 
 async def test_a_slot_is_free_when_the_answer_is_there(

@@ -79,8 +79,12 @@ async def ready() -> None:
 
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:
-    """A client that calls the app directly; an exception that leaves the app fails the test."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+    """A client that calls the app directly; an exception that leaves the app fails the test.
+
+    It says that its bodies are JSON unless it is told otherwise.
+    """
+    json = {"content-type": "application/json"}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=json)
 
 
 def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
@@ -90,10 +94,12 @@ def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
         store=cast(Store, store),
         lookup=cast(Lookup, FakeLookup()),
         policies=away.policies,
+        jobs=away.jobs,
         readiness=readiness,
         worker_silence_ms=worker_silence_ms,
         retention_ms=3_600_000,
         egress=lambda: PRIVATE,
+        audit=away.audit,
     )
 
 

@@ -9,7 +9,9 @@ from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 from httpqueue.api.app import create_app
+from httpqueue.api.audit_trail import AuditTrail
 from httpqueue.api.backend import Backend
+from httpqueue.api.key_ring import KeyRing
 from httpqueue.relay.relay import Relay
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
@@ -34,26 +36,32 @@ class Lab:
     store: Store
     time: FrozenTime
     worker_silence_ms: int | None = 0
+    api_keys: KeyRing | None = None
 
     def __post_init__(self) -> None:
         storage = storage_of(self.store)
         queue = Queue(ArqRedis(self.redis.connection_pool), partitions=PARTITIONS, now=self.time)
         self.permits = Permits(storage, queue)
         self.relay = Relay(storage=storage, queue=queue, horizon_ms=HOUR_MS, batch_size=500)
+        self.trail = AuditTrail(storage.audit.append)
         app = create_app(
             Backend(
                 store=self.store,
                 lookup=storage.lookup,
                 policies=storage.policies,
+                jobs=storage.jobs,
                 readiness=storage.ping,
                 worker_silence_ms=self.silence_ms,
                 retention_ms=HOUR_MS,
                 egress=lambda: PRIVATE,
                 now_ms=self.time,
                 advance=self.advance,
-            )
+                audit=storage.audit,
+            ),
+            api_keys=self.api_keys,
+            trail=self.trail,
         )
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     async def silence_ms(self) -> int | None:
         """How long no worker was seen, as the test says."""

@@ -15,7 +15,7 @@ A document is a story. Its fenced blocks are done in their order, and each is on
     ```text     is only read: pictures, and what other systems say.
 
 The nonce in an ETag or a webhook-id is drawn at random: a document writes any, and the same one for the same
-timer. It stands for the one that was drawn, in If-Match, too.
+timer. It stands for the one that was drawn, in If-Match, too. So does the id of a job in a Location.
 
 An answer's JSON must be equal, with two exceptions: `…` in a string stands for anything (a string that is
 nothing else, for any value), and a member "…" of an object for any further members.
@@ -50,6 +50,7 @@ _REQUEST: Final = re.compile(r"([A-Z]+) (\S+)(?: HTTP/1\.1)?")
 _OF_HOSTS: Final = re.compile(r"(GET|PUT) /destinations\b")
 _STATUS: Final = re.compile(r"HTTP/1\.1 (\d{3}) .+")
 _NONCE: Final = re.compile(r'^(?:"|[^":]+:[^":]+:)([\w-]{7})[.:]')
+_JOB: Final = re.compile(r"/jobs/([\w-]{16})")
 _WITH_NONCE: Final = frozenset({"etag", "webhook-id"})
 _CAPTURE: Final = re.compile(r"([A-Z_]+)=\$\((.*)\)")
 
@@ -195,7 +196,10 @@ class Story:
         headers = {"Content-Type": "application/json"} if message.body else {}
         headers |= {name: self._with_nonces(self._to_wire(value)) for name, value in message.headers.items()}
         request = self._client.build_request(
-            method, self._to_wire(target), headers=headers, content=self._to_wire(message.body) or None
+            method,
+            self._with_nonces(self._to_wire(target)),
+            headers=headers,
+            content=self._to_wire(message.body) or None,
         )
         self._answer = await self._client.send(request)
         self._repeatable = request if _OF_HOSTS.match(message.start) else None
@@ -234,6 +238,10 @@ class Story:
         for name, value in message.headers.items():
             if name.lower() in _WITH_NONCE:
                 self._learn_nonce(value, actual[name])
+            elif job := _JOB.fullmatch(value):
+                drawn = _JOB.fullmatch(actual[name] or "")
+                assert drawn, f"{actual[name]} is no job"
+                self._nonces[job[1]] = drawn[1]
         expected = {name: self._with_nonces(value) for name, value in message.headers.items()}
         found = differences(expected, actual)
         assert not found, found

@@ -120,7 +120,13 @@ def finish_of(begun: Begun, outcome: Outcome, ms: int = HOUR_MS) -> Finish:
 
 def storage_of(store: Store) -> Storage:
     """All that is kept on the server of this store, which is a part of it."""
-    storage = Storage(store._redis, archive_error_rate=1e-6, partitions=store._partitions, now=store._now)
+    storage = Storage(
+        store._redis,
+        archive_error_rate=1e-6,
+        partitions=store._partitions,
+        secrets=store._secrets,
+        now=store._now,
+    )
     storage.store, storage._archive, storage.retention = store, store._archive, store._retention
     return storage
 

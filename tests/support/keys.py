@@ -10,11 +10,14 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.secret_box import SecretBox
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.timer import State
 
 PARTITIONS: Final = Partitions(int(os.environ.get("HTTPQUEUE_TEST_PARTITIONS", "1")))  # noqa: TID251 - a test's own
 """The partitions of the stores under test."""
+SECRETS: Final = SecretBox([bytes(range(32))])
+"""What encrypts the signing secrets of the stores under test."""
 STORE: Final = PARTITIONS.store_keys[0]
 QUEUE: Final = PARTITIONS.queue_keys[0]
 """The keys of the first partition; with one partition there are no others."""

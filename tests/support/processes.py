@@ -63,6 +63,15 @@ class Process:
                     raise AssertionError(f"it ended: {self.stderr}")
                 await self._change.wait()
 
+    async def until_told(self, words: str) -> None:
+        """As soon as these words are in its output."""
+        async with asyncio.timeout(60):
+            while not any(words in line for line in [*self.stdout, *self.stderr]):
+                self._change.clear()
+                if self._process.returncode is not None:
+                    raise AssertionError(f"it ended: {self.stderr}")
+                await self._change.wait()
+
     async def until_ready(self) -> None:
         """Its server is checked, and its greeting, if it has one, is out."""
         await self.until_event("run.ready")

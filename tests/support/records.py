@@ -1,10 +1,18 @@
 """Records as lua/common.lua lays them out, sound or damaged, for tests that write them into Redis."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from httpqueue.storage.record import FORMAT
+
+
+def old_store() -> list[list[bytes]]:
+    """The commands that rebuild a store that the last commit before formats had numbers wrote."""
+    path = Path(__file__).with_name("store_of_format_1.json")
+    return [[word.encode("latin-1") for word in words] for words in json.loads(path.read_text())["commands"]]
 
 
 def pack_values(*values: object) -> bytes:

@@ -19,7 +19,7 @@ NEW_YEAR_S: Final = 1_893_456_000
 API_KEY: Final = "0123456789abcdef"
 
 _NEW_YEAR: Final = "2030-01-01T00:00:00.000Z"
-_TIMER: Final = re.compile(r"/timers/(?!replay$|batch$)")
+_TIMER: Final = re.compile(r"/timers/(?!replay$|cancel$|batch$)")
 _numbers = count()
 
 

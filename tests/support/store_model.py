@@ -26,7 +26,7 @@ from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
 from httpqueue.timers.policies import DestinationPolicy
 from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
-from httpqueue.timers.timer import FINISHED, State
+from httpqueue.timers.timer import FINISHED, State, Timer
 from tests.support.frozen import LEASE_MS, FrozenTime
 
 KEYS: dict[str, tuple[str | None, str | None]] = {
@@ -387,6 +387,20 @@ class StoreModel:
         else:
             self._end(name, State.CANCELLED, ms)
         return changed
+
+    def end_many(self, timers: Collection[Timer], states: Collection[State], ms: int) -> int:
+        """End those that are as they were read. Returns how many were."""
+        count = 0
+        for read in timers:
+            timer = self.there(read.name.id)
+            if timer is None or timer.state not in states or timer.version != read.version:
+                continue
+            count += 1
+            if timer.state in FINISHED:
+                timer.kept_until_ms = self.time.now_ms
+            else:
+                self._end(read.name.id, State.CANCELLED, ms)
+        return count
 
     def there(self, name: str) -> Model | None:
         """The timer, unless its retention is over."""

@@ -35,6 +35,12 @@ class View:
     """Sorted sets by their field, or by field and member (`lanes:lane`)."""
     counts: dict[str, int]
     """By state letter."""
+    pending: int
+    """How many have not ended, as `counts` says."""
+    bytes: int
+    """Those of the records, as `counts` says."""
+    sizes: dict[str, int]
+    """The bytes of each record."""
     records: frozenset[str]
     pointers: dict[str, int]
     """Which partition the pointer of a name names."""
@@ -63,6 +69,7 @@ class Viewer:
                 pipeline.zrange(getattr(keys, field) + member, 0, -1, withscores=True)
             for timer_id in self._ids:
                 pipeline.getrange(f"{keys.records}{DEFAULT_APPLICATION}:{timer_id}", 0, _POINTER_BYTES)
+                pipeline.strlen(f"{keys.records}{DEFAULT_APPLICATION}:{timer_id}")
             pipeline.hgetall(keys.counts)
             pipeline.xrange(keys.outbox, self._last_entries[partition])
         for host in HOSTS:
@@ -80,14 +87,21 @@ class Viewer:
             }
             for name in names
         }
-        records = {timer_id: next(answers) for timer_id in self._ids}
+        records, sizes = {}, {}
+        for timer_id in self._ids:
+            records[timer_id], sizes[timer_id] = next(answers), next(answers)
         pointers = {timer_id: read_pointer(record) for timer_id, record in records.items()}
         counts, entries = next(answers), next(answers)
         if entries:
             self._last_entries[partition] = f"({entries[-1][0].decode()}"
+        by_name = {field.decode().removeprefix(DEFAULT_APPLICATION): int(n) for field, n in counts.items()}
+        pending, size = by_name.pop(":p", 0), by_name.pop(":b", 0)
         return View(
             indices,
-            {field.decode().rpartition(":")[2]: int(count) for field, count in counts.items()},
+            {field.removeprefix(":"): count for field, count in by_name.items()},
+            pending,
+            size,
+            {each: sizes[each] for each, record in records.items() if record and pointers[each] is None},
             frozenset(each for each, record in records.items() if record and pointers[each] is None),
             {each: pointer for each, pointer in pointers.items() if pointer is not None},
             {each: _nonce_of(records[each]) for each, pointer in pointers.items() if pointer is not None},

@@ -21,7 +21,9 @@ from httpqueue.timers.access import (
     permits,
 )
 
-grants = st.builds(Grant, st.text(), st.none() | st.text(), st.sampled_from(Scope))
+grants = st.builds(
+    Grant, st.text(), st.none() | st.text(), st.sampled_from(Scope), st.none() | st.integers(0, 2**53)
+)
 
 
 def test_keys_are_long_and_never_the_same() -> None:
@@ -43,7 +45,7 @@ def test_a_key_is_kept_as_its_sha256() -> None:
 def test_grants_survive_being_stored(grant: Grant, created_ms: int) -> None:
     """What is encoded is decoded, as the documented JSON object."""
     stored = encode_grant(grant, created_ms)
-    assert orjson.loads(stored).keys() == {"id", "application", "scope", "created_ms"}
+    assert orjson.loads(stored).keys() == {"id", "application", "scope", "expires_ms", "created_ms"}
     assert decode_grant(stored) == (grant, created_ms)
 
 
@@ -58,11 +60,25 @@ def test_grants_survive_being_stored(grant: Grant, created_ms: int) -> None:
         b'{"id": "a", "application": 7, "scope": "read", "created_ms": 1}',
         b'{"id": "a", "scope": "admin", "created_ms": 1}',
         b'{"id": "a", "application": null, "scope": "admin"}',
+        b'{"id": "a", "application": null, "scope": "admin", "expires_ms": "never", "created_ms": 1}',
     ],
 )
 def test_what_cannot_be_read_permits_nothing(stored: bytes) -> None:
     """Damage, or a scope of a later version: None, and above all not every application."""
     assert decode_grant(stored) is None
+
+
+def test_a_grant_of_an_older_version_never_ends() -> None:
+    """It was stored without an end."""
+    stored = b'{"id": "a", "application": null, "scope": "read", "created_ms": 1}'
+    assert decode_grant(stored) == (Grant("a", None, Scope.READ), 1)
+
+
+def test_when_a_key_ends() -> None:
+    """At the instant itself it has ended."""
+    grant = Grant("a", None, Scope.READ, expires_ms=5)
+    assert [grant.has_expired(now_ms) for now_ms in (4, 5, 6)] == [False, True, True]
+    assert not Grant("a", None, Scope.READ).has_expired(2**53)
 
 
 def test_each_scope_includes_those_before() -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from httpqueue.api.app import create_app
-from httpqueue.errors import UnavailableError
+from httpqueue.errors import StartingError
 from httpqueue.webhooks.egress import Egress, EgressMode, parse_list
 from tests.support.api_fakes import VALID, FakeStore, backend, client_of, fields_of
 
@@ -105,9 +105,10 @@ async def test_before_the_rules_are_known() -> None:
     """503: a process that is starting accepts no URL unjudged."""
 
     def unknown() -> Egress:
-        raise UnavailableError("httpqueue is starting")
+        raise StartingError
 
     async with client_of(create_app(replace(backend(FakeStore()), egress=unknown))) as client:
         response = await client.post("/timers", json=VALID)
         assert response.status_code == 503
         assert response.headers["retry-after"]
+        assert "httpqueue is starting" in response.json()["detail"]

@@ -44,7 +44,7 @@ class BrokenStore(FakeStore):
 
 async def away() -> None:
     """Not ready."""
-    raise UnavailableError("ConnectionError: connection refused")
+    raise UnavailableError("ConnectionError: Error 111 connecting to 10.1.2.3:6379. connection refused")
 
 
 async def hang() -> None:
@@ -74,16 +74,19 @@ async def test_a_process_is_ready_when_redis_is(create: Callable[[], ASGIApp]) -
 
 
 @pytest.mark.parametrize(
-    ("readiness", "reason"), [(away, "connection refused"), (hang, "did not answer in time")]
+    ("readiness", "reason"), [(away, "Redis does not answer; try again"), (hang, "did not answer in time")]
 )
 async def test_a_process_that_is_not_ready_says_why(
     readiness: Callable[[], Awaitable[None]], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 with the reason and Retry-After."""
+    """503 with the reason and Retry-After. Addresses are for the log (issue 11, defect 11)."""
     if readiness is hang:
         monkeypatch.setattr(responses, "ANSWER_WITHIN_S", 0)
-    response = await client_of(create_ops_app(readiness=readiness)).get("/readyz")
+    with capture_logs() as logs:
+        response = await client_of(create_ops_app(readiness=readiness)).get("/readyz")
     assert response.status_code == 503
+    assert "10.1.2.3" not in response.text
+    assert ("10.1.2.3:6379" in logs[0]["reason"]) == (readiness is away)
     assert response.headers["retry-after"] == "1"
     assert fields_of(response) == []
     assert reason in response.json()["detail"]
@@ -174,7 +177,8 @@ async def test_a_client_that_goes_away_is_no_error() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/timers", "headers": [], "query_string": b""}
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/timers", "headers": headers, "query_string": b""}
     with capture_logs() as logs:
         await create_app(backend(store))(scope, receive, send)
     assert not sent

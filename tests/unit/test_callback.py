@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from httpqueue.timers.commands import Begun, WakeUp
+from httpqueue.timers.credentials import MASK
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import Cron, Delay, Instant, Local, Schedule
@@ -98,3 +99,10 @@ def test_an_error_and_labels_are_told_if_there_are_any() -> None:
     spec = replace(SPEC, labels={"team": "blue"})
     full = finished_timer(NAME, spec, failed, State.FAILED)
     assert (full["last_error"], full["last_status"], full["labels"]) == ("no answer", None, {"team": "blue"})
+
+
+def test_a_callback_has_no_credentials_of_its_timer() -> None:
+    """They are for the timer's receiver; and whoever reads the callback, a timer itself, would see them."""
+    spec = replace(SPEC, headers={"Authorization": "Bearer token", "x-b": "2"})
+    told = finished_timer(NAME, spec, ATTEMPT, State.DONE)
+    assert told["request"]["headers"] == {"Authorization": MASK, "x-b": "2"}

@@ -87,6 +87,14 @@ def test_the_metrics_of_the_operations_page_exist() -> None:
     assert named <= exported
 
 
+def test_the_tests_that_the_operations_page_names_exist() -> None:
+    """A promise whose test is gone is none."""
+    text = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)`", text)
+    assert named
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     """Every relative link is a file of the repository."""

@@ -49,7 +49,7 @@ HEADER: Final = st.text(st.characters(max_codepoint=255), max_size=40).map(
 )
 PARAMETERS: Final = ("status", "label", "due_from", "due_to", "host", "limit", "cursor", "application")
 CRON: Final = st.text("0123456789*/,-#L @MONJAdailyhour", max_size=40)
-fuzzed = settings(deadline=None, max_examples=100)
+fuzzed = settings(deadline=None, max_examples=25)
 
 
 @contextmanager

@@ -14,8 +14,12 @@ from httpqueue.run.http_server import HttpServer, listen
 
 
 async def test_it_serves_until_it_is_stopped() -> None:
-    """A request in flight is still answered, and the port is free again."""
+    """A request in flight is still answered, what has to follow is done, and the port is free again."""
     arrived, go_on = asyncio.Event(), asyncio.Event()
+    ended: list[bool] = []
+
+    async def at_end() -> None:
+        ended.append(go_on.is_set())
 
     async def slow(_: Request) -> Response:
         arrived.set()
@@ -24,7 +28,7 @@ async def test_it_serves_until_it_is_stopped() -> None:
 
     with listen("127.0.0.1", 0, setting="PORT") as listener:
         port = listener.getsockname()[1]
-        server = HttpServer(Starlette(routes=[Route("/", slow)]), listener)
+        server = HttpServer(Starlette(routes=[Route("/", slow)]), listener, at_end=at_end)
         async with asyncio.timeout(30), asyncio.TaskGroup() as tasks, httpx.AsyncClient() as client:
             tasks.create_task(server.run())
             request = tasks.create_task(client.get(f"http://127.0.0.1:{port}/"))
@@ -33,6 +37,7 @@ async def test_it_serves_until_it_is_stopped() -> None:
             await server.stop()
             go_on.set()
             assert (await request).text == "late"
+    assert ended == [True]
     with listen("127.0.0.1", port, setting="PORT"):
         pass
 

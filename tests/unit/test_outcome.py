@@ -41,6 +41,7 @@ def test_every_fault_has_its_outcome() -> None:
         Fault.TIMEOUT: Outcome.RETRY,
         Fault.CONNECTION: Outcome.RETRY,
         Fault.DNS: Outcome.RETRY,
+        Fault.UNSIGNED: Outcome.RETRY,
         Fault.LOST_WORKER: Outcome.FAILED,
         Fault.TLS: Outcome.FAILED,
         Fault.PAST_DUE: Outcome.FAILED,

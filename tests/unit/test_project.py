@@ -50,8 +50,10 @@ MAKE_TARGETS = {
     "check",
     "bench",
     "bench-quick",
+    "soak",
     "docker-run",
     "coverage-report",
+    "audit",
     "lock",
     "vendor",
     "openapi",
@@ -197,5 +199,6 @@ def test_continuous_integration_runs_the_readme_s_test_command_then_the_rest() -
         'make test PYTHON="$system" VENV=.venv-system',
         "make lint",
         "make bench-quick",
+        "make soak",
     ]
     assert "make test" in (ROOT / "README.md").read_text()

@@ -1,5 +1,6 @@
 """Settings: what the environment may say, and what docs/settings.md says about it."""
 
+import binascii
 import os
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -15,6 +16,7 @@ from httpqueue.errors import SettingsError
 from httpqueue.runtime.logs import LogFormat
 from httpqueue.settings import (
     PREFIX,
+    AuthMode,
     Mode,
     Settings,
     load,
@@ -30,6 +32,7 @@ from httpqueue.webhooks.egress import EgressList, EgressMode
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 UNSET = "–"  # noqa: RUF001 - the dash of the tables
 INTERN = EgressList((ip_network("10.1.0.0/16"),), ("*.intern.example",))
+SECRETS_KEY = "+/8=".rjust(44, "A")
 VALUES: dict[str, tuple[str, Any]] = {
     "mode": ("relay", Mode.RELAY),
     "host": ("0.0.0.0", "0.0.0.0"),
@@ -40,6 +43,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "data_dir": ("/data", Path("/data")),
     "allow_unsafe_redis": ("true", True),
     "partitions": ("4", 4),
+    "max_pending": ("1000", 1_000),
     "arq_partition": ("3", 3),
     "concurrency": ("7", 7),
     "host_concurrency": ("9", 9),
@@ -66,8 +70,13 @@ VALUES: dict[str, tuple[str, Any]] = {
     "producer_max_retry": ("4", 4),
     "rate_limit": ("2.5", 2.5),
     "api_key": ("0123456789abcdef", SecretStr("0123456789abcdef")),
+    "wait_replicas": ("2", 2),
     "ephemeral": ("true", True),
     "virtual_clock": ("true", True),
+    "auth": ("required", AuthMode.REQUIRED),
+    "allowed_hosts": ("Timers.example.com, [fd00::1]", ("timers.example.com", "[fd00::1]")),
+    "metrics_host": ("0.0.0.0", "0.0.0.0"),
+    "secrets_key": (SECRETS_KEY, SecretStr(SECRETS_KEY)),
 }
 """A value for every setting, as text and as read; none is the default."""
 NEEDED = {"arq_partition": ("HTTPQUEUE_PARTITIONS", "4")}
@@ -234,7 +243,8 @@ def test_redis_url(text: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_bad_redis_url(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What redis-py could not use is refused; it may hold a password, which is not repeated."""
     assert refusal(monkeypatch, "REDIS_URL", text) == (
-        "must be host:port, or a URL that begins with redis://, rediss:// or unix://"
+        "must be host:port, a URL that begins with redis://, rediss:// or unix://, or"
+        " redis+sentinel://host:port,host:port,host:port/name[/db]"
     )
 
 
@@ -416,6 +426,21 @@ def test_mode_proxy_and_its_url_belong_together(monkeypatch: pytest.MonkeyPatch)
     assert "HTTPQUEUE_EGRESS is proxy" in refusal(monkeypatch, "HTTPQUEUE_EGRESS_PROXY", url)
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Defect 14: OpenSSL would trust others without a word, and httpx end the worker."""
+    missing = tmp_path / "missing"
+    monkeypatch.setenv(name, str(missing))
+    with pytest.raises(SettingsError, match=rf"setting {name}: must name certificates .* {missing}"):
+        load()
+    load(mode="relay")  # which calls nobody
+    if name == "SSL_CERT_FILE":
+        missing.touch()
+    else:
+        missing.mkdir()
+    load()
+
+
 def test_who_reaches_the_api() -> None:
     """Any loopback address, or its name."""
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
@@ -423,6 +448,60 @@ def test_who_reaches_the_api() -> None:
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
         assert not load(host=host).listens_on_loopback
     assert [load(mode=mode).has_api for mode in Mode] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("auth", "host", "needs_key"),
+    [
+        (None, "127.0.0.1", False),
+        (None, "localhost", False),
+        (None, "0.0.0.0", True),
+        (None, "::", True),
+        (None, "timers.example", True),
+        ("none", "0.0.0.0", False),
+        ("required", "127.0.0.1", True),
+    ],
+)
+def test_who_needs_a_key(
+    auth: str | None, host: str, *, needs_key: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond loopback everybody, unless it is written out that nobody does."""
+    if auth is not None:
+        monkeypatch.setenv("HTTPQUEUE_AUTH", auth)
+    assert load(host=host).needs_key is needs_key
+
+
+@pytest.mark.parametrize("text", ["http://a", "a:80", "a b", "*", "*.a", "fd00::1"])
+def test_bad_allowed_host(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name, not more: the entry that is none is named."""
+    message = refusal(monkeypatch, "HTTPQUEUE_ALLOWED_HOSTS", f"localhost, {text}")
+    assert message.endswith(f"such as timers.example.com (not {text})")
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "A" * 44, "A" * 43, f"{SECRETS_KEY},", f"{SECRETS_KEY},x", "ü" * 44]
+)
+def test_bad_secrets_key(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not 32 bytes in base64 is refused, and not repeated."""
+    message = refusal(monkeypatch, "HTTPQUEUE_SECRETS_KEY", text)
+    assert message.startswith("must be 32 random bytes in base64 (openssl rand -base64 32)")
+    assert text not in message
+
+
+def test_secret_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of them, in the order in which they count, in either alphabet of base64; never shown."""
+    assert load().secret_keys == ()
+    url_safe = SECRETS_KEY.translate(str.maketrans("+/", "-_"))
+    monkeypatch.setenv("HTTPQUEUE_SECRETS_KEY", f"{'A' * 43}=, {url_safe}")
+    assert load().secret_keys == (bytes(32), binascii.a2b_base64(SECRETS_KEY))
+    assert url_safe not in repr(load())
+
+
+def test_passwords_of_redis_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when all settings are."""
+    monkeypatch.setenv("REDIS_URL", "rediss://user:password@redis")
+    monkeypatch.setenv("HTTPQUEUE_BROKER_REDIS_URL", "rediss://user:password@broker")
+    assert "password" not in repr(load())
 
 
 def test_in_memory() -> None:

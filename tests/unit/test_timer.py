@@ -10,21 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpqueue.errors import InvalidTimerError
+from httpqueue.errors import InvalidTimerError, NewerFormatError
 from httpqueue.storage.record import FORMAT, STATE_OF_LETTER, decode_record, encode_attempt, encode_spec
 from httpqueue.timers.names import TimerName
-from httpqueue.timers.schedule import Delay
+from httpqueue.timers.schedule import MAX_DUE_MS, MIN_DUE_MS, Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import FINISHED, TRANSITIONS, Attempt, State, Timer
 
-MS = st.integers(-(2**53), 2**53)
+MS = st.integers(-(2**40), MAX_DUE_MS // 2)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 COUNTS = st.integers(0, 2**53)
 ATTEMPTS = st.builds(
     Attempt,
     started_ms=MS,
-    lateness_ms=MS,
+    lateness_ms=st.integers(-(2**40), 2**40),
     status=st.none() | st.integers(100, 599),
     error=st.none() | TEXT,
     duration_ms=COUNTS,
@@ -56,6 +56,7 @@ def record(*fields: object) -> bytes:
 )
 def test_record(letter: bytes, numbers: list[int], texts: list[str], log: list[Attempt]) -> None:
     """Format, state, five numbers, with lost workers and timeout, four texts, spec and the last attempts."""
+    numbers[3] %= MAX_DUE_MS
     raw = record(FORMAT, letter, *numbers, *texts, encode_spec(SPEC), *map(encode_attempt, log))
     generation, attempts, _, due_ms, _ = numbers
     _, _, nonce, _ = texts
@@ -100,7 +101,7 @@ def test_record_as_fixture() -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (0, FORMAT + 1),
+        (0, FORMAT + 2),
         (0, b"1"),
         (0, None),
         (1, b"x"),
@@ -129,6 +130,10 @@ def test_record_as_fixture() -> None:
         (SPEC_PLACE, None),
         (SPEC_PLACE, 7),
         (SPEC_PLACE, b"{}"),
+        (5, MAX_DUE_MS + 1),
+        (5, MIN_DUE_MS - 1),
+        (7, b"\xff"),
+        (8, b"\xff"),
         (LOG, None),
         (LOG, 0),
         (LOG, []),
@@ -151,6 +156,12 @@ def test_damaged_field(place: int, value: Any) -> None:
     """A field of another type or meaning makes the whole record unreadable."""
     with pytest.raises(InvalidTimerError, match="unreadable"):
         decode_record(NAME, record(*FIELDS[:place], value, *FIELDS[place + 1 :]))
+
+
+def test_the_next_format() -> None:
+    """Its record is not damaged: a newer version wrote it."""
+    with pytest.raises(NewerFormatError):
+        decode_record(NAME, record(FORMAT + 1, *FIELDS[1:]))
 
 
 def test_an_attempt_of_an_earlier_version() -> None:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from httpqueue.api import responses
+from httpqueue.api.audit_trail import changed
 from httpqueue.api.auth import application_of
 from httpqueue.api.backend import Backend
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
@@ -18,7 +19,7 @@ from httpqueue.api.schema.idempotency import idempotency_key, key_reused
 from httpqueue.api.schema.json_body import MAX_BATCH_BYTES, read_object
 from httpqueue.api.schema.query import check_query
 from httpqueue.api.schema.read_timer import read_batch, read_timer
-from httpqueue.api.timer_problems import other_lane, state_conflict
+from httpqueue.api.timer_problems import LIMITS, limit_met, other_lane, state_conflict
 from httpqueue.runtime.batch import Batcher
 from httpqueue.runtime.metrics import TIMERS_CREATED
 from httpqueue.timers.commands import Created, Creation, NewTimer
@@ -65,6 +66,7 @@ class CreateTimers:
             application_of=whose,
             idempotency_key=idempotency_key(scope),
         )
+        changed(scope, timer.name)
         async with asyncio.timeout(responses.ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
         _check_created(timer, created)
@@ -89,12 +91,21 @@ class CreateTimers:
         whose = partial(application_of, request.scope)
         items = await read_batch(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
         timers = [item for item in items if isinstance(item, NewTimer)]
+        changed(request.scope, *(timer.name for timer in timers))
         async with responses.in_time():
             created = iter(await self._store.create(timers) if timers else ())
         results = [
             problem_content(item) if isinstance(item, ProblemError) else _result(item, next(created))
             async for item in responses.in_turns(items)
         ]
+        changed(
+            request.scope,
+            *(
+                item.name
+                for item, result in zip(items, results, strict=True)
+                if isinstance(item, NewTimer) and result["status"] < HTTPStatus.BAD_REQUEST
+            ),
+        )
         TIMERS_CREATED.inc(sum(result["status"] == HTTPStatus.CREATED for result in results))
         return responses.json_response({"results": results})
 
@@ -119,6 +130,8 @@ def _check_created(timer: NewTimer, created: Created) -> None:
         raise IN_FLIGHT
     if created.creation is Creation.OTHER_LANE:
         raise OTHER_LANE
+    if created.creation in LIMITS:
+        raise limit_met(created)
 
 
 def _result(timer: NewTimer, created: Created) -> dict[str, Any]:

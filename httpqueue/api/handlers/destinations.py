@@ -7,7 +7,7 @@ from httpqueue.api import responses
 from httpqueue.api.problems import faulty_field
 from httpqueue.api.schema.field_checks import check_host
 from httpqueue.api.schema.json_body import read_object
-from httpqueue.api.schema.query import check_query
+from httpqueue.api.schema.query import check_query, read_page_query
 from httpqueue.api.schema.render import destination_view
 from httpqueue.api.schema.request_models import DestinationRequest
 from httpqueue.api.schema.validate import validate
@@ -23,10 +23,16 @@ class Destinations:
 
     async def list(self, request: Request) -> Response:
         """GET /destinations: the hosts that were called or have limits."""
-        check_query(request.scope)
+        page = read_page_query(request)
         async with responses.in_time():
-            destinations = await self._policies.destinations()
-        return responses.json_response({"destinations": [destination_view(each) for each in destinations]})
+            found = await self._policies.destinations(after=page.cursor or "", limit=page.limit + 1)
+        shown = found[: page.limit]
+        return responses.json_response(
+            {
+                "destinations": [destination_view(each) for each in shown],
+                "next_cursor": shown[-1].host if len(found) > page.limit else None,
+            }
+        )
 
     async def get(self, request: Request) -> Response:
         """GET /destinations/{host}."""

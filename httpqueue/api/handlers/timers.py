@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from httpqueue.api import responses
-from httpqueue.api.auth import application_of, sees_all
+from httpqueue.api.auth import application_of, check_reveal, sees_all
 from httpqueue.api.backend import Backend
 from httpqueue.api.problems import ProblemError, faulty_field
 from httpqueue.api.schema.etag import etag, if_match
 from httpqueue.api.schema.field_checks import is_known_id
 from httpqueue.api.schema.json_body import read_nothing, read_object
 from httpqueue.api.schema.patch_timer import patched
-from httpqueue.api.schema.query import application_parameter
+from httpqueue.api.schema.query import application_parameter, reveal_parameter
 from httpqueue.api.schema.read_timer import callback_of, read_content
 from httpqueue.api.schema.render import attempt_view, timer_view
 from httpqueue.api.schema.request_models import CallbackChange
@@ -54,10 +54,13 @@ class Timers:
 
     async def get(self, request: Request) -> Response:
         """GET /timers/{timer_id}: the timer, or what the archive remembers of it, or 404."""
+        name = _name(request, "reveal")
+        if reveal := reveal_parameter(request):
+            check_reveal(request.scope)
         async with responses.in_time():
-            name, found = await self._seen(request)
+            name, found = await self._seen(request, name)
             if found is not None:
-                view = timer_view(found.timer, found.now_ms)
+                view = timer_view(found.timer, found.now_ms, reveal=reveal)
                 return responses.json_response(view, headers=etag(found.timer.version))
             if await self._store.is_archived(name):
                 return responses.json_response(
@@ -68,7 +71,7 @@ class Timers:
     async def attempts(self, request: Request) -> Response:
         """GET /timers/{timer_id}/attempts: the last attempts, oldest first."""
         async with responses.in_time():
-            name, found = await self._seen(request)
+            name, found = await self._seen(request, _name(request))
             if found is None:
                 raise await self._missing(name)
         return responses.json_response({"attempts": [attempt_view(each) for each in found.timer.log]})
@@ -76,7 +79,7 @@ class Timers:
     async def explain(self, request: Request) -> Response:
         """GET /timers/{timer_id}/explain: why the timer has not fired yet."""
         async with responses.in_time():
-            name, found = await self._seen(request)
+            name, found = await self._seen(request, _name(request))
             facts = None if found is None else await self._lookup.facts(name)
             if facts is None:
                 raise await self._missing(name)
@@ -195,14 +198,13 @@ class Timers:
         timer = (await self._find(name)).timer
         return timer.version if timer.version in wanted else NO_VERSION
 
-    async def _seen(self, request: Request) -> tuple[TimerName, Found | None]:
-        """The timer to show, and its name; None: it has no record.
+    async def _seen(self, request: Request, name: TimerName) -> tuple[TimerName, Found | None]:
+        """The timer to show, and its name; None: it has no record. name: as the request has it.
 
         If the request names no application and may see all, it is the one that lists show, whatever its
         application. Raises ProblemError (409) if several have it. Changes are not made so: they could meet
         the timer of somebody else.
         """
-        name = _name(request)
         found = await self._store.get(name)
         if found is not None or "application" in request.query_params or not sees_all(request.scope):
             return name, found
@@ -228,10 +230,13 @@ class Timers:
         return not_found()
 
 
-def _name(request: Request) -> TimerName:
-    """The timer that the path names; raises ProblemError (403, 404, 422)."""
+def _name(request: Request, *others: str) -> TimerName:
+    """The timer that the path names; raises ProblemError (403, 404, 422).
+
+    others: parameters that the query may have besides the application.
+    """
     timer_id: str = request.path_params["timer_id"]
-    application = application_of(request.scope, application_parameter(request))
+    application = application_of(request.scope, application_parameter(request, *others))
     if not is_known_id(timer_id):
         raise not_found()
     return TimerName(application, timer_id)

@@ -1,11 +1,12 @@
 """What clients get, as pydantic models for the OpenAPI document; render.py makes the answers themselves."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from httpqueue.api.schema.field_types import EXAMPLE_ID, EXAMPLE_INSTANT
 from httpqueue.timers.explain import Code
+from httpqueue.timers.jobs import JobKind, JobState
 from httpqueue.timers.timer import State
 
 
@@ -54,6 +55,9 @@ class BatchResult(BaseModel):
     )
     timer_status: State | None = Field(
         default=None, description="Status 200 and problems only: the state of the timer that has the id."
+    )
+    quota: Literal["pending", "bytes", "rate"] | None = Field(
+        default=None, description="Problems only: the quota of the application that is used up."
     )
 
 
@@ -109,7 +113,7 @@ class TimerSummary(BaseModel):
     executed_at: str | None = Field(description="When the last attempt started.")
     url: str = Field(description="As given.")
     method: str = Field(description="As given.", examples=["POST"])
-    headers: dict[str, str] = Field(description="As given.")
+    headers: dict[str, str] = Field(description="As given; credentials are ••• unless revealed.")
     body: Any = Field(description="As given.")
     delay_ms: int | None = Field(description="The delay in ms; null without one.")
     fire_at: str | None = Field(description="As given; an instant is shown in UTC.")
@@ -117,7 +121,7 @@ class TimerSummary(BaseModel):
     timezone: str | None = Field(description="As given: the time zone of cron or of a local fire_at.")
     timeout: float | None = Field(description="As given, in seconds.")
     retry: dict[str, Any] | None = Field(description="As given.")
-    callback: dict[str, Any] | None = Field(description="As given.")
+    callback: dict[str, Any] | None = Field(description="As given; credentials are ••• unless revealed.")
     ordering_key: str | None = Field(description="As given.")
     labels: dict[str, str] = Field(description="As given.")
     past_due: Any = Field(description="As given.", examples=["fire"])
@@ -161,16 +165,37 @@ class ExplainAnswer(BaseModel):
     details: dict[str, Any] = Field(description="The names and numbers of the sentence.")
 
 
-class ReplayAnswer(BaseModel):
-    """The failed timers that are sent again."""
+class JobView(BaseModel):
+    """A job: work on many timers that goes on after the answer."""
 
-    dry_run: bool = Field(description="Whether this was a dry run, which changes nothing.")
-    matched: int = Field(description="How many timers meet the conditions, at most the limit.")
-    replayed: int = Field(
-        description="How many of them are scheduled again; the others were changed in between."
+    id: str = Field(description="Its id.", examples=["Jx3kQ9vTz1bWn0cE"])
+    application: str = Field(description="The application whose timers it is about.", examples=["default"])
+    kind: JobKind = Field(description="What it does.")
+    dry_run: bool = Field(description="Whether it only counts the timers.")
+    state: JobState = Field(
+        description="waiting until a relay begins; cancelling until the relay has heard of the DELETE."
     )
-    ids: list[str] = Field(description="The ids of these timers, earliest due time first.")
-    complete: bool = Field(description="false when there are more: send the same request again.")
+    total: int | None = Field(
+        description="About how many timers it has to look at; null until it begins.", examples=[600000]
+    )
+    done: int = Field(description="How many of them it has looked at.", examples=[250000])
+    matched: int = Field(description="How many of those meet the conditions.", examples=[1200])
+    changed: int = Field(
+        description="How many of those it has changed. The others changed while it looked at them.",
+        examples=[1200],
+    )
+    created: str = Field(description="When it was asked for.", examples=[EXAMPLE_INSTANT])
+    started: str | None = Field(description="When it began.", examples=[EXAMPLE_INSTANT])
+    ended: str | None = Field(description="When it ended.", examples=[EXAMPLE_INSTANT])
+    error: str | None = Field(description="Why it failed; null otherwise.")
+
+
+class QuotaView(BaseModel):
+    """How much an application may store and post; null: without limit."""
+
+    pending: int | None = Field(description="The most timers that are scheduled or running.")
+    bytes: int | None = Field(description="The most bytes of its timers.")
+    rate: float | None = Field(description="The most timers that may be posted per second.")
 
 
 class ApplicationView(BaseModel):
@@ -185,12 +210,16 @@ class ApplicationView(BaseModel):
         description="How many seconds its finished timers can be read."
     )
     secrets: int = Field(description="The number of secrets that sign its webhooks.")
+    quota: QuotaView | None = Field(description="null: without limit.")
+    bytes: int = Field(description="How many bytes the records of its timers have, finished ones included.")
+    deleting: bool = Field(description="Whether a job is deleting it: it takes no new timers.")
 
 
 class ApplicationList(BaseModel):
     """The applications that have timers or settings."""
 
-    applications: list[ApplicationView] = Field(description="Sorted by name.")
+    applications: list[ApplicationView] = Field(description="The page, sorted by name.")
+    next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 class HealthView(BaseModel):
@@ -216,7 +245,39 @@ class DestinationView(BaseModel):
 class DestinationList(BaseModel):
     """The hosts that were called or have limits."""
 
-    destinations: list[DestinationView] = Field(description="Sorted by name.")
+    destinations: list[DestinationView] = Field(description="The page, sorted by name.")
+    next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+class AuditEntryView(BaseModel):
+    """One change that was made over the API."""
+
+    at: str = Field(
+        description="When it was written down, usually within 0.1 s of the answer.",
+        examples=[EXAMPLE_INSTANT],
+    )
+    key: str | None = Field(
+        description="The id of the API key that made it; null when nobody needed one.", examples=["1f0c9a2b"]
+    )
+    action: str = Field(description="What was done: an operationId of this API.", examples=["cancelTimer"])
+    application: str | None = Field(description="The application that it concerns; null: none, or several.")
+    target: str | None = Field(
+        description="The id of the timer, or the host; null where the action says it all.",
+        examples=[EXAMPLE_ID],
+    )
+    status: int = Field(
+        description="The status of the answer. From 500 on, it is unknown whether the change was made.",
+        examples=[200],
+    )
+
+
+class AuditList(BaseModel):
+    """A page of the audit log, the latest change first."""
+
+    entries: list[AuditEntryView] = Field(
+        description="The page. It may be short or even empty although more follow."
+    )
+    next_cursor: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 class ClockView(BaseModel):
@@ -252,4 +313,7 @@ class Problem(BaseModel):
     errors: list[ProblemField] = Field(default=[], description="Every faulty field.")
     timer_status: State | None = Field(
         default=None, description="The state of the timer, where that is the reason."
+    )
+    quota: Literal["pending", "bytes", "rate"] | None = Field(
+        default=None, description="The quota of the application that is used up, where that is the reason."
     )

@@ -7,6 +7,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
+from httpqueue.timers.credentials import MASK
 from httpqueue.timers.names import CALLBACK_MARK, is_readable_label, normal_host
 from httpqueue.webhooks.message import ID_PLACEHOLDER, OWN_HEADERS
 
@@ -212,6 +213,8 @@ def check_header_name(name: str) -> str:
 
 def check_header_value(value: str) -> str:
     """The header's value as given."""
+    if value == MASK:
+        raise ValueError(f"must not be {MASK}, which stands for a value that was not shown: send the value")
     if not _VALUE.fullmatch(value):
         raise ValueError("must be visible ASCII characters, with spaces and tabs only between them")
     return value

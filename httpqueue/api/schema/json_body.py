@@ -76,13 +76,18 @@ async def read_nothing(scope: Scope, receive: Receive) -> None:
 
 
 def check_content_type(content_type: str | None, content_encoding: str | None) -> None:
-    """Raise ProblemError (415) unless the body is JSON in UTF-8, not compressed. None is taken for JSON."""
+    """Raise ProblemError (415) unless the body is JSON in UTF-8, not compressed; None: not said.
+
+    A body whose type is not said is refused, too: any web page may make a browser send such a body, but not
+    one that is said to be JSON (a CORS preflight comes first).
+    """
     if content_encoding not in {None, "identity"}:
         detail = "Content-Encoding is not supported: send the JSON as it is"
         headers = {"Accept-Encoding": "identity"}
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
     if content_type is None:
-        return
+        detail = "Content-Type is missing: it must be application/json"
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
     main, _, sub = media_type.partition("/")
     json_type = main == "application" and (sub == "json" or sub.endswith("+json"))

@@ -19,12 +19,14 @@ from httpqueue.api.schema.answer_models import Problem
 from httpqueue.api.schema.field_types import EXAMPLE_ID
 from httpqueue.api.schema.operation import AnswerDoc, Operation
 from httpqueue.api.schema.operations import OPERATIONS
-from httpqueue.api.schema.query import ListQuery
+from httpqueue.api.schema.query import REVEAL, ListQuery
 
 _TAGS: Final = {
     "timers": "Schedule webhooks and see what became of them.",
     "applications": "Each application has its own timers, ids and settings.",
     "destinations": "The hosts that timers call.",
+    "jobs": "Work on many timers, which goes on after the answer.",
+    "audit": "Who changed what over the API.",
     "clock": "Only with `httpqueue --virtual-clock`: time stands still until you advance it.",
     "operations": "Probes and metrics, for those who run httpqueue.",
 }
@@ -48,7 +50,7 @@ _PROBLEMS: Final = {
 }
 _HEADERS: Final = {
     "ETag": ("The timer's version, for If-Match.", '"wPL3xQ0.0.0.s"'),
-    "Location": ("The timer's path.", "/timers/order-4711"),
+    "Location": ("The path of the timer or job.", "/timers/order-4711"),
     "Retry-After": ("Seconds to wait.", problems.RETRY_AFTER_S),
     "WWW-Authenticate": ("How to send an API key.", "Bearer"),
 }
@@ -66,6 +68,7 @@ _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
         {"pattern": field_checks.APPLICATION_PATTERN, "examples": ["shop"]},
     ),
     "host": ("path", "A host without scheme and port.", {"minLength": 1, "examples": ["example.com"]}),
+    "job_id": ("path", "The job's id.", {"pattern": r"^[A-Za-z0-9_-]{16}$"}),
     "If-Match": (
         *("header", "Change the timer only if it still has this version: its ETag."),
         {"pattern": _ENTITY_TAGS, "examples": ["*", '"wPL3xQ0.0.0.s"']},
@@ -129,7 +132,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
-    in_path = [name for name in ("timer_id", "application", "host") if f"{{{name}}}" in operation.path]
+    in_path = [
+        name for name in ("timer_id", "application", "host", "job_id") if f"{{{name}}}" in operation.path
+    ]
     in_header = [
         name
         for name, is_known in (
@@ -147,13 +152,16 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
             "description": text,
             "schema": {"type": "string"} | schema,
         }
-    fields = ListQuery.model_json_schema()["properties"]
-    for name in fields if operation.has_list_query else ["application"] if _is_one_timer(operation) else []:
+    fields = (operation.query or ListQuery).model_json_schema()["properties"]
+    for name in fields if operation.query else ["application"] if _is_one_timer(operation) else []:
         schema = _never_null(fields[name])
         description = schema.pop("description")
         if _is_one_timer(operation):
             description = "The timer's application. Absent: the API key's own, or `default`."
         yield {"name": name, "in": "query", "description": description, "schema": schema}
+    if operation.has_reveal:
+        schema = {"type": "boolean", "default": False}
+        yield {"name": "reveal", "in": "query", "description": REVEAL, "schema": schema}
 
 
 def _never_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,10 @@ class Operation:
     is_patch: bool = False
     """Whether the body is a merge patch (RFC 7396) of the request model."""
     is_body_optional: bool = False
-    has_list_query: bool = False
-    """Whether the query is a ListQuery."""
+    query: type[BaseModel] | None = None
+    """The model of the query of a list."""
+    has_reveal: bool = False
+    """Whether the query may ask to reveal credentials."""
     has_if_match: bool = False
     """Whether the header If-Match is understood (RFC 9110 section 13.1.1)."""
     has_idempotency_key: bool = False

@@ -5,6 +5,7 @@ from typing import Final
 from httpqueue.api.schema import answer_models as answers
 from httpqueue.api.schema import request_models as requests
 from httpqueue.api.schema.operation import AnswerDoc, Operation
+from httpqueue.api.schema.query import AuditQuery, ListQuery, PageQuery
 from httpqueue.timers.access import Scope
 
 _TIMER: Final = "/timers/{timer_id}"
@@ -12,7 +13,10 @@ _APPLICATION: Final = "/applications/{application}"
 _DESTINATION: Final = "/destinations/{host}"
 
 _ID_TAKEN: Final = {409: "The id belongs to a timer with other content, or to one that is in flight."}
+_QUOTA: Final = {403: "The API key does not permit this, or a quota of the application is used up."}
 _OTHER_STATE: Final = {409: "The timer is in another state; timer_status names it."}
+_NO_JOB: Final = {404: "There is no such job, or it ended long ago."}
+_DELETING: Final = {409: "A job is deleting the application."}
 _NO_CLOCK: Final = {404: "There is no virtual clock."}
 
 _CHANGED: Final = {200: AnswerDoc("The timer after the change.", (answers.ChangedTimer,), ("ETag",))}
@@ -30,6 +34,8 @@ _FOUND: Final = {
 _ONE_APPLICATION: Final = {200: AnswerDoc("The application as it is now.", (answers.ApplicationView,))}
 _ONE_DESTINATION: Final = {200: AnswerDoc("The destination as it is now.", (answers.DestinationView,))}
 _CLOCK: Final = {200: AnswerDoc("The time of the virtual clock.", (answers.ClockView,))}
+_JOB_STARTED: Final = {202: AnswerDoc("The job that does it.", (answers.JobView,), ("Location",))}
+_ONE_JOB: Final = {200: AnswerDoc("The job as it is now.", (answers.JobView,))}
 _PROBE: Final = {200: AnswerDoc("Yes.", (answers.ProbeView,))}
 _PAGE: Final = {200: AnswerDoc("A page or file of the documentation.")}
 
@@ -45,7 +51,7 @@ OPERATIONS: Final = (
         "once.",
         request=requests.TimerRequest,
         has_idempotency_key=True,
-        problems=_ID_TAKEN,
+        problems=_ID_TAKEN | _QUOTA,
     ),
     Operation(
         "GET",
@@ -55,7 +61,7 @@ OPERATIONS: Final = (
         "List timers",
         {200: AnswerDoc("A page of timers.", (answers.TimerList,))},
         "Sorted by due time. You may page through the list while timers fire.",
-        has_list_query=True,
+        query=ListQuery,
     ),
     Operation(
         "POST",
@@ -73,11 +79,22 @@ OPERATIONS: Final = (
         "replayTimers",
         Scope.WRITE,
         "Send many failed timers again",
-        {200: AnswerDoc("Which timers are sent again.", (answers.ReplayAnswer,))},
-        request=requests.ReplayRequest,
+        _JOB_STARTED,
+        "A job schedules all failed timers again that meet the conditions. Each is then due at once.",
+        request=requests.SelectionRequest,
         is_body_optional=True,
     ),
-    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND),
+    Operation(
+        "POST",
+        "/timers/cancel",
+        "cancelTimers",
+        Scope.WRITE,
+        "Cancel many scheduled timers",
+        _JOB_STARTED,
+        "A job cancels all scheduled timers that meet the conditions. Timers that are in flight are not.",
+        request=requests.SelectionRequest,
+    ),
+    Operation("GET", _TIMER, "getTimer", Scope.READ, "Get a timer", _FOUND, has_reveal=True),
     Operation(
         "PUT",
         _TIMER,
@@ -171,6 +188,8 @@ OPERATIONS: Final = (
         Scope.READ,
         "List applications",
         {200: AnswerDoc("The applications that have timers or settings.", (answers.ApplicationList,))},
+        "Sorted by name.",
+        query=PageQuery,
     ),
     Operation("GET", _APPLICATION, "getApplication", Scope.READ, "Get an application", _ONE_APPLICATION),
     Operation(
@@ -182,6 +201,7 @@ OPERATIONS: Final = (
         _ONE_APPLICATION,
         "Absent fields get the server's defaults. Whether the application is paused does not change.",
         request=requests.ApplicationRequest,
+        problems=_DELETING,
     ),
     Operation(
         "POST",
@@ -190,6 +210,7 @@ OPERATIONS: Final = (
         Scope.ADMIN,
         "Pause an application: hold its webhooks back",
         _ONE_APPLICATION,
+        problems=_DELETING,
     ),
     Operation(
         "POST",
@@ -197,8 +218,41 @@ OPERATIONS: Final = (
         "resumeApplication",
         Scope.ADMIN,
         "Resume an application",
-        _ONE_APPLICATION,
+        {
+            **_ONE_APPLICATION,
+            202: AnswerDoc("So many wait that a job wakes them.", (answers.JobView,), ("Location",)),
+        },
         "Timers that became due during the pause are called at once.",
+        problems=_DELETING,
+    ),
+    Operation(
+        "DELETE",
+        _APPLICATION,
+        "deleteApplication",
+        Scope.ADMIN,
+        "Delete an application",
+        _JOB_STARTED,
+        "A job ends all its timers and forgets its settings. Meanwhile it is paused and takes no new ones.",
+    ),
+    Operation(
+        "GET",
+        "/jobs/{job_id}",
+        "getJob",
+        Scope.READ,
+        "Get a job",
+        _ONE_JOB,
+        "A job that has ended can be read for 7 days.",
+        problems=_NO_JOB,
+    ),
+    Operation(
+        "DELETE",
+        "/jobs/{job_id}",
+        "cancelJob",
+        Scope.WRITE,
+        "Stop a job",
+        _ONE_JOB,
+        "What it has done stays.",
+        problems=_NO_JOB,
     ),
     Operation(
         "GET",
@@ -207,6 +261,8 @@ OPERATIONS: Final = (
         Scope.READ,
         "List destinations",
         {200: AnswerDoc("The hosts that were called or have limits.", (answers.DestinationList,))},
+        "Sorted by name. Of hosts without limits, the 10,000 that were called last are listed.",
+        query=PageQuery,
         all_applications=True,
     ),
     Operation(
@@ -237,6 +293,16 @@ OPERATIONS: Final = (
         "Remove a destination's limits",
         _ONE_DESTINATION,
         all_applications=True,
+    ),
+    Operation(
+        "GET",
+        "/audit",
+        "readAudit",
+        Scope.ADMIN,
+        "See who changed what",
+        {200: AnswerDoc("A page of the audit log, the latest change first.", (answers.AuditList,))},
+        "The last changes that were made over the API: some 100,000 of timers, and as many of settings.",
+        query=AuditQuery,
     ),
     Operation(
         "GET",

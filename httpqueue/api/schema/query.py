@@ -17,6 +17,10 @@ from httpqueue.timers.timer import State
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
+REVEAL: Final = (
+    "true: show credentials in headers, which are otherwise •••. The API key must have the scope write."
+)
+MAX_CURSOR: Final = 1_000
 LISTED: Final = frozenset(State) - {State.ARCHIVED}
 """The states of timers in lists: an archived timer has no record, so that it cannot be listed."""
 
@@ -26,6 +30,22 @@ MAX_PARAMETERS: Final = 100
 _REPEATED: Final = ("status", "label")
 _TWICE: Final = "is given more than once: send it once"
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+class AuditQuery(BaseModel):
+    """Which entries of the audit log to show."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    application: ApplicationName = Field(
+        None, description="Changes in this application. Absent: the API key's own, or all applications."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
+        DEFAULT_LIMIT, description="The most entries of a page."
+    )
+    cursor: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="The next_cursor of the previous page. Keep the other parameters the same."
+    )
 
 
 def _state(name: str) -> State:
@@ -76,9 +96,35 @@ class ListQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
         DEFAULT_LIMIT, description="The most timers of a page."
     )
+    reveal: bool = Field(False, description=REVEAL)
     cursor: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="The next_cursor of the previous page. Keep the other parameters the same."
     )
+
+
+class PageQuery(BaseModel):
+    """Which page of a list of names."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(
+        DEFAULT_LIMIT, description="The most entries of a page."
+    )
+    cursor: Annotated[str, Field(min_length=1, max_length=MAX_CURSOR)] | None = Field(
+        None, description="The next_cursor of the previous page."
+    )
+
+
+def read_page_query(request: Request) -> PageQuery:
+    """The query of a list of names; raises ProblemError (422)."""
+    check_query(request.scope, *PageQuery.model_fields)
+    return validate(PageQuery, dict(request.query_params))
+
+
+def read_audit_query(request: Request) -> AuditQuery:
+    """The query of GET /audit; raises ProblemError (422)."""
+    check_query(request.scope, *AuditQuery.model_fields)
+    return validate(AuditQuery, dict(request.query_params))
 
 
 def read_list_query(request: Request) -> ListQuery:
@@ -118,9 +164,9 @@ def _check_count(connection: Connection) -> None:
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
 
 
-def application_parameter(request: Request) -> str | None:
-    """The value of ?application=, the only parameter that may be there; raises ProblemError (422)."""
-    check_query(request.scope, "application")
+def application_parameter(request: Request, *others: str) -> str | None:
+    """The value of ?application=; no parameters but `others` may be there, too. Raises ProblemError (422)."""
+    check_query(request.scope, "application", *others)
     given = request.query_params.get("application")
     if given is not None:
         try:
@@ -128,3 +174,11 @@ def application_parameter(request: Request) -> str | None:
         except ValueError as error:
             raise faulty_field("application", str(error)) from None
     return given
+
+
+def reveal_parameter(request: Request) -> bool:
+    """The value of ?reveal=; raises ProblemError (422)."""
+    given = request.query_params.get("reveal", "false")
+    if given not in {"true", "false"}:
+        raise faulty_field("reveal", "must be true or false")
+    return given == "true"

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from httpqueue.storage.hosts import Destination
 from httpqueue.storage.policies import Application
+from httpqueue.timers.audit import AuditEntry
+from httpqueue.timers.credentials import masked
+from httpqueue.timers.jobs import Job
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MS_PER_S,
@@ -55,13 +58,16 @@ def schedule_of(spec: Spec) -> dict[str, Any]:
             return {"cron": expression, "timezone": zone}
 
 
-def timer_view(timer: Timer, now_ms: int) -> dict[str, Any]:
-    """The members of a TimerView."""
-    return {**timer_summary(timer, now_ms), "last_attempts": [attempt_view(each) for each in timer.log]}
+def timer_view(timer: Timer, now_ms: int, *, reveal: bool) -> dict[str, Any]:
+    """The members of a TimerView. reveal: as in timer_summary."""
+    return {
+        **timer_summary(timer, now_ms, reveal=reveal),
+        "last_attempts": [attempt_view(each) for each in timer.log],
+    }
 
 
-def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
-    """The members of a TimerSummary."""
+def timer_summary(timer: Timer, now_ms: int, *, reveal: bool) -> dict[str, Any]:
+    """The members of a TimerSummary. reveal: show credentials in headers, too."""
     attempt, schedule = timer.last_attempt, schedule_of(timer.spec)
     zone = schedule.get("timezone")
     return {
@@ -70,7 +76,7 @@ def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
         "status": timer.state,
         "time_left": time_left_s(timer.due_ms, now_ms) if timer.state is State.SCHEDULED else 0,
         "due": format_instant(timer.due_ms),
-        "due_local": format_local(timer.due_ms, zone) if zone else None,
+        "due_local": _local(timer.due_ms, zone),
         "generation": timer.generation,
         "attempts": timer.attempts,
         "lateness_ms": attempt.lateness_ms if attempt else None,
@@ -81,8 +87,17 @@ def timer_summary(timer: Timer, now_ms: int) -> dict[str, Any]:
         "fire_at": schedule.get("fire_at"),
         "cron": schedule.get("cron"),
         "timezone": zone,
-        **content_of(timer.spec),
+        **content_of(timer.spec if reveal else _without_credentials(timer.spec)),
     }
+
+
+def _without_credentials(spec: Spec) -> Spec:
+    callback = spec.callback
+    return replace(
+        spec,
+        headers=masked(spec.headers),
+        callback=None if callback is None else replace(callback, headers=masked(callback.headers)),
+    )
 
 
 def attempt_view(attempt: Attempt) -> dict[str, Any]:
@@ -103,12 +118,36 @@ def attempt_view(attempt: Attempt) -> dict[str, Any]:
 def application_view(application: Application) -> dict[str, Any]:
     """The members of an ApplicationView; secrets are only counted, never shown."""
     policy = application.policy
+    quota = {"pending": policy.max_pending, "bytes": policy.max_bytes, "rate": policy.max_rate}
     return {
         "application": application.name,
         "paused": policy.paused,
         "counts": {state.value: count for state, count in application.counts.items()},
         "retention": _retention(policy.retention),
         "secrets": len(policy.secrets),
+        "quota": None if all(limit is None for limit in quota.values()) else quota,
+        "bytes": application.bytes,
+        "deleting": policy.is_deleted,
+    }
+
+
+def job_view(job: Job) -> dict[str, Any]:
+    """The members of a JobView."""
+    spec = job.spec
+    return {
+        "id": job.id,
+        "application": spec.application,
+        "kind": spec.kind,
+        "dry_run": spec.dry_run,
+        "state": job.state,
+        "total": job.total,
+        "done": job.done,
+        "matched": job.matched,
+        "changed": job.changed,
+        "created": format_instant(job.created_ms),
+        "started": None if job.started_ms is None else format_instant(job.started_ms),
+        "ended": None if job.ended_ms is None else format_instant(job.ended_ms),
+        "error": job.error,
     }
 
 
@@ -127,6 +166,26 @@ def destination_view(destination: Destination) -> dict[str, Any]:
             "last_call": format_instant(health.last_ms),
             "last_result": health.last_result,
         },
+    }
+
+
+def _local(ms: int, zone: str | None) -> str | None:
+    """None without a zone, and when this machine does not know the zone (any more)."""
+    try:
+        return format_local(ms, zone) if zone else None
+    except ValueError:
+        return None
+
+
+def audit_view(entry: AuditEntry) -> dict[str, Any]:
+    """The members of an AuditEntryView."""
+    return {
+        "at": format_instant(entry.at_ms),
+        "key": entry.key_id or None,
+        "action": entry.action,
+        "application": entry.application or None,
+        "target": entry.target or None,
+        "status": entry.status,
     }
 
 

@@ -38,6 +38,7 @@ from httpqueue.timers import commands
 MAX_ATTEMPTS: Final = 1_000
 MAX_DELAYS: Final = 100
 MAX_BATCH: Final = 1_000
+MAX_QUOTA: Final = 10**12
 
 
 class _Request(BaseModel):
@@ -207,8 +208,8 @@ class CallbackChange(_Request):
     )
 
 
-class ReplayRequest(_Request):
-    """Which failed timers to send again: those that meet all of the given conditions."""
+class SelectionRequest(_Request):
+    """Which timers a job is about: those that meet all of the given conditions."""
 
     application: ApplicationName = Field(None, description="Timers of this application. Absent: `default`.")
     label: LabelFilter = Field(
@@ -219,10 +220,26 @@ class ReplayRequest(_Request):
         None, description="Timers due at this instant or later.", examples=[EXAMPLE_INSTANT]
     )
     due_to: Instant = Field(None, description="Timers due at this instant or earlier.")
-    limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        1_000, description="The most timers to send again; those that were due first come first."
+    dry_run: bool = Field(False, description="true only counts the timers.")
+
+
+class QuotaRequest(_Request):
+    """How much an application may store and post. An absent member means no limit."""
+
+    pending: Annotated[int | None, Field(ge=0, le=MAX_QUOTA)] = Field(
+        None, description="The most timers that are scheduled or running.", examples=[100000]
     )
-    dry_run: bool = Field(False, description="true only shows which timers would be sent again.")
+    bytes: Annotated[int | None, Field(ge=0, le=MAX_QUOTA)] = Field(
+        None,
+        description="The most bytes that the records of its timers may have, finished ones included.",
+        examples=[100000000],
+    )
+    rate: Annotated[float | None, Field(ge=0.001, le=1_000_000)] = Field(
+        None,
+        description="The most timers that may be posted per second, to all API processes together. Those of "
+        "one second may come at once.",
+        examples=[100],
+    )
 
 
 class ApplicationRequest(_Request):
@@ -236,6 +253,9 @@ class ApplicationRequest(_Request):
         description="The secrets that sign the application's webhooks (Standard Webhooks: whsec_ and 24 to "
         "64 bytes in base64). Give two while you replace a secret, the new one first. They are never shown.",
         examples=[["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]],
+    )
+    quota: QuotaRequest | None = Field(
+        None, description="How much the application may store and post. Absent: without limit."
     )
 
 

@@ -23,6 +23,7 @@ _MESSAGES: Final = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
     "list_type": "must be an array",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",

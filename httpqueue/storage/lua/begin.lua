@@ -15,6 +15,7 @@
 --         {'later'}     the whole answer is long enough: ask again
 --         {'gone'}      there is no record
 --         {'stale'}     the timer has another generation
+--         {'newer'}     its record is of the next format: a newer httpqueue will begin it
 --         {'finished' | 'running' | 'unreadable'}
 -- A running timer whose lease has ended has lost its worker: the same attempt begins again.
 
@@ -33,7 +34,7 @@ local bytes = 0
 local function policy_of(application)
   if applications[application] == nil then
     local text = redis.call('HGET', keys.applications, application)
-    applications[application] = text and {text = text, values = cjson.decode(text)} or false
+    applications[application] = text and {text = text, values = read_policy(text)} or false
   end
   return applications[application]
 end
@@ -126,6 +127,9 @@ local function answer_to(member, generation, has_permit)
   end
   local spec = head and read_spec(head)
   if not spec then
+    if is_newer(record) then
+      return {'newer'}
+    end
     set_aside(member, head, now)
     return {'unreadable'}
   end
@@ -139,6 +143,7 @@ local function answer_to(member, generation, has_permit)
     if begun[member] or not is_lost(member, now, since) then
       return {'running'}
     end
+    head.holder = '' -- nobody, if it ends now
     if end_after_run(member, head, head.rest, now) then
       return {'finished'}
     end

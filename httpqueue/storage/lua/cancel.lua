@@ -18,9 +18,7 @@ local member, version, usual_retention = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 -- How long a cancelled timer is kept: as a delivered one.
 local function retention_of(spec)
-  local text = redis.call('HGET', keys.applications, application_of(member))
-  local ok, policy = pcall(cjson.decode, text or '{}')
-  local of_application = ok and type(policy) == 'table' and policy.retention_done_ms
+  local of_application = policy_of(application_of(member)).retention_done_ms
   return done_ms_of(spec) or tonumber(of_application or nil) or usual_retention
 end
 

@@ -16,6 +16,8 @@ local SCHEDULED, RUNNING, DONE, FAILED, CANCELLED = 's', 'r', 'd', 'f', 'c'
 local STATES = {[SCHEDULED] = true, [RUNNING] = true, [DONE] = true, [FAILED] = true, [CANCELLED] = true}
 local HEAD_VALUES = 11
 local HEAD_BYTES = 640 -- no head is longer than this
+local BYTES = 'b' -- in `counts`, in the place of a state letter: how many bytes an application's records have
+local PENDING = ':p' -- in `counts`: how many timers of all applications have not ended
 local TURN = '-inf' -- the score, in a lane, of the timer that has the turn, whatever its due time
 local MAX_ARGUMENTS = 4000 -- even, and below what Lua can unpack
 local MAX_ANSWER_BYTES = 4000000 -- a longer answer would block the server too long
@@ -68,8 +70,8 @@ local function job_key(wake_up_id)
   end
 end
 
--- record -> {state, generation, attempts, lost, due, timeout, lane, host, nonce, holder, rest}; nil when the
--- record cannot be read. `lane` is the ordering key. `rest` is the packed spec and attempts.
+-- record -> {state, generation, attempts, lost, due, timeout, lane, host, nonce, holder, rest, size}; nil when
+-- the record cannot be read. `lane` is the ordering key. `rest` is the packed spec and attempts.
 local function read_head(record)
   local ok, next, format, state, generation, attempts, lost, due, timeout, lane, host, nonce, holder =
     pcall(cmsgpack.unpack_limit, record, HEAD_VALUES)
@@ -81,16 +83,24 @@ local function read_head(record)
   end
   return {
     state = state, generation = generation, attempts = attempts, lost = lost, due = due, timeout = timeout,
-    lane = lane, host = host, nonce = nonce, holder = holder, rest = string.sub(record, next + 1)
+    lane = lane, host = host, nonce = nonce, holder = holder, rest = string.sub(record, next + 1), size = #record
   }
 end
 
--- record -> partition, nonce; nil when it is no pointer.
+-- record -> partition, nonce; nil when it is no pointer, or a damaged one.
 local function read_pointer(record)
   local ok, _, format, kind, partition, nonce = pcall(cmsgpack.unpack_limit, record, 4)
-  if ok and format == FORMAT and kind == 'p' then
+  if ok and format == FORMAT and kind == 'p' and type(partition) == 'number' and partition >= 0
+    and partition % 1 == 0 and type(nonce) == 'string' then
     return partition, nonce
   end
+end
+
+-- Whether a record is of the next format: a newer httpqueue wrote it, which runs beside this one. See
+-- docs/adr/0023.
+local function is_newer(record)
+  local ok, _, format, kind = pcall(cmsgpack.unpack_limit, record, 2)
+  return ok and format == FORMAT + 1 and type(kind) == 'string'
 end
 
 -- The head of a timer's record; nil or false when there is no readable record.
@@ -99,7 +109,7 @@ local function head_of(member)
   return record and read_head(record)
 end
 
--- The same without reading a long spec and attempts: `rest` is cut off. Also returns whether a record exists.
+-- The same without reading a long spec and attempts: `rest` and `size` are too short. Also returns whether a record exists.
 local function short_head_of(member)
   local record = redis.call('GETRANGE', keys.records .. member, 0, HEAD_BYTES)
   return record ~= '' and read_head(record) or nil, record ~= ''
@@ -126,10 +136,10 @@ local function new_head(generation, due, timeout, lane, host, nonce)
   }
 end
 
-local function write_record(member, head, rest)
-  redis.call('SET', keys.records .. member, cmsgpack.pack(
+local function pack_record(head, rest)
+  return cmsgpack.pack(
     FORMAT, head.state, head.generation, head.attempts, head.lost, head.due, head.timeout, head.lane, head.host,
-    head.nonce, head.holder) .. rest)
+    head.nonce, head.holder) .. rest
 end
 
 -- The version that clients see, an ETag without its quotes: nonce.generation.attempts.state
@@ -137,12 +147,13 @@ local function version_of(head)
   return string.format('%s.%.0f.%.0f.%s', head.nonce, head.generation, head.attempts, head.state)
 end
 
+-- What is no member at all (somebody else wrote it) has an application and the id ''. So it stops no script.
 local function application_of(member)
-  return string.sub(member, 1, string.find(member, ':', 1, true) - 1)
+  return string.match(member, '^[^:]*')
 end
 
 local function id_of(member)
-  return string.sub(member, string.find(member, ':', 1, true) + 1)
+  return string.match(member, ':(.*)$') or ''
 end
 
 local function is_finished(head)
@@ -166,19 +177,33 @@ local function place_in(index, member, score)
   ids[id_of(member)] = {index, score}
 end
 
-local function count_move(member, from, to)
+local function count_change(member, what, change)
   local application = application_of(member)
   local changes = counts[application]
   if not changes then
     changes = {}
     counts[application] = changes
   end
+  changes[what] = (changes[what] or 0) + change
+end
+
+local function count_move(member, from, to)
   if from then
-    changes[from] = (changes[from] or 0) - 1
+    count_change(member, from, -1)
   end
   if to then
-    changes[to] = (changes[to] or 0) + 1
+    count_change(member, to, 1)
   end
+end
+
+-- Write a packed record in the place of one of `size` bytes (nil: of none).
+local function write_packed(member, record, size)
+  count_change(member, BYTES, #record - (size or 0))
+  redis.call('SET', keys.records .. member, record)
+end
+
+local function write_record(member, head, rest)
+  write_packed(member, pack_record(head, rest), head.size)
 end
 
 local function write_next(application)
@@ -210,15 +235,21 @@ local function write_places(application, ids)
   write_next(application)
 end
 
+local function write_count(field, change)
+  if change ~= 0 and redis.call('HINCRBY', keys.counts, field, change) <= 0 then
+    redis.call('HDEL', keys.counts, field)
+  end
+end
+
 local function write_counts()
+  local pending = 0
   for application, changes in pairs(counts) do
-    for state, change in pairs(changes) do
-      local field = application .. ':' .. state
-      if change ~= 0 and redis.call('HINCRBY', keys.counts, field, change) <= 0 then
-        redis.call('HDEL', keys.counts, field)
-      end
+    pending = pending + (changes[SCHEDULED] or 0) + (changes[RUNNING] or 0)
+    for what, change in pairs(changes) do
+      write_count(application .. ':' .. what, change)
     end
   end
+  write_count(PENDING, pending)
 end
 
 -- Write an outbox entry: the relay puts the timer's wake-up into the queue. An empty outbox may have relays
@@ -372,7 +403,7 @@ local function set_aside(member, head, now)
 end
 
 -- A client has ended a recurring timer while it ran: now that the attempt is over, nothing comes after it.
--- `rest`: of its record. Returns false when nobody has.
+-- `rest`: of its record. Returns false when nobody has. The holder stays: a repeated `finish` is recognized by it.
 local may_end -- usually false: no timer ends so
 
 local function end_after_run(member, head, rest, now)
@@ -385,7 +416,7 @@ local function end_after_run(member, head, rest, now)
   end
   redis.call('ZREM', keys.ending, member)
   redis.call('ZREM', keys.running, member)
-  head.state, head.holder, head.lost = CANCELLED, '', 0
+  head.state, head.lost = CANCELLED, 0
   leave_lane(member, head.lane, now)
   write_record(member, head, rest)
   file_ended(member, head, now, tonumber(retention))
@@ -483,9 +514,35 @@ local function add_wake_ups(found, application, entries)
   end
 end
 
+-- A policy's JSON -> its values; {} when nobody can read it: then it is the default policy, as in Python.
+local function read_policy(text)
+  local ok, values = pcall(cjson.decode, text)
+  return ok and type(values) == 'table' and values or {}
+end
+
 local function is_paused(application)
   local text = redis.call('HGET', keys.applications, application)
-  return text and cjson.decode(text).paused
+  return text and read_policy(text).paused
+end
+
+-- How many ms too early a timer of an application is posted that may post `rate` a second (at most those of one
+-- second at once); 0: it is in time, and is counted.
+local function take_rate(application, rate, now)
+  local gap = 1000 / rate
+  local used = math.max(tonumber(redis.call('HGET', keys.rates, application) or 0), now) + gap
+  local wait = math.ceil(used - now - math.max(1000, gap))
+  if wait > 0 then
+    return wait
+  end
+  redis.call('HSET', keys.rates, application, string.format('%.3f', used))
+  return 0
+end
+
+-- An application's policy; empty when none is stored.
+local function policy_of(application)
+  local text = redis.call('HGET', keys.applications, application)
+  local ok, policy = pcall(cjson.decode, text or '{}')
+  return ok and type(policy) == 'table' and policy or {}
 end
 
 -- Set bits of an archive layer: at most 64 positions. Returns 1 when one of them was not set before, else 0.

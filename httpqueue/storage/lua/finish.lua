@@ -5,10 +5,13 @@
 --         3 1: return the timers that are unblocked and due; 0: tell the relay of them
 --         4 msgpack [[member, nonce, holder, what then, ms, log entry, callback], ...]
 --           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
---           callback: [member, spec, timeout ms, host, nonce] of the timer that is the callback, or []
--- RETURNS {{2, 1 or 0 for each attempt}, {member, generation, ...} of unblocked timers}
--- 2: written down, but its callback is not stored, because its id has a timer. 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
--- (the next `begin` sets it aside).
+--           callback: [member, spec, timeout ms, host, nonce, until when its pointer holds (ms) or false] of the
+--           timer that is the callback, or []
+-- RETURNS {{a number for each attempt}, {member, generation, ...} of unblocked timers}
+-- 1: written down. 3: written down, but its callback is not stored, because its id has a timer.
+-- 2: nothing was changed, because the callback's pointer may be gone by now: `point` must come again.
+-- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
+-- (the next `begin` sets it aside). A repeated call, whose first answer was lost, gets 1 and changes nothing.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
@@ -75,7 +78,7 @@ local function settle(member, head, rest, what, ms, callback)
   if end_after_run(member, head, rest, now) then
     return store_callback(callback)
   end
-  head.holder, head.lost = '', 0
+  head.lost = 0 -- the holder stays: a repeated call is recognized by it
   if what == 'retry' then
     retry(member, head, rest, ms)
     return true
@@ -95,14 +98,16 @@ for i, item in ipairs(items) do
   local member, nonce, holder, what, ms, entry, callback = unpack(item)
   local head = head_of(member)
   local spec = head and read_spec(head)
-  answers[i] = 0
-  if spec and is_held_by(head, nonce, holder) then
+  answers[i] = head and head.state ~= RUNNING and head.nonce == nonce and head.holder == holder and 1 or 0
+  if callback[6] and callback[6] < now then
+    answers[i] = 2
+  elseif spec and is_held_by(head, nonce, holder) then
     ended[#ended + 1] = member
     if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
       leave_lines(member)
     end
     local is_complete = settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
-    answers[i] = is_complete and 1 or 2
+    answers[i] = is_complete and 1 or 3
   end
 end
 call_for_all('ZREM', keys.running, ended)

@@ -28,6 +28,7 @@ for _, item in ipairs(items) do
   if tonumber(redis.call('ZSCORE', keys.retention, member) or math.huge) <= now then
     archived = archived + set_bits(bits, positions)
     local head = short_head_of(member)
+    count_change(member, BYTES, -redis.call('STRLEN', keys.records .. member))
     records[#records + 1] = keys.records .. member
     members[#members + 1] = member
     if head then

@@ -11,16 +11,17 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[2])) do
   local member, nonce, holder, may_be_sent = unpack(item)
   local head = head_of(member)
   answers[i] = 0
-  if is_held_by(head, nonce, holder) and end_after_run(member, head, head.rest, now) then
-    answers[i] = 1
-  elseif is_held_by(head, nonce, holder) then
-    head.state, head.holder, head.attempts = SCHEDULED, '', head.attempts - 1
-    head.lost = head.lost + (may_be_sent and 1 or 0)
-    write_record(member, head, head.rest)
-    place_in('due', member, head.due)
-    count_move(member, RUNNING, SCHEDULED)
-    tell_relay(member, head)
-    ended[#ended + 1] = member
+  if is_held_by(head, nonce, holder) then
+    head.holder = ''
+    if not end_after_run(member, head, head.rest, now) then
+      head.state, head.attempts = SCHEDULED, head.attempts - 1
+      head.lost = head.lost + (may_be_sent and 1 or 0)
+      write_record(member, head, head.rest)
+      place_in('due', member, head.due)
+      count_move(member, RUNNING, SCHEDULED)
+      tell_relay(member, head)
+      ended[#ended + 1] = member
+    end
     answers[i] = 1
   end
 end

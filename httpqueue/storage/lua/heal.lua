@@ -1,14 +1,15 @@
 -- heal: find timers that nothing else wakes: those that lost their worker, those that have waited long for their
 -- host, and the first timer of each lane and line that nobody serves.
--- KEYS    records, due, held, next, running, up, outbox, counts, lanes, lines, waiting, probes
+-- KEYS    records, due, held, next, running, up, outbox, counts, applications, lanes, lines, waiting, probes
 -- ARGV    1 now   2 limit of each kind
 --         3 how many timers that lost their worker to skip; the other kinds are only looked for at 0
 -- RETURNS {{member, generation, due ms, ...} that lost their worker, {member, generation, due ms, host, ...} that wait}
--- The first timers of lanes and lines get outbox entries.
+-- The first timers of lanes and lines get outbox entries. A line whose application is not paused gets more of
+-- them: whoever resumed it died before `release`.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
-local limit, skip = ARGV[2], tonumber(ARGV[3])
+local limit, skip = tonumber(ARGV[2]), tonumber(ARGV[3])
 local since = up_since(now)
 
 local function lost_workers()
@@ -45,7 +46,21 @@ end
 
 local function probe(name)
   local kind, rest = string.match(name, '^(%a+):(.*)$')
+  if kind ~= 'lane' and kind ~= 'application' then
+    redis.call('ZREM', keys.probes, name) -- somebody else wrote it
+    return
+  end
   local key = (kind == 'lane' and keys.lanes or keys.lines) .. rest
+  if kind == 'application' and not is_paused(rest) then
+    local members = redis.call('ZPOPMIN', key, limit)
+    for i = 1, #members, 2 do
+      wake(members[i], now)
+    end
+    if #members < 2 * limit then
+      redis.call('ZREM', keys.probes, name) -- otherwise the next call goes on
+    end
+    return
+  end
   local first = redis.call('ZRANGE', key, 0, 0)[1]
   local head = first and short_head_of(first)
   while first and not head do

@@ -18,8 +18,11 @@ local function read(index)
 end
 
 local sources = {}
-if string.find(states, '[sr]') then
-  sources = {read(keys.due .. application), read(keys.held .. application)}
+if string.find(states, 's', 1, true) then
+  sources[1] = read(keys.due .. application)
+end
+if string.find(states, '[sr]') then -- whatever runs is held
+  sources[#sources + 1] = read(keys.held .. application)
 end
 for letter in string.gmatch(states, '[dfc]') do
   sources[#sources + 1] = read(keys.ended .. letter .. ':' .. application)

@@ -1,7 +1,8 @@
 -- point: note at the homes of timers with ordering keys in which partitions they are. It comes before `create`.
 -- KEYS    records, pointers
 -- ARGV    1 now   2 1: even when the server is full   3 msgpack [[member, partition, nonce], ...]
--- RETURNS for each timer -1: noted; or the partition that has another timer of this name
+-- RETURNS {until when `create` may come, ms, {for each timer -1: noted; or the partition that has another timer of
+--          this name}}
 -- A pointer to the same partition gets the new nonce, so that nobody who saw the old one drops it.
 
 if ARGV[2] == '1' then
@@ -22,4 +23,4 @@ for i, item in ipairs(cmsgpack.unpack(ARGV[3])) do
     answers[i] = -1
   end
 end
-return answers
+return {now + POINTER_CHECK_MS / 2, answers}

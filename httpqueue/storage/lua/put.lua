@@ -4,8 +4,10 @@
 --         4 msgpack [[wake-up id, due ms], ...]
 -- RETURNS how many of them were not in the queue before
 -- A wake-up that is past due gets the score `now`, so it joins the end of those that are due. A wake-up that
--- is already in the queue moves only to an earlier time.
+-- is already in the queue moves only to an earlier time. A job expires long after its wake-up is due: should the
+-- queue be lost without its jobs, they go, too.
 
+local JOB_MS = 7 * 24 * 3600000
 local now, definition, wake_ups = now_ms(ARGV[1]) - ARGV[2], ARGV[3], cmsgpack.unpack(ARGV[4])
 
 go_on_when_full(keys.queue)
@@ -16,15 +18,13 @@ end
 
 local before = earliest()
 local size = redis.call('ZCARD', keys.queue)
-local jobs, entries = {}, {}
+local entries = {}
 for _, wake_up in ipairs(wake_ups) do
   local id, due = unpack(wake_up)
-  jobs[#jobs + 1] = job_key(id)
-  jobs[#jobs + 1] = definition
+  redis.call('SET', job_key(id), definition, 'PX', math.max(due - now, 0) + JOB_MS)
   entries[#entries + 1] = math.max(due, now)
   entries[#entries + 1] = id
 end
-call_for_all('MSET', nil, jobs)
 for first = 1, #entries, MAX_ARGUMENTS do
   redis.call('ZADD', keys.queue, 'LT', unpack(entries, first, math.min(first + MAX_ARGUMENTS - 1, #entries)))
 end

@@ -1,5 +1,6 @@
 """What operators see of hosts: health, counts, lists."""
 
+import pytest
 from redis.asyncio import Redis
 
 from httpqueue.storage.hosts import FORGET_HOST_MS, Calls, Destination, Health, Hosts
@@ -40,6 +41,21 @@ async def test_a_host_is_listed_for_7_days_after_its_last_call(
     assert 0 < await redis.pttl("hq:{host:one}:health") <= FORGET_HOST_MS
     await hosts.note_calls({})
     assert await redis.zcard(INDEX.called) == 1
+
+
+async def test_the_health_of_so_many_hosts_is_kept(
+    redis: Redis, hosts: Hosts, time: FrozenTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 6: whoever invents hosts (as by a wildcard of the DNS) does not fill the server."""
+    monkeypatch.setattr("httpqueue.storage.hosts.MAX_CALLED", 3)
+    delivered = Calls(delivered=True, failures=0, result="200")
+    for number in range(10):
+        time.advance(1)
+        await hosts.note_calls({f"h{number}": delivered, "often": delivered})
+    assert [each.host for each in await hosts.destinations()] == ["h8", "h9", "often"]
+    assert sorted(await redis.keys("hq:{host:*}:health")) == [
+        b"hq:{host:%b}:health" % host for host in (b"h8", b"h9", b"often")
+    ]
 
 
 async def test_destinations(hosts: Hosts) -> None:

@@ -9,7 +9,7 @@ from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Store
 from tests.support.frozen import FrozenTime
-from tests.support.keys import Everywhere
+from tests.support.keys import SECRETS, Everywhere
 
 COUNTS: Final = (1, 2, 4, 7)
 
@@ -23,7 +23,7 @@ def partitions(request: pytest.FixtureRequest) -> Partitions:
 @pytest.fixture
 async def storage(redis: Redis, time: FrozenTime, partitions: Partitions) -> Storage:
     """All that is kept on the empty server, in the test's own time."""
-    return Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time)
+    return Storage(redis, archive_error_rate=1e-6, partitions=partitions, secrets=SECRETS, now=time)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from httpqueue.timers.names import TimerName
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
 from httpqueue.timers.timer import State
 from tests.support.frozen import HOUR_MS, T0_MS, FrozenTime, begin, new_timer
-from tests.support.keys import Everywhere
+from tests.support.keys import SECRETS, Everywhere
 
 EVERY: Final = frozenset({State.SCHEDULED, State.RUNNING, State.CANCELLED})
 NAMES: Final = [f"t{number:02}" for number in range(60)]
@@ -75,7 +75,7 @@ async def test_every_partition_is_used(redis: Redis, storage: Storage, partition
     for partition, keys in enumerate(partitions.store_keys):
         own = [each for each in expected if each.partition == partition]
         assert await redis.zcard(keys.due + "default") == await redis.xlen(keys.outbox) == len(own) > 0
-        assert len(await redis.keys(keys.records.replace("{", r"\{") + "*")) == len(own)
+        assert len(await redis.keys(keys.records.replace("{", r"\{") + "default*")) == len(own)
         top_up = await storage.wake_ups.top_up(partition, 0, horizon_ms=HOUR_MS, limit=100)
         assert sorted(top_up.wake_ups, key=str) == sorted(own, key=str)
         found += top_up.wake_ups
@@ -190,7 +190,7 @@ async def test_every_partition_has_a_copy_of_a_policy(
     storage: Storage, everywhere: Everywhere, partitions: Partitions, redis: Redis
 ) -> None:
     """The latest one, whoever wrote it; none when the application has the default one."""
-    other = Storage(redis, archive_error_rate=1e-6, partitions=partitions)
+    other = Storage(redis, archive_error_rate=1e-6, partitions=partitions, secrets=SECRETS)
     keys = everywhere.keys("applications")
     await asyncio.gather(
         *(
@@ -204,7 +204,9 @@ async def test_every_partition_has_a_copy_of_a_policy(
     )
     copies = {await redis.hget(key, "shop") for key in keys}  # type: ignore[misc] # sync or async
     assert len(copies) == 1
-    assert await other.policies.application("shop") == ApplicationPolicy(paused=True, secrets=("s" * 32,))
+    policy = await other.policies.application("shop")
+    assert policy.paused
+    assert [SECRETS.open("shop", secret) for secret in policy.secrets] == ["s" * 32]
     await storage.policies.update_application("shop", lambda _: ApplicationPolicy())
     assert not await everywhere.exists("applications")
 

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from msgspec.structs import replace as replace_in_spec
@@ -13,7 +14,7 @@ from httpqueue.storage import retention
 from httpqueue.storage.lookup import Window
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.storage import Storage
-from httpqueue.storage.timers import Store
+from httpqueue.storage.timers import POINTS, Store
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -209,7 +210,11 @@ async def test_over_retention_the_name_is_free_at_once(
             assert await create(store, keyed(new, 70)) == Created(Creation.CREATED, time.now_ms + 70)
             timer = await stored(store)
             assert (timer.generation, timer.spec.ordering_key) == (0, new)
-            assert await everywhere.hash("counts") == {"default:s": 1}
+            counts = await everywhere.hash("counts")
+            assert {field: counts[field] for field in counts if field != "default:b"} == {
+                "default:s": 1,
+                ":p": 1,
+            }
             assert await forget_all(storage) == 0
             assert await stored(store) == timer
             await store.cancel(NAME, version=None, retention_ms=0)
@@ -517,3 +522,96 @@ def ended_with_callback(begun: Begun) -> Finish:
     """Its end, which stores CALLBACK."""
     callback = replace(new_timer(CALLBACK.id, body="it ended"), name=CALLBACK)
     return Finish(begun, Attempt(begun.started_ms, 0, 200), End(State.DONE, HOUR_MS, callback))
+
+
+# --- a process that stalls between pointer and record ---
+
+
+class Stall:
+    """Stands in for a script: what is asked of it comes so late that heal has dropped the pointer."""
+
+    def __init__(self, storage: Storage, script: str, time: FrozenTime, *, times: int = 1) -> None:
+        self._storage, self._time = storage, time
+        self._script = getattr(storage.store, script)
+        self.times_left = times
+
+    async def __call__(self, partition: int, *args: Any) -> Any:
+        """Only the first calls stall."""
+        if self.times_left:
+            self.times_left -= 1
+            self._time.advance(POINTER_CHECK_MS + 1)
+            await check_all_pointers(self._storage)
+        return await self._script(partition, self._time(), *args[1:])
+
+
+@several
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_create_that_stalls_after_its_pointer(
+    storage: Storage, time: FrozenTime, partitions: Partitions, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The pointer is written again, so the timer is found by name. So is its neighbour at home."""
+    store = storage.store
+    monkeypatch.setattr(store, "_create", Stall(storage, "_create", time, times=times))
+    key = lane_to(partitions, away_from_home(partitions))
+    answers = await store.create([keyed(key), new_timer("neighbour")])
+    assert [answer.creation for answer in answers] == [Creation.CREATED] * 2
+    assert (await stored(store)).spec.ordering_key == key
+    await stored(store, TimerName("default", "neighbour"))
+    await check_all_pointers(storage)
+    assert (await stored(store)).spec.ordering_key == key
+
+
+@several
+async def test_a_create_that_always_stalls(
+    storage: Storage, time: FrozenTime, partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the servers' clocks differ: it does not try for ever."""
+    store = storage.store
+    stall = Stall(storage, "_create", time, times=POINTS)
+    monkeypatch.setattr(store, "_create", stall)
+    created = await create(store, keyed(lane_to(partitions, away_from_home(partitions))))
+    assert (created.creation, stall.times_left) == (Creation.CREATED, 0)
+
+
+@several
+async def test_a_stalled_create_whose_name_is_taken_meanwhile(
+    storage: Storage, time: FrozenTime, partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a timer at home: there are never two timers of one name."""
+    store = storage.store
+    stall = Stall(storage, "_create", time)
+    monkeypatch.setattr(store, "_create", stall)
+    real = stall._script
+
+    async def taken_meanwhile(partition: int, *args: Any) -> Any:
+        monkeypatch.setattr(store, "_create", real)
+        time.advance(POINTER_CHECK_MS + 1)
+        await check_all_pointers(storage)
+        assert (await create(store, keyed(None))).creation is Creation.CREATED
+        return await real(partition, time(), *args[1:])
+
+    monkeypatch.setattr(store, "_create", taken_meanwhile)
+    created = await create(store, keyed(lane_to(partitions, away_from_home(partitions))))
+    assert created.creation is Creation.OTHER_LANE
+    assert (await stored(store)).spec.ordering_key is None
+
+
+@several
+@pytest.mark.parametrize("times", [1, POINTS])
+async def test_a_finish_that_stalls_after_its_callback_s_pointer(
+    storage: Storage, time: FrozenTime, partitions: Partitions, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The callback is found by name; the attempt ends once."""
+    store = storage.store
+    key = lane_to(partitions, away_from_home(partitions))
+    await create(store, keyed(key))
+    begun = await begin_one(store, wake_up_of(partitions, NAME, key))
+    monkeypatch.setattr(store, "_finish", Stall(storage, "_finish", time, times=times))
+    callback = NewTimer(CALLBACK, replace_in_spec(new_timer("x").spec, schedule=Instant(T0_MS)))
+    plain = finish_of(begun, Outcome.DELIVERED)
+    finished = await store.finish([replace(plain, then=End(State.DONE, 10 * HOUR_MS, callback))])
+    assert finished.counted == [True]
+    assert (await stored(store)).state is State.DONE
+    if times < POINTS:
+        await check_all_pointers(storage)
+        assert (await stored(store, CALLBACK)).state is State.SCHEDULED

@@ -86,7 +86,7 @@ class Report:
         where = "1 partition" if self.partitions == 1 else f"{self.partitions} partitions"
         lines.append(f"timers  {timers or 'none'}, in {where}")
         for finding in self.findings:
-            lines += ["", f"{finding.fault.value}: {finding.text}"]
+            lines += ["", f"{finding.fault.value} ({finding.count:,}): {finding.text}"]
             more = finding.count - len(finding.examples)
             lines += [f"    {example}" for example in finding.examples]
             lines += [f"    and {more:,} more"] if more else []

@@ -26,5 +26,8 @@ AUDIT_LOST: Final = Counter("httpqueue_audit_lost_total", "Changes that the audi
 UNAVAILABLE: Final = Counter(
     "httpqueue_redis_unavailable_total", "Calls a Redis server did not serve", ["part"]
 )
+WAKE_UPS_UNREADABLE: Final = Counter(
+    "httpqueue_wake_ups_unreadable_total", "Queue entries that nobody could read; they were dropped"
+)
 AWAY: Final = Gauge("httpqueue_redis_away", "Parts of this process that a Redis server does not answer now")
 BUGS: Final = Counter("httpqueue_bugs_total", "Errors that no part expected; the log has them", ["part"])

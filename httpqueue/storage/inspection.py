@@ -157,16 +157,16 @@ class Inspection:
         await self._mend(partition, self._script_now(), done_ms, failed_ms, pack(members))
 
     async def tally(self, partition: int, *, is_to_mend: bool) -> list[str]:
-        """Applications whose counts, or earliest due times, are not what the indices say."""
+        """Applications whose counts, or earliest due times, the indices contradict; '*': all together."""
         keys = self._partitions.store_keys[partition]
         with redis_errors():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hkeys(keys.counts)
             pipeline.zrange(keys.next, 0, -1)
             fields, names = await pipeline.execute()
-        applications = sorted({*names, *(each.partition(b":")[0] for each in fields)})
+        applications = sorted({*names, *(each.partition(b":")[0] for each in fields)} - {b""})
         found: set[bytes] = set()
-        for start in range(0, len(applications), PAGE):
+        for start in range(0, max(1, len(applications)), PAGE):
             part = applications[start : start + PAGE]
             for wrong in await self._tally(partition, int(is_to_mend), pack(part)):
                 found.update(wrong)

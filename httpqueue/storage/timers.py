@@ -686,7 +686,7 @@ class Store:
 
         async def finish_in(
             partition: int, part: Sequence[Finish], tries_left: int = POINTS - 1
-        ) -> list[bool]:
+        ) -> list[int]:
             callbacks = [_callback_of(finish) for finish in part]
             nonces = [self._nonces.draw() if callback else "" for callback in callbacks]
             noted = await self._note_at_homes(
@@ -721,10 +721,14 @@ class Store:
                     log.error("callback.id_taken", callback=str(callback.name))
             late = [finish for finish, answer in zip(part, answers, strict=True) if answer == _LATE]
             again = iter(await finish_in(partition, late, tries_left - 1) if late else ())
-            return [next(again) if answer == _LATE else bool(answer) for answer in answers]
+            return [next(again) if answer == _LATE else int(answer) for answer in answers]
 
-        counted = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
-        return Finished(counted, unblocked)
+        answers = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
+        return Finished(
+            [each in {_COUNTED, _WITHOUT_CALLBACK} for each in answers],
+            unblocked,
+            [each == _KNOWN for each in answers],
+        )
 
     def _packed_callback(
         self, callback: NewTimer | None, nonce: str, hold_until_ms: Mapping[int, int]
@@ -866,8 +870,9 @@ _ASK: Final = Created(Creation.FULL, 0)
 """create.lua wants to know first what the limits of the application allow."""
 _CONFIRMED: Final = {"create", "point", "change", "cancel"}
 _NO_POLICY: Final = (ApplicationPolicy(), True)
-_LATE: Final = 2
-"""What finish.lua answers when a callback's pointer may be gone."""
-_WITHOUT_CALLBACK: Final = 3
-"""What finish.lua answers when the id of a callback was taken."""
+_COUNTED: Final = 1
+_KNOWN: Final = 2
+_LATE: Final = 3
+_WITHOUT_CALLBACK: Final = 4
+"""What finish.lua answers."""
 _REUSED: Final = Created(Creation.REUSED, 0)

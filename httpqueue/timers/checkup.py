@@ -44,43 +44,43 @@ class Fault(StrEnum):
 
 
 WHAT: Final[Mapping[Fault, tuple[str, str]]] = {
-    Fault.UNSAFE_SERVER: ("{count} things about the servers may lose timers", ""),
-    Fault.CLOCKS: ("{count} clocks differ", ""),
-    Fault.SETTINGS: ("{count} settings do not fit this store", ""),
+    Fault.UNSAFE_SERVER: ("what may lose timers about the servers", ""),
+    Fault.CLOCKS: ("clocks that differ", ""),
+    Fault.SETTINGS: ("settings that do not fit this store", ""),
     Fault.FORMAT: (
         "another version wrote this store; nothing else was looked at",
         "give it this version's format; first stop all processes of the older one",
     ),
-    Fault.EPOCH: ("the queue of {count} partitions was lost and is not filled again: start a relay", ""),
-    Fault.RELAY: ("{count} changes wait for a relay for more than a minute: start one", ""),
+    Fault.EPOCH: ("partitions whose queue was lost and is not filled again: start a relay", ""),
+    Fault.RELAY: ("changes that wait for a relay for more than a minute: start one", ""),
     Fault.DAMAGED: (
-        "{count} records are damaged; their timers will not fire",
+        "records that nobody can read; their timers will not fire",
         "set them aside, so that they are tried no more; docs/operations.md says what to do with them then",
     ),
     Fault.DEAD_ENTRIES: (
-        "{count} outbox entries could not be read and were set aside; see docs/operations.md",
+        "outbox entries that nobody could read; see docs/operations.md",
         "",
     ),
-    Fault.NEWER: ("{count} records were written by a newer httpqueue; this one leaves them alone", ""),
+    Fault.NEWER: ("records that a newer httpqueue wrote; this one leaves them alone", ""),
     Fault.MISPLACED: (
-        "{count} timers are not where their state says, and may never fire or never be forgotten",
+        "timers that are not where their state says, and may never fire or never be forgotten",
         "put them there",
     ),
-    Fault.DANGLING: ("{count} index entries lead to no record", "drop them"),
+    Fault.DANGLING: ("index entries that lead to no record", "drop them"),
     Fault.OVERDUE: (
-        "{count} timers are overdue by more than a minute and not in the queue: is there a relay?",
+        "timers that are late by more than a minute and not in the queue: is there a relay?",
         "put their wake-ups into the queue",
     ),
-    Fault.UNFINDABLE: ("{count} timers are not found by their names", "write their pointers again"),
-    Fault.POINTERS: ("{count} pointers lead to no record and keep their names taken", "drop them"),
-    Fault.COUNTS: ("the counts of {count} applications are wrong", "count again"),
-    Fault.POLICIES: ("{count} policies are not the same in all partitions", "copy them"),
-    Fault.HOSTS: ("{count} hosts have old rules, or a line that nobody looks at", "tell them, look at it"),
+    Fault.UNFINDABLE: ("timers that are not found by their names", "write their pointers again"),
+    Fault.POINTERS: ("pointers that lead to no record and keep their names taken", "drop them"),
+    Fault.COUNTS: ("applications whose counts, or whose first due times, are wrong", "count again"),
+    Fault.POLICIES: ("policies that not all partitions know", "copy them"),
+    Fault.HOSTS: ("hosts with old rules, or with a line that nobody looks at", "tell them, look at it"),
     Fault.PARTITIONS: (
-        "{count} keys are in partitions that there are not: another number of partitions wrote them",
+        "keys where nobody looks for them: another number of partitions wrote them",
         "",
     ),
-    Fault.QUEUE: ("{count} queue entries could not be read; a worker will drop them", ""),
+    Fault.QUEUE: ("queue entries that nobody can read; a worker will drop them", ""),
 }
 """What a fault means, and what --repair does about it ('': nothing; a person must)."""
 
@@ -274,7 +274,7 @@ class Finding:
     @property
     def text(self) -> str:
         """What it is, for people."""
-        return WHAT[self.fault][0].format(count=f"{self.count:,}")
+        return WHAT[self.fault][0]
 
     @property
     def repair(self) -> str:

@@ -221,11 +221,13 @@ class Finished:
     """The answer to several Finishes.
 
     counted: for each, whether it was written down; False when the attempt no longer belongs to its worker.
-    unblocked: timers that may start now because of them.
+    unblocked: timers that may start now because of them. known: for each that is not counted, whether an
+    earlier call has ended it; its answer may have been lost.
     """
 
     counted: list[bool]
     unblocked: list[WakeUp]
+    known: list[bool]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from httpqueue.settings import Settings, load
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import JOB_FUNCTION, Queue, open_queue
 from httpqueue.storage.secret_box import SecretBox
+from httpqueue.storage.sentinel import parse_sentinel_url
 from httpqueue.storage.storage import open_storage
 from httpqueue.storage.timers import LEASE_MARGIN_MS
 from httpqueue.timers.commands import Refusal, Refused
@@ -128,7 +129,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
     return {
         "functions": [JOB],
         "queue_name": partitions.queue_keys[settings.arq_partition].queue,
-        "redis_settings": RedisSettings.from_dsn(queue_url),
+        "redis_settings": _redis_settings(queue_url),
         "on_startup": on_startup,
         "on_shutdown": on_shutdown,
         "job_serializer": orjson.dumps,
@@ -139,6 +140,20 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "keep_result": 0,
         "max_tries": sys.maxsize,  # attempts are counted in the store
     }
+
+
+def _redis_settings(url: str) -> RedisSettings:
+    sentinel = parse_sentinel_url(url)
+    if sentinel is None:
+        return RedisSettings.from_dsn(url)
+    return RedisSettings(
+        host=list(sentinel.sentinels),
+        database=sentinel.db,
+        username=sentinel.user,
+        password=sentinel.password,
+        sentinel=True,
+        sentinel_master=sentinel.name,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ import structlog
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
+from httpqueue.runtime.metrics import WAKE_UPS_UNREADABLE
 from httpqueue.runtime.outage import Outage, keep_listening
 from httpqueue.runtime.part import run_until
 from httpqueue.storage.queue import Queue
@@ -236,6 +237,7 @@ class Worker:
             finally:
                 self._agenda.note(partition, now_s + wait_s)
             for job in claim.unreadable:
+                WAKE_UPS_UNREADABLE.inc()
                 log.error("worker.unreadable", job=job)
             self._held += claim.wake_ups
         return 0

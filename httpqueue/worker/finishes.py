@@ -6,6 +6,7 @@ A crash loses them: then the leases end, and the attempts are made again.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -113,12 +114,17 @@ class Finishes:
             except Exception as error:  # noqa: BLE001 - no part dies of an error
                 outage.note(error)
                 if len(batch) == 1:
-                    return Finished([False], [])  # its lease ends, and the attempt is made again
+                    return Finished([False], [], [False])  # its lease ends, and the attempt is made again
                 answers = [await self._finish(part, [one], take_unblocked=take_unblocked) for one in batch]
-                counted = [answer.counted[0] for answer in answers]
-                return Finished(counted, [each for answer in answers for each in answer.unblocked])
+                return Finished(
+                    [answer.counted[0] for answer in answers],
+                    [each for answer in answers for each in answer.unblocked],
+                    [answer.known[0] for answer in answers],
+                )
             else:
                 outage.over()
+                counted = [one or other for one, other in zip(finished.counted, finished.known, strict=True)]
+                finished = replace(finished, counted=counted)
                 _log_late(batch, finished)
                 return finished
 

@@ -166,7 +166,7 @@ async def test_rate_limit(tmp_path: Path) -> None:
             assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_ephemeral_writes_nothing_of_a_timer(tmp_path: Path) -> None:
+async def test_ephemeral_run(tmp_path: Path) -> None:  # a short name: the path of a socket has a limit
     """No file has its content, none is left at the end, and the next start knows nothing of it."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()

@@ -65,8 +65,11 @@ def test_from_damage_to_repair(doctor: Doctor, store_url: str) -> None:
     assert "store   valkey 9" in out
     assert "queue   on the store's server" in out
     assert "timers  1 damaged, in " in out
-    assert "dangling: 1 index entries lead to no record\n    default:nobody\n    --repair would: drop" in out
-    assert "damaged: 1 records are damaged" in out
+    assert (
+        "dangling (1): index entries that lead to no record\n    default:nobody\n    --repair would: drop"
+        in out
+    )
+    assert "damaged (1): records that nobody can read" in out
     assert "    default:bad\n" in out
     code, out, _ = doctor("--json", redis_url=store_url)
     assert (code, codes(out)) == (1, ["damaged", "dangling"])

@@ -177,3 +177,12 @@ def test_worker_settings_are_arqs(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = import_string_like_arq()
     assert isinstance(settings, dict)
     assert get_kwargs(settings) == settings
+
+
+def test_a_stock_worker_on_sentinels() -> None:
+    """It gets the same Sentinels, name, db and password."""
+    url = "redis+sentinel://u:p@a:1,b:2/timers/3"
+    settings = worker_settings(load(redis_url=url))["redis_settings"]
+    assert settings.host == [("a", 1), ("b", 2)]
+    assert (settings.sentinel, settings.sentinel_master, settings.database) == (True, "timers", 3)
+    assert (settings.username, settings.password) == ("u", "p")

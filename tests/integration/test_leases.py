@@ -474,3 +474,27 @@ async def test_what_has_ended_is_told_before_anything_is_begun(
         is_away = False
         await pipeline.until("b", State.DONE)
     assert order.index("finished") < order.index("b")
+
+
+async def test_a_finish_whose_answer_was_lost_is_no_late_one(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 6: the worker repeats the call, and says nothing of a late attempt."""
+    finish, failures = store.finish, [UnavailableError("gone")]
+
+    async def lose_answer(*args: Any, **options: Any) -> Finished:
+        finished = await finish(*args, **options)
+        if failures:
+            raise failures.pop()
+        return finished
+
+    monkeypatch.setattr(store, "finish", lose_answer)
+    with capture_logs() as logs:
+        async with Receiver() as receiver, running(store, queue) as pipeline:
+            told: asyncio.Queue[Finished] = asyncio.Queue()
+            pipeline.worker._finishes.told.listen(lambda batch: told.put_nowait(batch[1]))
+            await pipeline.schedule("a", receiver.url)
+            async with asyncio.timeout(30):
+                assert (await told.get()).counted == [True]
+            assert not pipeline.worker._running
+    assert "attempt.late" not in [log["event"] for log in logs]

@@ -41,12 +41,13 @@ ONCE = RetryOptions(max_attempts=1)
 
 @pytest.mark.parametrize("outcome", [Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED])
 async def test_a_repeated_finish_is_no_late_one(frozen_store: Store, redis: Redis, outcome: Outcome) -> None:
-    """Defect 6: its first answer was lost. It counts, and changes nothing."""
+    """Defect 6: its first answer was lost. It is known, and changes nothing."""
     await frozen_store.create([new_timer("a")])
     finish = finish_of(await begin_one(frozen_store, "a"), outcome)
     assert (await frozen_store.finish([finish])).counted == [True]
     before = await snapshot(redis)
-    assert (await frozen_store.finish([finish])).counted == [True]
+    again = await frozen_store.finish([finish])
+    assert (again.counted, again.known) == ([False], [True])
     assert await snapshot(redis) == before
 
 
@@ -57,7 +58,8 @@ async def test_a_finish_of_another_holder_is_late(frozen_store: Store, time: Fro
     await lose_leases(frozen_store, time)
     second = await begin_one(frozen_store, "a")
     assert (await frozen_store.finish([finish_of(second, Outcome.DELIVERED)])).counted == [True]
-    assert (await frozen_store.finish([finish_of(first, Outcome.DELIVERED)])).counted == [False]
+    late = await frozen_store.finish([finish_of(first, Outcome.DELIVERED)])
+    assert (late.counted, late.known) == ([False], [False])
 
 
 async def test_a_repeated_begin_gives_the_same_attempts(redis: Redis, frozen_store: Store) -> None:

@@ -111,6 +111,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.calls: list[tuple[Player, str, list[WakeUp], dict[WakeUp, str]]] = []
         self.half_forgotten: list[tuple[int, list[bytes]]] = []
         self.late_settles: list[tuple[Any, ...]] = []
+        self.latest_ms: float = 0
+        """The latest due time so far."""
         self.stack = AsyncExitStack()
         self.do(self._open())
 
@@ -704,7 +706,11 @@ class StoreMachine(RuleBasedStateMachine):
                 assert name in line or f"lane:default:{timer.lane}" in probes
         for view in self.views:
             due_ms = [self.time.now_ms, *view.indices["due"].values(), *view.indices["held"].values()]
-            assert all(at_ms <= max(due_ms) + PROBE_MS for at_ms in view.indices["probes"].values())
+            self.latest_ms = max(self.latest_ms, *due_ms)
+            probes = view.indices["probes"]
+            assert all(at_ms <= self.latest_ms + PROBE_MS for at_ms in probes.values())
+            for lane in LANES:  # or many lanes that were cancelled would be probed in years
+                assert view.indices[f"lanes:{lane}"] or f"lane:default:{lane}" not in probes
             waiting = view.indices["waiting"]
             assert all(at_ms <= self.time.now_ms + WAIT_PROBE_MS for at_ms in waiting.values())
             assert all(self.wanted.timers[name].state is State.SCHEDULED for name in waiting)

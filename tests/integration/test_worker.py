@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from httpqueue.errors import UnavailableError
+from httpqueue.runtime.metrics import WAKE_UPS_UNREADABLE
 from httpqueue.storage.queue import Claim, Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
@@ -288,7 +289,8 @@ async def test_the_stores_clock_decides(store: Store, queue: Queue, monkeypatch:
 
 
 async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue, redis: Redis) -> None:
-    """What nobody can run does not keep the others waiting."""
+    """What nobody can run does not keep the others waiting. It is counted."""
+    counted = WAKE_UPS_UNREADABLE._value.get()
     with capture_logs() as logs:
         async with Receiver() as receiver, running(store, queue) as pipeline:
             for key in (everywhere := Everywhere(redis)).keys("queue"):
@@ -300,6 +302,7 @@ async def test_a_foreign_job_is_named_and_dropped(store: Store, queue: Queue, re
                     pass
     told = [log["event"] for log in logs if log["event"] == "worker.unreadable"]
     assert told == ["worker.unreadable"] * PARTITIONS.count
+    assert WAKE_UPS_UNREADABLE._value.get() - counted == PARTITIONS.count
 
 
 @pytest.mark.parametrize("where", ["httpqueue.worker.plan.judge", "httpqueue.worker.attempts.render"])

@@ -1,6 +1,6 @@
 -- cancel: end a scheduled timer, or a recurring one that runs; or delete a failed one.
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting,
---         applications, ending
+--         probes, applications, ending
 -- ARGV    1 now   2 member   3 wanted version, or '' for any   4 retention of a timer whose spec and
 --         application say nothing of it, ms
 -- RETURNS {'changed', state letter before, due ms, version before, host in whose line it was or '',

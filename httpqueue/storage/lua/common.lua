@@ -336,16 +336,20 @@ local function take_place(member, head, now)
   end
 end
 
--- Take a timer out of its lane, and wake the timer that is now the first.
+-- Take a timer out of its lane, and wake the timer that is now the first. In a lane with one timer nobody waits:
+-- its probe could be due in years.
 local function leave_lane(member, lane, now)
   if lane == '' then
     return
   end
   local key = keys.lanes .. lane_name(member, lane)
   redis.call('ZREM', key, member)
-  local first = redis.call('ZRANGE', key, 0, 0)[1]
+  local first, second = unpack(redis.call('ZRANGE', key, 0, 1))
   if first then
     wake(first, now)
+  end
+  if not second then
+    redis.call('ZREM', keys.probes, 'lane:' .. lane_name(member, lane))
   end
 end
 

@@ -1,5 +1,5 @@
 -- end_timers: end many timers, for a job: cancel scheduled ones, end the retention of finished ones.
--- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting
+-- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting, probes
 -- ARGV    1 now   2 letters of the states that they may be in
 --         3 msgpack [[member, wanted version, retention of a cancelled timer in ms], ...]
 -- RETURNS {1 or 0 for each timer, host in whose line it was or '', its generation, ...}

@@ -7,11 +7,12 @@
 --           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
 --           callback: [member, spec, timeout ms, host, nonce, until when its pointer holds (ms) or false] of the
 --           timer that is the callback, or []
--- RETURNS {{a number for each attempt}, {member, generation, ...} of unblocked timers}
--- 1: written down. 3: written down, but its callback is not stored, because its id has a timer.
--- 2: nothing was changed, because the callback's pointer may be gone by now: `point` must come again.
+-- RETURNS {{0 to 4 for each attempt}, {member, generation, ...} of unblocked timers}
+-- 1: written down. 4: written down, but its callback is not stored, because its id has a timer.
+-- 3: nothing was changed, because the callback's pointer may be gone by now: `point` must come again.
 -- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
--- (the next `begin` sets it aside). A repeated call, whose first answer was lost, gets 1 and changes nothing.
+-- (the next `begin` sets it aside). 2: nothing was changed, because a call before this one has ended this attempt;
+-- its answer may have been lost.
 
 go_on_when_full(keys.running)
 local now = now_ms(ARGV[1])
@@ -98,16 +99,16 @@ for i, item in ipairs(items) do
   local member, nonce, holder, what, ms, entry, callback = unpack(item)
   local head = head_of(member)
   local spec = head and read_spec(head)
-  answers[i] = head and head.state ~= RUNNING and head.nonce == nonce and head.holder == holder and 1 or 0
+  answers[i] = head and head.state ~= RUNNING and head.nonce == nonce and head.holder == holder and 2 or 0
   if callback[6] and callback[6] < now then
-    answers[i] = 2
+    answers[i] = 3
   elseif spec and is_held_by(head, nonce, holder) then
     ended[#ended + 1] = member
     if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
       leave_lines(member)
     end
     local is_complete = settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
-    answers[i] = is_complete and 1 or 3
+    answers[i] = is_complete and 1 or 4
   end
 end
 call_for_all('ZREM', keys.running, ended)

@@ -1,5 +1,5 @@
 -- hand_back: give up attempts that a worker has begun, so that another worker makes them.
--- KEYS    records, due, held, next, running, outbox, counts, lanes, ended, retention, ending
+-- KEYS    records, due, held, next, running, outbox, counts, lanes, ended, retention, probes, ending
 -- ARGV    1 now   2 msgpack [[member, nonce, holder, may have been called?], ...]
 -- RETURNS for each attempt 1: it is handed back, or 0: it no longer belongs to the worker
 -- No attempt is counted. A webhook that may have been called counts as a lost worker: it may come twice.

@@ -1,7 +1,8 @@
 -- tally: compare the counts of applications, and when their first timers are due, with their indices.
 -- KEYS    due, held, ended, next, running, counts
 -- ARGV    1 1: write what is right; 0: change nothing   2 msgpack [application, ...]
--- RETURNS {{application whose counts are wrong, ...}, {application whose earliest due time is wrong, ...}}
+-- RETURNS {{application whose counts are wrong, ...}, {application whose earliest due time is wrong, ...},
+--          {'*'} when the number of all timers that have not ended is wrong}
 
 local must_write, applications = ARGV[1] == '1', cmsgpack.unpack(ARGV[2])
 local runs = {}
@@ -46,6 +47,25 @@ local function is_next_wrong(application)
   return is_wrong
 end
 
+-- The number of all timers that have not ended: the sum of those that are scheduled or run.
+local function is_total_wrong()
+  local fields, total = redis.call('HGETALL', keys.counts), 0
+  for i = 1, #fields, 2 do
+    local state = string.match(fields[i], '^[^:]+:(%a)$')
+    if state == SCHEDULED or state == RUNNING then
+      total = total + (tonumber(fields[i + 1]) or 0)
+    end
+  end
+  local is_wrong = tonumber(redis.call('HGET', keys.counts, PENDING) or 0) ~= total
+  if is_wrong and must_write then
+    redis.call('HDEL', keys.counts, PENDING)
+    if total > 0 then
+      redis.call('HSET', keys.counts, PENDING, total)
+    end
+  end
+  return is_wrong
+end
+
 local wrong_counts, wrong_next = {}, {}
 for _, application in ipairs(applications) do
   if are_counts_wrong(application) then
@@ -55,4 +75,4 @@ for _, application in ipairs(applications) do
     wrong_next[#wrong_next + 1] = application
   end
 end
-return {wrong_counts, wrong_next}
+return {wrong_counts, wrong_next, is_total_wrong() and {'*'} or {}}

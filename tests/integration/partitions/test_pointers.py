@@ -81,8 +81,9 @@ async def begin_one(store: Store, wake_up: WakeUp) -> Begun:
 
 async def no_key_is_left(redis: Redis) -> bool:
     """Neither of the timer nor of a pointer to it."""
-    kinds = ("timer", "due", "held", "ended", "next", "retention", "counts", "lane", "pointers", "running")
-    return not [key for kind in kinds for key in await redis.keys(f"hq:{{*}}:{kind}*")]
+    kinds = ("due", "held", "ended", "next", "retention", "counts", "lane", "pointers", "running")
+    patterns = ["hq:{*}[a-z]*", *(f"hq:{{*}}:{kind}*" for kind in kinds)]
+    return not [key for pattern in patterns for key in await redis.keys(pattern)]
 
 
 def every_key(partitions: Partitions) -> list[str | None]:

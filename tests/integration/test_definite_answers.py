@@ -159,11 +159,15 @@ async def test_a_recurring_timer_can_be_ended_while_it_runs(lab: Lab, then: str,
             refusals.append(refused.refusal)
         assert refusals[0] is Refusal.RUNNING
         assert refusals[-1] is Refusal.FINISHED
+        late = await lab.store.finish([Finish(begun, Attempt(lab.time.now_ms, 0, 200), Recur(next_ms))])
+        assert (late.counted, late.known) == ([False], [False])
     elif then == "hand back":
         assert await lab.store.hand_back([(begun, False)]) == [True]
     else:
         finish = Finish(begun, Attempt(lab.time.now_ms, 0, 200), ends[then])
         assert (await lab.store.finish([finish])).counted == [True]
+        repeated = await lab.store.finish([finish])
+        assert (repeated.counted, repeated.known) == ([False], [True])
         assert len((await lab.get("a"))["last_attempts"]) == 1
     assert (await lab.get("a"))["status"] == "cancelled"
     [again] = await lab.store.begin([begun.wake_up], holder="worker:3", timeout_ms=1_000)

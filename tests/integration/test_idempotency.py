@@ -11,8 +11,9 @@ from httpqueue.api.schema.idempotency import MAX_KEY_CHARACTERS
 from httpqueue.storage.requests import KEPT_ANSWER_MS
 from httpqueue.storage.timers import Store
 from httpqueue.timers.names import TimerName, hash_of_key
+from httpqueue.timers.policies import ApplicationPolicy
 from tests.support.api_lab import HOOK, Lab
-from tests.support.frozen import FrozenTime
+from tests.support.frozen import FrozenTime, storage_of
 from tests.support.keys import PARTITIONS, Everywhere
 
 BODY = {"url": HOOK, "seconds": 60}
@@ -116,6 +117,19 @@ async def test_a_refused_request_leaves_the_key_to_the_next_try(lab: Lab) -> Non
     assert (await lab.client.delete("/timers/a")).status_code == 200
     lab.time.advance(3_600_001)
     assert (await post(lab, "k", id="a", seconds=7)).status_code == 201
+
+
+@pytest.mark.parametrize("timer_id", [None, "b"])
+async def test_a_quota_leaves_the_key_to_the_next_try(lab: Lab, timer_id: str | None) -> None:
+    """What is refused is not remembered; what was stored is answered as before, although there is no room."""
+    policies, named = storage_of(lab.store).policies, {} if timer_id is None else {"id": timer_id}
+    await policies.update_application("default", lambda _: ApplicationPolicy(max_pending=1))
+    first = await post(lab, "first", id="a")
+    refused = await post(lab, key_elsewhere("b"), **named)
+    assert (first.status_code, refused.status_code) == (201, 403)
+    assert same(first, await post(lab, "first", id="a"))
+    await policies.update_application("default", lambda _: ApplicationPolicy(max_pending=2))
+    assert (await post(lab, key_elsewhere("b"), **named)).status_code == 201
 
 
 async def test_keys_belong_to_applications(lab: Lab) -> None:

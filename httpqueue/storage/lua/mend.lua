@@ -21,7 +21,6 @@ local function leave_all(member)
   leave_ended_but(member)
   leave_lines(member)
   redis.call('ZREM', keys.running, member)
-  redis.call('ZREM', keys.ending, member)
   redis.call('ZREM', keys.retention, member)
 end
 
@@ -66,6 +65,9 @@ end
 for _, member in ipairs(cmsgpack.unpack(ARGV[4])) do
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
+  if not head or head.state ~= RUNNING then
+    redis.call('ZREM', keys.ending, member)
+  end
   if not record or not head and read_pointer(record) then
     leave_all(member)
     redis.call('ZREM', keys.set_aside, member)

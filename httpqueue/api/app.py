@@ -24,6 +24,7 @@ from httpqueue.api.handlers.probes import Probes
 from httpqueue.api.handlers.timers import Timers
 from httpqueue.api.key_ring import KeyRing
 from httpqueue.api.problems import Problems
+from httpqueue.api.request_body import UnreadBodies
 from httpqueue.api.router import Endpoint, Router, endpoint
 
 
@@ -41,12 +42,12 @@ def create_app(
     """
     guard = BrowserGuard(allowed_hosts)
     auth = None if api_keys is None else Auth(api_keys, rate_limit_per_s=rate_limit_per_s, guard=guard)
-    return Problems(Router(handlers_of(backend, trail), auth, trail))
+    return UnreadBodies(Problems(Router(handlers_of(backend, trail), auth, trail)))
 
 
 def create_ops_app(*, readiness: Readiness) -> ASGIApp:
     """The probes /healthz, /readyz and /metrics; all of them are open to everybody."""
-    return Problems(Router(_probes(readiness)))
+    return UnreadBodies(Problems(Router(_probes(readiness))))
 
 
 def handlers_of(backend: Backend, trail: AuditTrail | None = None) -> dict[str, ASGIApp]:

@@ -37,7 +37,7 @@ class Backend:
     readiness: Readiness
     worker_silence_ms: WorkerSilence
     retention_ms: int
-    """How long the record of a cancelled timer is kept."""
+    """How long the record of a cancelled timer is kept, if it and its application say nothing of it."""
     egress: EgressRules
     now_ms: NowMs = clock.now_ms
     advance: Advance | None = None

@@ -19,7 +19,8 @@ RETRY_AFTER_S: Final = "1"
 PROBES: Final = {"/healthz", "/readyz", "/metrics"}
 """Their answers do not tell whether clients are served."""
 # These limits keep an answer from becoming larger than the request that caused it.
-_MAX_ERRORS: Final = 100
+MAX_ERRORS: Final = 100
+"""The most errors that an answer lists. More need not be looked for."""
 _MAX_FIELD_CHARACTERS: Final = 200
 _FAULTS_IN_DETAIL: Final = 3
 _FIELDS_IN_DETAIL: Final = 5
@@ -69,7 +70,7 @@ class ProblemError(HttpqueueError):
 def faulty_fields(status: HTTPStatus, errors: Sequence[FieldError]) -> ProblemError:
     """A problem with all of these fields; its detail, for people, names only the first few."""
     fields_of: dict[str, list[str]] = {}
-    for error in errors[:_MAX_ERRORS]:
+    for error in errors[:MAX_ERRORS]:
         fields_of.setdefault(error.detail, []).append(_short(error.field))
     faults = [
         f"{', '.join(_first(fields, _FIELDS_IN_DETAIL))}: {detail}" for detail, fields in fields_of.items()
@@ -99,7 +100,7 @@ def problem_content(problem: ProblemError) -> dict[str, Any]:
     }
     if problem.errors:
         content["errors"] = [
-            {"field": _short(error.field), "detail": error.detail} for error in problem.errors[:_MAX_ERRORS]
+            {"field": _short(error.field), "detail": error.detail} for error in problem.errors[:MAX_ERRORS]
         ]
     return content
 

@@ -1,5 +1,6 @@
 """The problems that a request about one timer can meet: it is unknown, changed, or in the wrong state."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from math import ceil
 from typing import Final
@@ -9,6 +10,7 @@ from httpqueue.timers.commands import Changed, ChangeResult, Created, Creation
 from httpqueue.timers.schedule import MS_PER_S
 from httpqueue.timers.timer import State
 
+_NAMED: Final = 5
 _CONFLICT: Final = {
     State.RUNNING: "the timer is in flight: its webhook is being called",
     State.DONE: "the timer is done: its webhook was delivered",
@@ -50,6 +52,13 @@ def other_lane() -> ProblemError:
     """409: the timer has another ordering key, which it keeps for as long as it has a record."""
     message = "cannot be changed or replaced: delete the timer, or choose another id"
     return faulty_fields(HTTPStatus.CONFLICT, [FieldError("ordering_key", message)])
+
+
+def several_applications(names: Sequence[str]) -> ProblemError:
+    """409: the request names no application, and several have a timer of this id."""
+    listed = ", ".join([*names[:_NAMED], *(["…"] if len(names) > _NAMED else [])])
+    message = f"must be named, as in ?application={names[0]}: {listed} have timers of this id"
+    return faulty_fields(HTTPStatus.CONFLICT, [FieldError("application", message)])
 
 
 def limit_met(created: Created) -> ProblemError:

@@ -45,6 +45,8 @@ class StoreKeys:
     lanes: str  # + application:ordering key  zset: member -> due ms, or -inf when it has the turn
     lines: str  # + application  zset: member -> due ms of its timers that were due while it was paused
     waiting: str  # zset: member -> ms at which it is asked for whether its host still knows that it waits
+    ending: str  # zset: recurring timer that a client ended while it runs -> how long it is kept then, ms
+    requests: str  # + application:hash of an Idempotency-Key  string: what was answered, for a day
     confirmed: str  # string: written after a change that replicas have to confirm
     probes: str  # zset: lane:<lane> or application:<application> -> ms at which it is tried again
 

@@ -143,6 +143,19 @@ class Lookup:
             for name in sorted({field.decode().partition(":")[0] for field in fields} - {""})
         ]
 
+    async def applications_with(self, timer_id: str) -> Sequence[str]:
+        """The applications that have a record of a timer of this id. It costs what `_sources` costs."""
+        sources = await self._sources(None)
+        names = sorted({application for _, application in sources})
+        homes = [TimerName(application, timer_id) for application in names]
+        with redis_errors():
+            pipeline = self._redis.pipeline(transaction=False)
+            for name in homes:
+                keys = self._partitions.store_keys[self._partitions.home_of(name)]
+                pipeline.exists(keys.records + member_of(name))
+            answers = await pipeline.execute()
+        return [name.application for name, is_there in zip(homes, answers, strict=True) if is_there]
+
     async def facts(self, name: TimerName) -> Facts | None:
         """What explain.explain needs to know about a timer. None when there is no readable record."""
         member, partition = member_of(name), self._partitions.home_of(name)

@@ -11,9 +11,11 @@ from functools import partial
 from itertools import compress
 from typing import Any, Final
 
+import structlog
 from msgspec import structs
 from redis.asyncio import Redis
 
+from httpqueue import clock
 from httpqueue.clock import StoreNow, now_ms, server_time
 from httpqueue.errors import InvalidTimerError, UnavailableError
 from httpqueue.storage.connection import redis_errors, time_ms
@@ -30,6 +32,7 @@ from httpqueue.storage.record import (
     encode_spec,
     read_pointer,
 )
+from httpqueue.storage.requests import KEPT_ANSWER_MS, Requests, packed_request
 from httpqueue.storage.retention import Retention
 from httpqueue.storage.scripts import Script, pack
 from httpqueue.storage.secret_box import SealedSecretError, SecretBox
@@ -64,6 +67,8 @@ LEASE_MARGIN_MS: Final = 15_000
 """How much longer a lease is than the attempt's timeout."""
 MAX_LEASE_MS: Final = 20_000
 """The longest lease. A living worker renews its leases (beat)."""
+RUNS_AT_ONCE: Final = 50
+"""How many first runs of cron timers are computed at once."""
 KEPT_ATTEMPTS: Final = 10
 """How many attempts a record keeps: the latest."""
 MAX_UNREADY: Final = 500
@@ -77,6 +82,9 @@ POINTS: Final = 3
 then the servers' clocks must differ by more than a pointer holds."""
 
 
+log = structlog.get_logger()
+
+
 @dataclass(frozen=True, slots=True)
 class _Placed:
     """A new timer with the nonce that it gets, its home and the partition where it is to be."""
@@ -87,6 +95,8 @@ class _Placed:
     place: int
     admission: str
     """What `create` is told of the limits of its application."""
+    first_run: Due | None = None
+    """When a cron timer is due. None: it is no cron timer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,7 @@ class Store:
         self._partitions = partitions
         self._now = now
         self._nonces = Nonces()
+        self._requests = Requests(redis, partitions)
         (
             self._create,
             self._point,
@@ -173,6 +184,10 @@ class Store:
 
     async def create(self, timers: Sequence[NewTimer]) -> list[Created]:
         """Store new timers. The answers are in the same order."""
+        reused = await self._requests.find_reused(timers)
+        if reused:
+            stored = iter(await self.create([each for n, each in enumerate(timers) if n not in reused]))
+            return [_REUSED if n in reused else next(stored) for n in range(len(timers))]
         known = frozenset(timer.name.application for timer in timers) & self._limited
         if known:
             return await self._create_within_limits(timers, known)
@@ -208,7 +223,7 @@ class Store:
         )
         await at_once([self._quotas.settle(*each) for each in tokens])
         return [
-            Created(Creation.RATE, 0, admission.wait_ms) if admission.wait_ms else next(answers)
+            Created(Creation.RATE, 0, wait_ms=admission.wait_ms) if admission.wait_ms else next(answers)
             for admission in admissions
         ]
 
@@ -223,8 +238,11 @@ class Store:
                 self._partitions.home_of(timer.name),
                 self._partitions.place_of(timer.name, timer.spec.ordering_key),
                 admission.word,
+                first_run,
             )
-            for timer, admission in zip(timers, admissions, strict=True)
+            for timer, admission, first_run in zip(
+                timers, admissions, await _first_runs(timers, now_ms), strict=True
+            )
         ]
         places: dict[TimerName, int] = {}
         # A later timer of a name, if it would be in another partition, comes when the first one is stored.
@@ -277,7 +295,7 @@ class Store:
             (
                 member_of(each.timer.name),
                 encode_spec(each.timer.spec),
-                *_packed_due(first_due(each.timer.spec.schedule, now_ms)),
+                *_packed_due(each.first_run or first_due(each.timer.spec.schedule, now_ms)),
                 *_head_of(each.timer.spec),
                 each.nonce,
                 each.timer.if_exists.value,
@@ -292,6 +310,8 @@ class Store:
             pack(batch),
             "" if self._quotas.pending_of_partition is None else self._quotas.pending_of_partition,
             int(self._partitions.count == 1),
+            pack([packed_request(each.timer) for each in placed]),
+            KEPT_ANSWER_MS,
         )
         for each, answer in zip(placed, answers, strict=True):
             if answer[0] == b"replaced":
@@ -307,9 +327,8 @@ class Store:
             case [b"ask", _]:
                 return _ASK
             case [b"rate", wait_ms]:
-                return Created(Creation.RATE, 0, wait_ms)
-        result, due_ms, *_ = answer
-        return Created(Creation(result.decode()), due_ms)
+                return Created(Creation.RATE, 0, wait_ms=wait_ms)
+        return _created(answer)
 
     async def _create_again(self, placed: _Placed, partition: int, now_ms: int) -> Created:
         """Create a timer whose name another one has in another partition: it has another ordering key."""
@@ -319,17 +338,18 @@ class Store:
         [answer] = await self._create_where([placed], now_ms)  # the other one may be gone by now
         if isinstance(answer, Created):
             return answer
-        due_ms = await self._due_of(partition, name)
-        keeps = placed.timer.if_exists is IfExists.KEEP and due_ms is not None
-        return Created(Creation.KEPT if keeps else Creation.OTHER_LANE, due_ms or 0)
+        other = await self._timer_in(partition, name)
+        if other is not None and placed.timer.if_exists is IfExists.KEEP:
+            return Created(Creation.KEPT, other.due_ms, other.state)
+        return Created(Creation.OTHER_LANE, 0 if other is None else other.due_ms)
 
-    async def _due_of(self, partition: int, name: TimerName) -> int | None:
-        """When a timer is due; None when it has no readable record (yet)."""
+    async def _timer_in(self, partition: int, name: TimerName) -> Timer | None:
+        """A timer; None when it has no readable record (yet)."""
         try:
             found = await self._get_in(partition, name)
         except InvalidTimerError:
             return None
-        return found.timer.due_ms if isinstance(found, Found) else None
+        return found.timer if isinstance(found, Found) else None
 
     async def _note_at_homes(
         self, pointers: Sequence[tuple[TimerName, int, str]], *, when_full: bool = False
@@ -401,9 +421,10 @@ class Store:
         ]
 
     async def cancel(self, name: TimerName, *, version: str | None, retention_ms: int) -> Changed:
-        """End a scheduled timer and keep its record for retention_ms; or delete a failed timer.
+        """End a scheduled timer and keep its record; or delete a failed timer.
 
-        version: refuse when the timer has another one; None: any.
+        retention_ms: how long it is kept, unless the timer or its application say so. version: refuse when
+        the timer has another one; None: any.
         """
 
         async def cancel_in(partition: int) -> Changed | _Elsewhere:
@@ -695,13 +716,18 @@ class Store:
                 WakeUp(name_of(member), generation, partition=partition)
                 for member, generation in zip(woken[::2], woken[1::2], strict=True)
             )
+            for callback, answer in zip(callbacks, answers, strict=True):
+                if callback is not None and answer == _WITHOUT_CALLBACK:
+                    log.error("callback.id_taken", callback=str(callback.name))
             late = [finish for finish, answer in zip(part, answers, strict=True) if answer == _LATE]
             again = iter(await finish_in(partition, late, tries_left - 1) if late else ())
             return [next(again) if answer == _LATE else int(answer) for answer in answers]
 
         answers = await by_partition(attempts, lambda each: each.begun.wake_up.partition, finish_in)
         return Finished(
-            [each == _COUNTED for each in answers], unblocked, [each == _KNOWN for each in answers]
+            [each in {_COUNTED, _WITHOUT_CALLBACK} for each in answers],
+            unblocked,
+            [each == _KNOWN for each in answers],
         )
 
     def _packed_callback(
@@ -739,6 +765,17 @@ class Nonces:
         """Seven URL-safe characters."""
         self._last = max(self._last + 1, now_ms())
         return urlsafe_b64encode(self._last.to_bytes(6, "big")).decode()[1:]
+
+
+async def _first_runs(timers: Sequence[NewTimer], now_ms: int) -> list[Due | None]:
+    """When cron timers are due. The event loop has its turn in between: one may take a millisecond."""
+    runs: list[Due | None] = []
+    for n, timer in enumerate(timers, start=1):
+        schedule = timer.spec.schedule
+        runs.append(first_due(schedule, now_ms) if isinstance(schedule, Cron) else None)
+        if n % RUNS_AT_ONCE == 0:
+            await clock.sleep(0)
+    return runs
 
 
 def _head_of(spec: Spec) -> tuple[int, str, str]:
@@ -808,6 +845,16 @@ def _begun(
     raise TypeError(f"begin.lua answered {answer!r}")
 
 
+def _created(answer: list[Any]) -> Created:
+    match answer:
+        case [b"repeated", due_ms, letter, result]:
+            return Created(Creation(result.decode()), due_ms, STATE_OF_LETTER[letter], is_repeated=True)
+        case [b"exists" | b"kept" as result, due_ms, letter]:
+            return Created(Creation(result.decode()), due_ms, STATE_OF_LETTER[letter])
+    result, due_ms, *_ = answer
+    return Created(Creation(result.decode()), due_ms)
+
+
 def _size_of(spec: Spec) -> int:
     """About how many bytes a new record has."""
     _, lane, host = _head_of(spec)
@@ -826,4 +873,6 @@ _NO_POLICY: Final = (ApplicationPolicy(), True)
 _COUNTED: Final = 1
 _KNOWN: Final = 2
 _LATE: Final = 3
+_WITHOUT_CALLBACK: Final = 4
 """What finish.lua answers."""
+_REUSED: Final = Created(Creation.REUSED, 0)

@@ -27,6 +27,8 @@ class NewTimer:
     name: TimerName
     spec: Spec
     if_exists: IfExists = IfExists.CONFLICT
+    idempotency_key: str | None = None
+    """Its hash, see names.hash_of_key: the same request with the same key gets the same answer."""
 
 
 class Creation(StrEnum):
@@ -40,6 +42,8 @@ class Creation(StrEnum):
     RUNNING = "running"
     OTHER_LANE = "lane"
     """Refused: the timer has another ordering key, which cannot be replaced."""
+    REUSED = "reused"
+    """Refused: another request had the same Idempotency-Key."""
     RATE = "rate"
     """Refused: the application has posted too many in a second. wait_ms: try again after that."""
     PENDING = "pending"
@@ -54,10 +58,13 @@ class Creation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The answer to a NewTimer. due_ms: that of the timer that now has the id, since the epoch."""
+    """The answer to a NewTimer. due_ms and state: those of the timer that now has the id."""
 
     creation: Creation
     due_ms: int
+    state: State = State.SCHEDULED
+    is_repeated: bool = False
+    """Whether this is what was answered before to the same request with the same Idempotency-Key."""
     wait_ms: int = 0
 
 

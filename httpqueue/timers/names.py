@@ -1,6 +1,8 @@
 """The names of timers, and of the hosts they call. Pure."""
 
+import hashlib
 import re
+from base64 import urlsafe_b64encode
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, NamedTuple
 
@@ -8,8 +10,12 @@ import idna
 
 DEFAULT_APPLICATION: Final = "default"
 CALLBACK_MARK: Final = "~callback-"
-"""In a callback's id, between the timer's id and what makes it unique: an id may be used again."""
+"""In a callback's id, between the timer's id and what makes it unique: an id may be used again.
 
+Clients cannot choose ids that have it.
+"""
+
+_KEY_HASH_BYTES: Final = 12
 _AUTHORITY: Final = re.compile(r"[A-Za-z]+://(?:[^/?#]*@)?(\[[^\]/?#]*\]|[^:/?#]*)")
 _QUERY: Final = re.compile(r"[?#]")
 _DOTS: Final = re.compile("[\u3002\uff0e\uff61]")
@@ -25,6 +31,12 @@ class TimerName(NamedTuple):
     def __str__(self) -> str:
         """application:id, as in logs."""
         return f"{self.application}:{self.id}"
+
+
+def hash_of_key(idempotency_key: str) -> str:
+    """16 URL-safe characters: they name the timer when the request does not, and the remembered answer."""
+    digest = hashlib.sha256(idempotency_key.encode()).digest()
+    return urlsafe_b64encode(digest[:_KEY_HASH_BYTES]).decode()
 
 
 def owner_of(timer_id: str) -> str:

@@ -33,6 +33,7 @@ TRANSITIONS: Final = frozenset(
         (State.RUNNING, State.SCHEDULED),  # finish: retry, or the next run of a recurring timer
         (State.RUNNING, State.DONE),  # finish: delivered
         (State.RUNNING, State.FAILED),  # finish: failed
+        (State.RUNNING, State.CANCELLED),  # a recurring timer that was cancelled while it ran
         (State.SCHEDULED, State.SCHEDULED),  # change
         (State.SCHEDULED, State.CANCELLED),  # cancel
         (State.FAILED, State.SCHEDULED),  # change: replay

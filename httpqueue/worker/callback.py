@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from httpqueue.timers.commands import NewTimer
+from httpqueue.timers.commands import Begun, NewTimer
 from httpqueue.timers.credentials import masked
 from httpqueue.timers.names import CALLBACK_MARK, TimerName
 from httpqueue.timers.retry import RetryOptions
@@ -13,20 +13,23 @@ from httpqueue.webhooks.message import ID_PLACEHOLDER
 
 
 def callback_of(
-    name: TimerName,
-    spec: Spec,
+    begun: Begun,
     attempt: Attempt,
     state: State,
     *,
     retry: RetryOptions,
     timeout_ms: int,
 ) -> NewTimer | None:
-    """The callback for the end of timer `name`, due at once. None when the timer wants none."""
+    """The callback for the end of a timer, due at once. None when the timer wants none.
+
+    Its id has the nonce and the generation: so the runs of all timers that have had this name differ.
+    """
+    name, spec = begun.wake_up.name, begun.spec
     callback = spec.callback
     if callback is None or state.value not in callback.on:
         return None
     return NewTimer(
-        TimerName(name.application, f"{name.id}{CALLBACK_MARK}{attempt.generation}-{attempt.started_ms}"),
+        TimerName(name.application, f"{name.id}{CALLBACK_MARK}{begun.nonce}-{attempt.generation}"),
         Spec(
             url=callback.url.replace(ID_PLACEHOLDER, name.id),
             schedule=Delay(0),

@@ -80,8 +80,7 @@ def plan(begun: Begun, verdict: Verdict, attempt: Attempt, policy: AttemptPolicy
         return Retry(verdict.delay_ms)
     state = State.DONE if verdict.outcome is Outcome.DELIVERED else State.FAILED
     callback = callback_of(
-        begun.wake_up.name,
-        begun.spec,
+        begun,
         attempt,
         state,
         retry=RetryOptions(delays_ms=policy.callback_delays_ms),

@@ -53,7 +53,7 @@ async def test_a_blocked_callback_fails_at_once(store: Store, queue: Queue) -> N
         await pipeline.schedule("a", receiver.url, callback=callback)
         timer = await pipeline.until("a", State.DONE)
         assert timer.last_attempt is not None
-        told = await pipeline.until(f"a~callback-0-{timer.last_attempt.started_ms}", State.FAILED)
+        told = await pipeline.until(f"a~callback-{timer.nonce}-0", State.FAILED)
         assert told.attempts == 1
         assert told.last_attempt is not None
         assert told.last_attempt.error == "blocked: the host has an address that HTTPQUEUE_EGRESS_DENY lists"

@@ -182,7 +182,7 @@ async def test_the_rate_of_posts(frozen_store: Store, time: FrozenTime) -> None:
     await limit(frozen_store, max_rate=5)
     answers = await frozen_store.create([new_timer(name, 1_000) for name in numbered(7)])
     assert [each.creation for each in answers] == [Creation.CREATED] * 5 + [Creation.RATE] * 2
-    assert answers[5] == answers[6] == Created(Creation.RATE, 0, 200)
+    assert answers[5] == answers[6] == Created(Creation.RATE, 0, wait_ms=200)
     time.advance(199)
     assert await create(frozen_store, "a") == [Creation.RATE]
     time.advance(1)

@@ -27,6 +27,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from httpqueue import clock
 from httpqueue.api.app import create_app
 from httpqueue.api.backend import Backend
+from httpqueue.api.key_ring import KeyRing
 from httpqueue.api.schema import openapi
 from httpqueue.api.schema.field_checks import APPLICATION_PATTERN, is_id
 from httpqueue.storage.embedded import EmbeddedValkey
@@ -73,6 +74,8 @@ class Server:
 
     redis_url: str
     url: str = ""
+    has_keys: bool = False
+    """Whether API keys count."""
     _started: threading.Event = field(default_factory=threading.Event)
     _server: uvicorn.Server | None = None
 
@@ -89,7 +92,8 @@ class Server:
 
     async def _serve(self) -> None:
         redis = Redis.from_url(self.redis_url)
-        app = create_app(backend_of(redis))
+        load = Storage(redis, archive_error_rate=1e-6).api_keys.load
+        app = create_app(backend_of(redis), api_keys=KeyRing(load) if self.has_keys else None)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None, access_log=False)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from httpqueue import clock
 from httpqueue.api.app import create_app
 from httpqueue.api.backend import Backend, Readiness
+from httpqueue.storage.lookup import Lookup
 from httpqueue.storage.record import encode_spec
 from httpqueue.storage.storage import Storage
 from httpqueue.storage.timers import Nonces, Store
@@ -64,6 +65,15 @@ class FakeStore:
         return timer
 
 
+class FakeLookup:
+    """Finds nothing."""
+
+    async def applications_with(self, timer_id: str) -> list[str]:
+        """No application has a timer of another one's id."""
+        del timer_id
+        return []
+
+
 async def ready() -> None:
     """Everything works."""
 
@@ -82,7 +92,7 @@ def backend(store: FakeStore, readiness: Readiness = ready) -> Backend:
     away = Storage(Redis(port=1), archive_error_rate=1e-6)
     return Backend(
         store=cast(Store, store),
-        lookup=away.lookup,
+        lookup=cast(Lookup, FakeLookup()),
         policies=away.policies,
         jobs=away.jobs,
         readiness=readiness,

@@ -203,9 +203,9 @@ class StoreModel:
             return self._create_anew(name, content, place)
         is_same_place = timer.partition == place
         if is_same_place and if_exists is IfExists.CONFLICT and timer.content == content:
-            return Created(Creation.EXISTS, timer.due_ms)
+            return Created(Creation.EXISTS, timer.due_ms, timer.state)
         if if_exists is IfExists.KEEP:
-            return Created(Creation.KEPT, timer.due_ms)
+            return Created(Creation.KEPT, timer.due_ms, timer.state)
         if timer.lane != content.key:
             return Created(Creation.OTHER_LANE, timer.due_ms)
         if if_exists is IfExists.CONFLICT:
@@ -219,7 +219,7 @@ class StoreModel:
             IfExists.LATEST: is_finished or due_ms > timer.due_ms,
         }
         if not wanted[if_exists]:
-            return Created(Creation.KEPT, timer.due_ms)
+            return Created(Creation.KEPT, timer.due_ms, timer.state)
         self.timers[name] = self._new(name, content, due_ms, generation=timer.generation + 1)
         self.seen.pop(name, None)  # a batch may replace what it has just created
         return Created(Creation.REPLACED, due_ms)

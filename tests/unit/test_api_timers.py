@@ -135,7 +135,7 @@ async def test_the_same_timer_again_is_answered_with_the_existing_one() -> None:
     spelled = {"id": "a", "headers": {"B": "2", "A": "1"}, "method": "post", "seconds": 60.0, "url": URL}
     again = await post(store, spelled)
     assert again.status_code == 200
-    assert again.json() == first.json()
+    assert again.json() == {**first.json(), "created": False, "status": "scheduled"}
     assert "location" not in again.headers
 
 

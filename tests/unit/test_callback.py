@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from httpqueue.timers.commands import Begun, WakeUp
 from httpqueue.timers.credentials import MASK
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.retry import RetryOptions
@@ -19,16 +20,30 @@ ATTEMPT = Attempt(1_800_000_000_250, 250, 200, number=3, generation=2)
 SPEC = Spec("http://receiver/{id}", Delay(1_000), callback=Callback("http://told/{id}?a={id}", {"x-a": "1"}))
 
 
-def told(spec: Spec = SPEC, attempt: Attempt = ATTEMPT, state: State = State.DONE) -> Any:
+def told(
+    spec: Spec = SPEC, attempt: Attempt = ATTEMPT, state: State = State.DONE, nonce: str = "wPL3xQ0"
+) -> Any:
     """The callback of app:a."""
-    return callback_of(NAME, spec, attempt, state, retry=RETRY, timeout_ms=10_000)
+    begun = Begun(
+        wake_up=WakeUp(NAME, attempt.generation),
+        nonce=nonce,
+        holder="worker:call",
+        lease_ms=20_000,
+        attempt=attempt.number,
+        lost=0,
+        due_ms=attempt.due_ms,
+        started_ms=attempt.started_ms,
+        spec=spec,
+        host="receiver",
+    )
+    return callback_of(begun, attempt, state, retry=RETRY, timeout_ms=10_000)
 
 
 def test_it_is_a_timer_of_the_same_application_due_at_once() -> None:
     """With the callback's URL, headers, waits and timeout, without a callback, lane or labels of its own."""
     spec = replace(SPEC, ordering_key="k", labels={"team": "blue"}, past_due="skip", headers={"x-b": "2"})
     timer = told(spec)
-    assert timer.name == TimerName("app", "a~callback-2-1800000000250")
+    assert timer.name == TimerName("app", "a~callback-wPL3xQ0-2")
     assert timer.spec == Spec(
         "http://told/a?a=a",
         Delay(0),
@@ -54,9 +69,9 @@ def test_on_says_which_ends_are_told(on: tuple[str, ...], state: State) -> None:
 
 
 def test_ends_of_one_id_differ() -> None:
-    """Another generation, or another life of the id in the same one."""
-    others = (replace(ATTEMPT, generation=3), replace(ATTEMPT, started_ms=ATTEMPT.started_ms + 1))
-    assert len({told(attempt=attempt).name for attempt in (ATTEMPT, *others)}) == 3
+    """Another generation, or another life of the id, even in the same ms (issue 11, defect 13)."""
+    lives = (told(), told(attempt=replace(ATTEMPT, generation=3)), told(nonce="wPL3xQ1"))
+    assert len({callback.name for callback in lives}) == 3
 
 
 @pytest.mark.parametrize(

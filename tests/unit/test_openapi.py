@@ -43,7 +43,7 @@ async def test_the_served_description_is_the_committed_one() -> None:
 def test_every_answer_of_post_timers_is_described() -> None:
     """Problems as problem+json."""
     responses = openapi.document()["paths"]["/timers"]["post"]["responses"]
-    refused = {"400", "401", "403", "409", "413", "415", "422", "429", "503"}
+    refused = {"400", "401", "403", "408", "409", "413", "415", "422", "429", "503"}
     assert responses.keys() == {"200", "201", *refused}
     for status, response in responses.items():
         (media_type,) = response["content"]

@@ -218,7 +218,7 @@ def test_the_callback_goes_with_the_end(
     attempt = begun(schedule=schedule, callback=Callback("http://told/", on=on))
     finish = ended(attempt, result, policy)
     expected = callback_of(
-        NAME, attempt.spec, finish.attempt, state, retry=RetryOptions(delays_ms=(8, 9)), timeout_ms=77
+        attempt, finish.attempt, state, retry=RetryOptions(delays_ms=(8, 9)), timeout_ms=77
     )
     assert (expected is not None) is (state.value in on)
     assert not isinstance(finish.then, Retry)

@@ -15,6 +15,7 @@ from httpqueue.api.audit_trail import changed
 from httpqueue.api.auth import application_of
 from httpqueue.api.backend import Backend
 from httpqueue.api.problems import FieldError, ProblemError, faulty_fields, problem_content
+from httpqueue.api.schema.idempotency import idempotency_key, key_reused
 from httpqueue.api.schema.json_body import MAX_BATCH_BYTES, read_object
 from httpqueue.api.schema.query import check_query
 from httpqueue.api.schema.read_timer import read_batch, read_timer
@@ -34,6 +35,7 @@ CONFLICT: Final = faulty_fields(
     HTTPStatus.CONFLICT,
     [FieldError("id", "belongs to a timer with other content: choose another, or send the same content")],
 )
+REUSED: Final = key_reused()
 IN_FLIGHT: Final = state_conflict(State.RUNNING)
 OTHER_LANE: Final = other_lane()
 
@@ -57,16 +59,26 @@ class CreateTimers:
         check_query(scope)
         members = await read_object(scope, receive)
         whose = partial(application_of, scope)
-        timer = read_timer(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
+        timer = read_timer(
+            members,
+            now_ms=self._now_ms(),
+            egress=self._egress(),
+            application_of=whose,
+            idempotency_key=idempotency_key(scope),
+        )
         changed(scope, timer.name)
         async with asyncio.timeout(responses.ANSWER_WITHIN_S):
             created = await self._creations.submit(timer)
-        _check_created(created)
-        body = orjson.dumps({"id": timer.name.id, "due": format_instant(created.due_ms)})
+        _check_created(timer, created)
+        answer: dict[str, Any] = {"id": timer.name.id, "due": format_instant(created.due_ms)}
+        if created.creation is not Creation.CREATED:
+            answer |= {"created": False, "status": created.state}
+        body = orjson.dumps(answer)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         status = 200
         if created.creation is Creation.CREATED:
-            TIMERS_CREATED.inc()
+            if not created.is_repeated:
+                TIMERS_CREATED.inc()
             status = 201
             headers.append((b"location", _path(timer.name).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -77,14 +89,14 @@ class CreateTimers:
         check_query(request.scope)
         members = await read_object(request.scope, request.receive, max_bytes=MAX_BATCH_BYTES)
         whose = partial(application_of, request.scope)
-        items = read_batch(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
+        items = await read_batch(members, now_ms=self._now_ms(), egress=self._egress(), application_of=whose)
         timers = [item for item in items if isinstance(item, NewTimer)]
         changed(request.scope, *(timer.name for timer in timers))
         async with responses.in_time():
             created = iter(await self._store.create(timers) if timers else ())
         results = [
             problem_content(item) if isinstance(item, ProblemError) else _result(item, next(created))
-            for item in items
+            async for item in responses.in_turns(items)
         ]
         changed(
             request.scope,
@@ -109,9 +121,11 @@ def _path(name: TimerName) -> str:
     return path if name.application == DEFAULT_APPLICATION else f"{path}?application={name.application}"
 
 
-def _check_created(created: Created) -> None:
+def _check_created(timer: NewTimer, created: Created) -> None:
+    if created.creation is Creation.REUSED:
+        raise REUSED
     if created.creation is Creation.CONFLICT:
-        raise CONFLICT
+        raise REUSED if timer.name.id == timer.idempotency_key else CONFLICT
     if created.creation is Creation.RUNNING:
         raise IN_FLIGHT
     if created.creation is Creation.OTHER_LANE:
@@ -122,8 +136,10 @@ def _check_created(created: Created) -> None:
 
 def _result(timer: NewTimer, created: Created) -> dict[str, Any]:
     try:
-        _check_created(created)
+        _check_created(timer, created)
     except ProblemError as problem:
         return problem_content(problem)
-    status = HTTPStatus.CREATED if created.creation is Creation.CREATED else HTTPStatus.OK
-    return {"status": status.value, "id": timer.name.id, "due": format_instant(created.due_ms)}
+    answer = {"id": timer.name.id, "due": format_instant(created.due_ms)}
+    if created.creation is Creation.CREATED:
+        return {"status": HTTPStatus.CREATED.value, **answer}
+    return {"status": HTTPStatus.OK.value, **answer, "created": False, "timer_status": created.state}

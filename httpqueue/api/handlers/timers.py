@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from httpqueue.api import responses
-from httpqueue.api.auth import application_of, check_reveal
+from httpqueue.api.auth import application_of, check_reveal, sees_all
 from httpqueue.api.backend import Backend
 from httpqueue.api.problems import ProblemError, faulty_field
 from httpqueue.api.schema.etag import etag, if_match
@@ -21,7 +21,13 @@ from httpqueue.api.schema.read_timer import callback_of, read_content
 from httpqueue.api.schema.render import attempt_view, timer_view
 from httpqueue.api.schema.request_models import CallbackChange
 from httpqueue.api.schema.validate import validate
-from httpqueue.api.timer_problems import check_changed, not_found, precondition_failed, state_conflict
+from httpqueue.api.timer_problems import (
+    check_changed,
+    not_found,
+    precondition_failed,
+    several_applications,
+    state_conflict,
+)
 from httpqueue.timers.commands import Change, Changed, ChangeResult, Found
 from httpqueue.timers.explain import explain
 from httpqueue.timers.names import TimerName
@@ -30,6 +36,7 @@ from httpqueue.timers.timer import State, Timer
 
 CHANGEABLE: Final = frozenset({State.SCHEDULED})
 REPLAYABLE: Final = frozenset({State.FAILED})
+_AFTER_DELETE: Final = {State.FAILED: "deleted", State.RUNNING: "ending"}
 NO_VERSION: Final = "-"
 """A version that no timer has: a change that insists on it is refused."""
 
@@ -51,7 +58,7 @@ class Timers:
         if reveal := reveal_parameter(request):
             check_reveal(request.scope)
         async with responses.in_time():
-            found = await self._store.get(name)
+            name, found = await self._seen(request, name)
             if found is not None:
                 view = timer_view(found.timer, found.now_ms, reveal=reveal)
                 return responses.json_response(view, headers=etag(found.timer.version))
@@ -64,15 +71,16 @@ class Timers:
     async def attempts(self, request: Request) -> Response:
         """GET /timers/{timer_id}/attempts: the last attempts, oldest first."""
         async with responses.in_time():
-            found = await self._find(_name(request))
+            name, found = await self._seen(request, _name(request))
+            if found is None:
+                raise await self._missing(name)
         return responses.json_response({"attempts": [attempt_view(each) for each in found.timer.log]})
 
     async def explain(self, request: Request) -> Response:
         """GET /timers/{timer_id}/explain: why the timer has not fired yet."""
-        name = _name(request)
         async with responses.in_time():
-            await self._find(name)  # raises for a timer that is archived or damaged
-            facts = await self._lookup.facts(name)
+            name, found = await self._seen(request, _name(request))
+            facts = None if found is None else await self._lookup.facts(name)
             if facts is None:
                 raise await self._missing(name)
             explanation = explain(facts, worker_silence_ms=await self._worker_silence_ms())
@@ -133,7 +141,10 @@ class Timers:
         return await self._answer_change(request, change)
 
     async def delete(self, request: Request) -> Response:
-        """DELETE /timers/{timer_id}: cancels a scheduled timer, or deletes a failed one."""
+        """DELETE /timers/{timer_id}: cancels a scheduled timer, or deletes a failed one.
+
+        A recurring timer that runs is cancelled when the attempt is over.
+        """
         name = _name(request)
         wanted = if_match(request)
         async with responses.in_time():
@@ -143,7 +154,7 @@ class Timers:
                 raise await self._missing(name)
         if cancelled.result is not ChangeResult.OTHER_STATE or cancelled.state is not State.CANCELLED:
             check_changed(cancelled)
-        status = "deleted" if cancelled.state is State.FAILED else State.CANCELLED.value
+        status = _AFTER_DELETE.get(cancelled.state or State.CANCELLED, State.CANCELLED.value)
         return responses.json_response({"id": name.id, "status": status, "due": None})
 
     async def _edit(self, request: Request, change: Callable[[Timer], Change]) -> Response:
@@ -186,6 +197,25 @@ class Timers:
             return next(iter(wanted))
         timer = (await self._find(name)).timer
         return timer.version if timer.version in wanted else NO_VERSION
+
+    async def _seen(self, request: Request, name: TimerName) -> tuple[TimerName, Found | None]:
+        """The timer to show, and its name; None: it has no record. name: as the request has it.
+
+        If the request names no application and may see all, it is the one that lists show, whatever its
+        application. Raises ProblemError (409) if several have it. Changes are not made so: they could meet
+        the timer of somebody else.
+        """
+        found = await self._store.get(name)
+        if found is not None or "application" in request.query_params or not sees_all(request.scope):
+            return name, found
+        applications = await self._lookup.applications_with(name.id)
+        if len(applications) > 1:
+            raise several_applications(applications)
+        if applications:
+            other = TimerName(applications[0], name.id)
+            if (found := await self._store.get(other)) is not None:
+                return other, found
+        return name, None
 
     async def _find(self, name: TimerName) -> Found:
         found = await self._store.get(name)

@@ -14,14 +14,25 @@ class StoredTimer(BaseModel):
     """A timer that is stored."""
 
     id: str = Field(description="The timer's id.", examples=[EXAMPLE_ID])
-    due: str = Field(description="When its webhook is called, RFC 3339.", examples=[EXAMPLE_INSTANT])
+    due: str = Field(
+        description="When its webhook is called, RFC 3339; of a timer that has ended, when it was.",
+        examples=[EXAMPLE_INSTANT],
+    )
+    created: bool | None = Field(
+        default=None,
+        description="Status 200 only: always false. The id had a timer already.",
+        json_schema_extra={"const": False},
+    )
+    status: State | None = Field(
+        default=None, description="Status 200 only: the state of the timer that has the id."
+    )
 
 
 class ChangedTimer(BaseModel):
     """A timer after a change."""
 
     id: str = Field(description="The timer's id.", examples=[EXAMPLE_ID])
-    status: str = Field(description="scheduled, cancelled, or deleted.", examples=["scheduled"])
+    status: str = Field(description="scheduled, cancelled, deleted, or ending.", examples=["scheduled"])
     due: str | None = Field(None, description="When its webhook is called.", examples=[EXAMPLE_INSTANT])
 
 
@@ -39,8 +50,11 @@ class BatchResult(BaseModel):
     errors: list["ProblemField"] | None = Field(
         default=None, description="Problems only: every faulty field."
     )
+    created: bool | None = Field(
+        default=None, description="Status 200 only: always false. The id had a timer already."
+    )
     timer_status: State | None = Field(
-        default=None, description="Problems only: the state of the timer that has the id."
+        default=None, description="Status 200 and problems only: the state of the timer that has the id."
     )
     quota: Literal["pending", "bytes", "rate"] | None = Field(
         default=None, description="Problems only: the quota of the application that is used up."

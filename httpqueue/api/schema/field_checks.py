@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from httpqueue.timers.credentials import MASK
-from httpqueue.timers.names import is_readable_label, normal_host
+from httpqueue.timers.names import CALLBACK_MARK, is_readable_label, normal_host
 from httpqueue.webhooks.message import ID_PLACEHOLDER, OWN_HEADERS
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -21,6 +21,7 @@ MAX_HEADERS: Final = 100
 APPLICATION_PATTERN: Final = r"^[A-Za-z0-9._~-]{1,64}$"
 ORDERING_KEY_PATTERN: Final = r"^[!-~]{1,128}$"
 MAX_LABELS: Final = 20
+MAX_MEMBERS: Final = 100
 MAX_LABEL_NAME: Final = 64
 MAX_LABEL_VALUE: Final = 256
 LABEL_FILTER_PATTERN: Final = r"^[A-Za-z0-9._/-]{1,64}:"
@@ -73,6 +74,8 @@ def check_id(text: str) -> str:
     """The id as given."""
     if not is_id(text):
         raise ValueError("must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ - and neither . nor ..")
+    if CALLBACK_MARK in text:
+        raise ValueError(f"must not contain {CALLBACK_MARK}: such ids belong to callbacks")
     return text
 
 
@@ -90,10 +93,22 @@ def check_ordering_key(text: str) -> str:
     return text
 
 
+def check_label_count(labels: Any) -> Any:
+    """The value as given, unless it has too many labels; this spares the checks of each of them."""
+    if isinstance(labels, dict) and len(labels) > MAX_LABELS:
+        raise ValueError(f"must have at most {MAX_LABELS} labels")
+    return labels
+
+
+def check_member_count(value: Any) -> Any:
+    """The value as given, unless it has more members than any field but a body may have."""
+    if isinstance(value, dict | list) and len(value) > MAX_MEMBERS:
+        raise ValueError(f"must have at most {MAX_MEMBERS} members")
+    return value
+
+
 def check_labels(labels: dict[str, str]) -> dict[str, str]:
     """The labels, sorted by name."""
-    if len(labels) > MAX_LABELS:
-        raise ValueError(f"must have at most {MAX_LABELS} labels")
     for name, value in labels.items():
         if not _LABEL_NAME.fullmatch(name):
             raise ValueError(f"must have names of 1 to {MAX_LABEL_NAME} characters of A-Z a-z 0-9 . _ / -")

@@ -77,6 +77,9 @@ _STRING: Final = {"type": "string"}
 _NUMBER: Final = {"type": "number"}
 _NULL: Final = {"type": "null"}
 
+Few: Final = BeforeValidator(field_checks.check_member_count)
+"""Refuses a value with very many members at once, instead of one error for each."""
+
 # --- a timer's call ---
 
 Url = Annotated[
@@ -142,7 +145,11 @@ ApplicationName = Annotated[
 ]
 OrderingKey = Annotated[str | None, _nullable(field_checks.check_ordering_key)]
 HostName = Annotated[str | None, _nullable(field_checks.check_host)]
-Labels = Annotated[dict[str, str], AfterValidator(field_checks.check_labels)]
+Labels = Annotated[
+    dict[str, str],
+    BeforeValidator(field_checks.check_label_count),
+    AfterValidator(field_checks.check_labels),
+]
 LabelFilter = Annotated[str | None, _nullable(field_checks.check_label_filter)]
 IfExists = Annotated[
     commands.IfExists,

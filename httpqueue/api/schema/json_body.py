@@ -3,27 +3,49 @@
 The JSON libraries accept such texts silently: repeated names, and integers that lose digits.
 """
 
+import asyncio
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import accumulate, islice
 from typing import Any, Final
 
 import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from httpqueue.api.problems import FieldError, ProblemError, faulty_fields
+from httpqueue import clock
+from httpqueue.api.problems import MAX_ERRORS, FieldError, ProblemError, faulty_fields
+from httpqueue.api.request_body import note_read
 
+READ_WITHIN_S: Final = 10
+"""How long a client may take to send a body. After that, it gets 408 and the connection is closed."""
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_BATCH_BYTES: Final = 8 * MAX_BODY_BYTES
 MAX_DEPTH: Final = 64
 """How deep objects and arrays may be nested; the body itself is the first level."""
+MAX_CONTAINERS: Final = 100_000
+"""The most objects and arrays in a body of MAX_BODY_BYTES. Each takes 2 bytes of it, but 100 of memory."""
+
+LARGE_BYTES: Final = 64 * 1024
+"""After a body of more than this was read or checked, other requests have their turn."""
+MAX_SEARCHED_BYTES: Final = 32 * 1024
+"""In a larger body, finding out which field is ambiguous would take too long."""
+MAX_NAMED: Final = 1_000
+"""How many members are searched for the one that is nested too deep."""
 
 _MIN_INTEGER: Final = -(2**63)
 _MAX_INTEGER: Final = 2**64 - 1
 _SAFE_DIGITS: Final = 18  # this many always fit into 64 bits
+_LONG_INTEGER: Final = b"0" * (_SAFE_DIGITS + 1)
+_DIGITS_TO_0: Final = bytes.maketrans(b"123456789", b"0" * 9)
+_TO_STEPS: Final = bytes.maketrans(b"{[}]", bytes([1, 1, 255, 255]))  # 255 is -1 in a signed byte
+_TO_BLANKS: Final = bytes.maketrans(b",:{[}]\t\r\n", b" " * 9)
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"{}[]")
 
 
 async def read_object(scope: Scope, receive: Receive, *, max_bytes: int = MAX_BODY_BYTES) -> dict[str, Any]:
@@ -31,23 +53,25 @@ async def read_object(scope: Scope, receive: Receive, *, max_bytes: int = MAX_BO
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
         check_content_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
-    return parse_object(await _read_body(headers.get(b"content-length"), receive, max_bytes))
+    return await _parse(
+        await _read_body(scope, headers.get(b"content-length"), receive, max_bytes), max_bytes
+    )
 
 
 async def read_optional(scope: Scope, receive: Receive) -> dict[str, Any]:
     """The same where the body may be missing, which gives an empty object."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    body = await _read_body(headers.get(b"content-length"), receive, MAX_BODY_BYTES)
+    body = await _read_body(scope, headers.get(b"content-length"), receive, MAX_BODY_BYTES)
     if not body.strip():
         return {}
     check_content_type(_text(headers.get(b"content-type")), _text(headers.get(b"content-encoding")))
-    return parse_object(body)
+    return await _parse(body, MAX_BODY_BYTES)
 
 
 async def read_nothing(scope: Scope, receive: Receive) -> None:
     """Raise ProblemError (400, 413, 415, 422) unless the body is missing or an empty object."""
     members = await read_optional(scope, receive)
-    if errors := [FieldError(name, "is unknown here: remove it") for name in members]:
+    if errors := [FieldError(name, "is unknown here: remove it") for name in islice(members, MAX_ERRORS)]:
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
 
 
@@ -77,21 +101,43 @@ def _text(header: bytes | None) -> str | None:
     return None if header is None else header.decode("latin-1")
 
 
-async def _read_body(length: bytes | None, receive: Receive, max_bytes: int) -> bytes:
-    """The body; it is refused once it is too large, so that it never fills the memory. ProblemError (413)."""
+async def _read_body(scope: Scope, length: bytes | None, receive: Receive, max_bytes: int) -> bytes:
+    """The body. It is refused once it is too large or too late, so that it fills no memory: 408, 413."""
     if length is not None and length.isdigit() and int(length[:12]) > max_bytes:
         raise _too_large(max_bytes)
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk: bytes = message.get("body", b"")
-        body = body + chunk if body else chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-        if not message.get("more_body"):
-            return body
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(READ_WITHIN_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk: bytes = message.get("body", b"")
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                chunks.append(chunk)
+                if not message.get("more_body"):
+                    note_read(scope)
+                    return b"".join(chunks)
+    except TimeoutError:
+        note_read(scope)  # who is so slow is not waited for again
+        detail = f"the body must arrive within {READ_WITHIN_S} s: send it faster, or less at once"
+        headers = {"Connection": "close"}  # RFC 9110 section 15.5.9
+        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers=headers) from None
+
+
+async def _parse(body: bytes, max_bytes: int) -> dict[str, Any]:
+    if len(body) <= LARGE_BYTES:
+        return parse_object(body)
+    await clock.sleep(0)
+    _check_containers(body, MAX_CONTAINERS * max_bytes // MAX_BODY_BYTES)
+    members = _load(body)
+    await clock.sleep(0)
+    _check(body, members)
+    await clock.sleep(0)
+    return members
 
 
 def _too_large(max_bytes: int) -> ProblemError:
@@ -105,37 +151,117 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     Also refused: repeated names, integers of more than 64 bits (they would lose digits), lone surrogates,
     and more than MAX_DEPTH levels.
     """
+    value = _load(raw)
+    _check(raw, value)
+    return value
+
+
+def _load(raw: bytes) -> dict[str, Any]:
     try:
-        value = orjson.loads(raw)
+        with _no_collection():
+            value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         detail = f"the body is no JSON: {error.msg} (line {error.lineno}, column {error.colno})"
         raise ProblemError(HTTPStatus.BAD_REQUEST, detail) from None
     if not isinstance(value, dict):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body must be a JSON object: {…}")
-    # Counting brackets is cheap, and only a body with many of them can be nested too deep.
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and (deep := _too_deep(value)):
-        raise faulty_fields(HTTPStatus.BAD_REQUEST, deep)
-    decoder = _Marker()
-    marked = decoder.decode(raw.decode())
-    if decoder.has_marked:
-        raise faulty_fields(HTTPStatus.BAD_REQUEST, list(_faults(marked, "")))
     return value
 
 
-def _too_deep(value: dict[str, Any]) -> list[FieldError]:
+def _check(raw: bytes, value: dict[str, Any]) -> None:
+    # Counting brackets is cheap, and only a body with many of them can be nested too deep.
+    if _count_containers(raw) > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+        raise _too_deep(value)
+    if _repeats_names(raw, value) or _has_long_integers(raw):
+        raise _ambiguous(raw)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage: to look for it among a million new lists takes longer than to make them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+# The following checks work on the text as a whole. A look at each value, in Python, would take 100 times as
+# long. What they say of a text that is no JSON means nothing.
+
+
+def _check_containers(raw: bytes, most: int) -> None:
+    """Raise ProblemError (400) for too many objects and arrays."""
+    if _count_containers(raw) > most and _count_containers(_outside_of_strings(raw)) > most:
+        detail = f"the body must have at most {most:,} arrays and objects: send a part of it as a string"
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail)
+
+
+def _count_containers(raw: bytes) -> int:
+    return raw.count(b"{") + raw.count(b"[")
+
+
+def _depth(raw: bytes) -> int:
+    """How deep the text is nested."""
+    steps = _outside_of_strings(raw).translate(_TO_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
+
+
+def _repeats_names(raw: bytes, value: Any) -> bool:
+    """Whether an object has a name twice: then the text has more strings than what was read from it."""
+    return _without_escapes(raw).count(b'"') != _without_escapes(orjson.dumps(value)).count(b'"')
+
+
+def _outside_of_strings(raw: bytes) -> bytes:
+    return b" ".join(_without_escapes(raw).split(b'"')[::2])
+
+
+def _without_escapes(raw: bytes) -> bytes:
+    r"""The text without \ and ": each quote that is left begins or ends a string."""
+    return raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+
+
+def _has_long_integers(raw: bytes) -> bool:
+    """Whether there is an integer of more than 64 bits, which orjson reads as a float."""
+    if _LONG_INTEGER not in raw.translate(_DIGITS_TO_0):
+        return False
+    return any(
+        len(token) > _SAFE_DIGITS
+        and token.lstrip(b"-").isdigit()
+        and not _MIN_INTEGER <= int(token) <= _MAX_INTEGER
+        for token in _outside_of_strings(raw).translate(_TO_BLANKS).split()
+    )
+
+
+def _too_deep(value: dict[str, Any]) -> ProblemError:
     detail = f"must not be nested deeper than {MAX_DEPTH} levels"
-    return [FieldError(name, detail) for name, member in value.items() if _depth(member) >= MAX_DEPTH]
+    deep = (name for name, member in islice(value.items(), MAX_NAMED) if _is_too_deep(member))
+    errors = [FieldError(name, detail) for name in islice(deep, MAX_ERRORS)]
+    if errors:
+        return faulty_fields(HTTPStatus.BAD_REQUEST, errors)
+    return ProblemError(HTTPStatus.BAD_REQUEST, f"the body {detail}")
 
 
-def _depth(value: Any) -> int:
-    """How deep a value is nested. Not recursive: a very deep value would exceed the recursion limit."""
-    depth, level = 0, [value]
-    while containers := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [
-            child for item in containers for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
+def _is_too_deep(member: Any) -> bool:
+    try:
+        return _depth(orjson.dumps(member)) >= MAX_DEPTH
+    except orjson.JSONEncodeError:  # deeper than orjson goes
+        return True
+
+
+def _ambiguous(raw: bytes) -> ProblemError:
+    """The problem of a text with repeated names or long integers."""
+    if len(raw) <= MAX_SEARCHED_BYTES:
+        marked = _Marker().decode(raw.decode())
+        return faulty_fields(HTTPStatus.BAD_REQUEST, list(islice(_faults(marked, ""), MAX_ERRORS)))
+    detail = (
+        "the body must not have a name twice in one object, or an integer of more than 64 bits: send each "
+        f"name once, and such integers as strings (if the body has at most {MAX_SEARCHED_BYTES // 1024} KiB, "
+        "the answer says where)"
+    )
+    return ProblemError(HTTPStatus.BAD_REQUEST, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +280,16 @@ class _Marker(json.JSONDecoder):
 
     def __init__(self) -> None:
         super().__init__(object_pairs_hook=self._object, parse_int=self._integer)
-        self.has_marked = False
 
     def _object(self, pairs: list[tuple[str, Any]]) -> Any:
         members = dict(pairs)
-        if len(members) == len(pairs):
-            return members
-        self.has_marked = True
-        return _Object(pairs)
+        return members if len(members) == len(pairs) else _Object(pairs)
 
     def _integer(self, digits: str) -> Any:
         if len(digits) <= _SAFE_DIGITS:
             return 0
         if len(digits) <= _SAFE_DIGITS + 2 and _MIN_INTEGER <= int(digits) <= _MAX_INTEGER:
             return 0
-        self.has_marked = True
         return _Oversized()
 
 

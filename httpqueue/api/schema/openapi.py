@@ -35,10 +35,11 @@ _DOCUMENTED: Final = tuple(operation for operation in OPERATIONS if operation.is
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _REF: Final = "#/components/schemas/"
 _PROBLEMS: Final = {
-    400: "The body is not a JSON object, or is ambiguous; or If-Match is not a list of entity tags.",
+    400: "The body is not a JSON object, or is ambiguous; or a header cannot be read.",
     401: "An API key is needed, or the one that was sent is unknown.",
     403: "The API key does not permit this.",
     404: "There never was a timer of this id.",
+    408: "The body did not arrive in time.",
     410: "The timer's record is damaged; operators find it set aside.",
     412: "The timer no longer has the version in If-Match.",
     413: "The body is too large.",
@@ -55,6 +56,7 @@ _HEADERS: Final = {
 }
 _PROBLEM_HEADERS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ENTITY_TAGS: Final = r'^ *(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*) *$'
+_IDEMPOTENCY_KEYS: Final = r'^ *("[ !#-\[\]-~]{1,255}"|[!#-~]{1,255}) *$'
 _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "timer_id": (
         "path",
@@ -70,6 +72,10 @@ _PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "If-Match": (
         *("header", "Change the timer only if it still has this version: its ETag."),
         {"pattern": _ENTITY_TAGS, "examples": ["*", '"wPL3xQ0.0.0.s"']},
+    ),
+    "Idempotency-Key": (
+        *("header", "The same request with the same key, within 24 hours, gets the same answer."),
+        {"pattern": _IDEMPOTENCY_KEYS, "examples": ['"8e03978e-40d5-43dd-bc93-6894a57f9324"']},
     ),
 }
 
@@ -129,7 +135,15 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
     in_path = [
         name for name in ("timer_id", "application", "host", "job_id") if f"{{{name}}}" in operation.path
     ]
-    for name in (*in_path, *(["If-Match"] if operation.has_if_match else [])):
+    in_header = [
+        name
+        for name, is_known in (
+            ("If-Match", operation.has_if_match),
+            ("Idempotency-Key", operation.has_idempotency_key),
+        )
+        if is_known
+    ]
+    for name in (*in_path, *in_header):
         place, text, schema = _PARAMETERS[name]
         yield {
             "name": name,
@@ -199,7 +213,7 @@ def _problems(operation: Operation) -> Mapping[int, str]:
     if not operation.is_open:
         statuses |= {401, 403, 422, 429, 503}  # 422: unknown query parameters
     if operation.request is not None or operation.method == "POST":
-        statuses |= {400, 413, 415, 422}
+        statuses |= {400, 408, 413, 415, 422}
     if _is_one_timer(operation):
         statuses |= {404, 410}
     if operation.has_if_match:

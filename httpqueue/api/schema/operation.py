@@ -48,6 +48,8 @@ class Operation:
     """Whether the query may ask to reveal credentials."""
     has_if_match: bool = False
     """Whether the header If-Match is understood (RFC 9110 section 13.1.1)."""
+    has_idempotency_key: bool = False
+    """Whether the header Idempotency-Key is understood."""
     problems: Mapping[int, str] = field(default_factory=dict)
     """Problems of this operation alone, by status."""
     all_applications: bool = False

@@ -47,8 +47,10 @@ OPERATIONS: Final = (
         Scope.WRITE,
         "Store a timer",
         _STORED,
-        "You may send the same timer with the same id again: it is stored once.",
+        "You may send the same timer with the same id again, or with the same Idempotency-Key: it is stored "
+        "once.",
         request=requests.TimerRequest,
+        has_idempotency_key=True,
         problems=_ID_TAKEN | _QUOTA,
     ),
     Operation(
@@ -126,6 +128,7 @@ OPERATIONS: Final = (
         Scope.WRITE,
         "Cancel a scheduled timer, or delete a failed one",
         {200: AnswerDoc("The timer is cancelled or deleted.", (answers.ChangedTimer,))},
+        "A recurring timer that runs just now is cancelled when the call is over: ending.",
         has_if_match=True,
         problems=_OTHER_STATE,
     ),

@@ -9,7 +9,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Scope as Connection
 
-from httpqueue.api.problems import FieldError, faulty_field, faulty_fields
+from httpqueue.api.problems import FieldError, ProblemError, faulty_field, faulty_fields
 from httpqueue.api.schema import field_checks
 from httpqueue.api.schema.field_types import EXAMPLE_INSTANT, ApplicationName, Instant
 from httpqueue.api.schema.validate import validate
@@ -23,6 +23,9 @@ REVEAL: Final = (
 MAX_CURSOR: Final = 1_000
 LISTED: Final = frozenset(State) - {State.ARCHIVED}
 """The states of timers in lists: an archived timer has no record, so that it cannot be listed."""
+
+MAX_PARAMETERS: Final = 100
+"""The most parameters of a query, repeated ones included."""
 
 _REPEATED: Final = ("status", "label")
 _TWICE: Final = "is given more than once: send it once"
@@ -126,11 +129,12 @@ def read_audit_query(request: Request) -> AuditQuery:
 
 def read_list_query(request: Request) -> ListQuery:
     """The query of GET /timers; raises ProblemError (422)."""
+    _check_count(request.scope)
     members: dict[str, Any] = {}
     errors = []
     for name, text in request.query_params.multi_items():
         if name in _REPEATED:
-            parts = text.split(",") if name == "status" else [text]
+            parts = text.split(",", MAX_PARAMETERS) if name == "status" else [text]
             members.setdefault(name, []).extend(parts)
         elif name in members:
             errors.append(FieldError(name, _TWICE))
@@ -143,6 +147,7 @@ def check_query(connection: Connection, *known: str) -> None:
     """Raise ProblemError (422) for a parameter that is unknown (it may be misspelled) or repeated."""
     if not connection["query_string"]:
         return
+    _check_count(connection)
     names = [name for name, _ in QueryParams(connection["query_string"]).multi_items()]
     errors = [
         FieldError(name, "is no parameter of this call: remove it") for name in names if name not in known
@@ -150,6 +155,13 @@ def check_query(connection: Connection, *known: str) -> None:
     errors += [FieldError(name, _TWICE) for name in known if names.count(name) > 1]
     if errors:
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
+
+
+def _check_count(connection: Connection) -> None:
+    """Raise ProblemError (422) for so many parameters that a look at each would take long."""
+    if connection["query_string"].count(b"&") >= MAX_PARAMETERS:
+        detail = f"the query must have at most {MAX_PARAMETERS} parameters"
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
 
 
 def application_parameter(request: Request, *others: str) -> str | None:

@@ -3,9 +3,11 @@
 import secrets
 from collections.abc import Callable
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
-from httpqueue.api.problems import FieldError, ProblemError, faulty_field, faulty_fields
+from httpqueue.api.problems import MAX_ERRORS, FieldError, ProblemError, faulty_field, faulty_fields
+from httpqueue.api.responses import in_turns
 from httpqueue.api.schema.request_models import (
     MAX_BATCH,
     CallbackRequest,
@@ -17,7 +19,7 @@ from httpqueue.api.schema.request_models import (
 from httpqueue.api.schema.validate import validate
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.cron import next_run_ms
-from httpqueue.timers.names import TimerName
+from httpqueue.timers.names import TimerName, hash_of_key
 from httpqueue.timers.retry import RetryOptions
 from httpqueue.timers.schedule import (
     MAX_DUE_MS,
@@ -41,29 +43,39 @@ SCHEDULE_FIELDS: Final = (*_MS_PER_UNIT, "fire_at", "cron", "timezone")
 
 
 def read_timer(
-    members: dict[str, Any], *, now_ms: int, egress: Egress, application_of: ApplicationOf
+    members: dict[str, Any],
+    *,
+    now_ms: int,
+    egress: Egress,
+    application_of: ApplicationOf,
+    idempotency_key: str | None = None,
 ) -> NewTimer:
-    """The members of a TimerRequest -> a timer; raises ProblemError (403, 422)."""
+    """The members of a TimerRequest -> a timer; raises ProblemError (403, 422).
+
+    A timer without an id gets a random one, or one that follows from its Idempotency-Key.
+    """
     request = validate(TimerRequest, members, _schedule_errors(members))
-    timer_id = request.id or secrets.token_urlsafe(_ID_BYTES)
+    key_hash = None if idempotency_key is None else hash_of_key(idempotency_key)
+    timer_id = request.id or key_hash or secrets.token_urlsafe(_ID_BYTES)
     name = TimerName(application_of(request.application), timer_id)
-    return NewTimer(name, _spec(request, now_ms, egress), request.if_exists)
+    return NewTimer(name, _spec(request, now_ms, egress), request.if_exists, key_hash)
 
 
-def read_batch(
+async def read_batch(
     members: dict[str, Any], *, now_ms: int, egress: Egress, application_of: ApplicationOf
 ) -> list[NewTimer | ProblemError]:
     """The members of a BatchRequest -> for each item a timer, or the problem that this item has.
 
     Raises ProblemError (422) if the batch itself is faulty.
     """
-    errors = [FieldError(name, "is no field of a batch: remove it") for name in members if name != "timers"]
+    unknown = (name for name in members if name != "timers")
+    errors = [FieldError(name, "is no field of a batch: remove it") for name in islice(unknown, MAX_ERRORS)]
     items = members.get("timers")
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_BATCH:
         errors.append(FieldError("timers", f"must be an array of 1 to {MAX_BATCH:,} timers"))
     if errors or not isinstance(items, list):
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
-    return [_read_item(item, now_ms, egress, application_of) for item in items]
+    return [_read_item(item, now_ms, egress, application_of) async for item in in_turns(items)]
 
 
 def read_content(members: dict[str, Any], *, now_ms: int, egress: Egress) -> Spec:

@@ -14,6 +14,7 @@ from httpqueue.api.schema.field_types import (
     Amount,
     ApplicationName,
     CronExpression,
+    Few,
     FireAt,
     Headers,
     HostName,
@@ -129,10 +130,10 @@ class TimerContent(_Request):
         examples=[{"order": 4711}],
     )
     timeout: Timeout = Field(None, description="The most seconds that one attempt may take.", examples=[10])
-    retry: RetryRequest | None = Field(
+    retry: Annotated[RetryRequest | None, Few] = Field(
         None, description="How failed attempts are repeated. Absent fields: as the server is set."
     )
-    callback: CallbackRequest | None = Field(
+    callback: Annotated[CallbackRequest | None, Few] = Field(
         None, description="A URL that is told when the timer has finished."
     )
     ordering_key: OrderingKey = Field(
@@ -154,7 +155,7 @@ class TimerContent(_Request):
         '{"fire_within": n}: call it when it is at most n seconds late. A timer that is not called has '
         "failed; a recurring timer continues with its next run.",
     )
-    retention: RetentionRequest | None = Field(
+    retention: Annotated[RetentionRequest | None, Few] = Field(
         None, description="How long the timer can be read after it has finished."
     )
 
@@ -202,7 +203,7 @@ class BatchRequest(_Request):
 class CallbackChange(_Request):
     """A timer's new callback."""
 
-    callback: CallbackRequest | None = Field(
+    callback: Annotated[CallbackRequest | None, Few] = Field(
         description="A URL that is told when the timer has finished; null removes the callback."
     )
 
@@ -244,7 +245,9 @@ class QuotaRequest(_Request):
 class ApplicationRequest(_Request):
     """An application's settings. Absent fields: as the server is set."""
 
-    retention: RetentionRequest | None = Field(None, description="How long finished timers can be read.")
+    retention: Annotated[RetentionRequest | None, Few] = Field(
+        None, description="How long finished timers can be read."
+    )
     secrets: Annotated[list[Secret] | None, Field(max_length=2)] = Field(
         None,
         description="The secrets that sign the application's webhooks (Standard Webhooks: whsec_ and 24 to "

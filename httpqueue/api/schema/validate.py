@@ -1,18 +1,21 @@
 """A JSON object -> a pydantic model; all faults of a request are reported together, in words of our own."""
 
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from httpqueue.api.problems import FieldError, faulty_fields
+from httpqueue.api.problems import MAX_ERRORS, FieldError, faulty_fields
+
+UNKNOWN: Final = "is unknown here: remove it"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MESSAGES: Final = {
     "missing": "is required",
-    "extra_forbidden": "is unknown here: remove it",
+    "extra_forbidden": UNKNOWN,
     "int_parsing": "must be a whole number",
     "string_too_short": "must not be empty",
     "string_type": "must be a string",
@@ -40,6 +43,8 @@ def validate(model: type[ModelT], members: dict[str, Any], others: list[FieldErr
     others: faults that the caller has found already. Raises ProblemError (422) with all faults.
     """
     others = others or []
+    if len(members) > MAX_ERRORS:
+        _check_count(model, members)
     try:
         request = model.model_validate(members)
     except ValidationError as error:
@@ -49,6 +54,13 @@ def validate(model: type[ModelT], members: dict[str, Any], others: list[FieldErr
     if others:
         raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, others)
     return request
+
+
+def _check_count(model: type[BaseModel], members: dict[str, Any]) -> None:
+    """Raise ProblemError (422) for so many unknown members that pydantic's errors of each would take long."""
+    unknown = (name for name in members if name not in model.model_fields)
+    if len(errors := [FieldError(name, UNKNOWN) for name in islice(unknown, MAX_ERRORS)]) == MAX_ERRORS:
+        raise faulty_fields(HTTPStatus.UNPROCESSABLE_ENTITY, errors)
 
 
 def _field_error(details: ErrorDetails) -> FieldError:

@@ -1,6 +1,6 @@
 -- begin: start an attempt for each wake-up whose timer is due, unless something holds the timer up.
 -- KEYS    records, due, held, next, running, up, counts, applications, limited, lanes, lines, set_aside, waiting, probes,
---         outbox
+--         outbox, ended, retention, ending
 -- ARGV    1 now   2 holder: names the worker and this call; a repeated call has the same holder
 --         3 timeout of timers without one, ms   4 how much longer a lease is than the timeout, ms
 --         5 longest lease, ms
@@ -142,6 +142,10 @@ local function answer_to(member, generation, has_permit)
     end
     if begun[member] or not is_lost(member, now, since) then
       return {'running'}
+    end
+    head.holder = '' -- nobody, if it ends now
+    if end_after_run(member, head, head.rest, now) then
+      return {'finished'}
     end
   elseif head.state ~= SCHEDULED then
     return {'finished'}

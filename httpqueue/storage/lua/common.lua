@@ -121,6 +121,14 @@ local function read_spec(head)
   return ok and type(spec) == 'string' and spec or nil
 end
 
+-- The retention that a spec (JSON) wants for a delivered or cancelled timer, ms; nil: none. Its retention is
+-- its last member, so that it ends with the last two braces: the body, which may be long, is not decoded.
+local function done_ms_of(spec)
+  local last = string.sub(spec, -100)
+  return tonumber(string.match(last, '"retention":{"done_ms":(%d+)}}$')
+    or string.match(last, '"retention":{"done_ms":(%d+),"failed_ms":%d+}}$'))
+end
+
 local function new_head(generation, due, timeout, lane, host, nonce)
   return {
     state = SCHEDULED, generation = generation, attempts = 0, lost = 0, due = due, timeout = timeout, lane = lane,
@@ -388,6 +396,7 @@ end
 local function set_aside(member, head, now)
   place_in(nil, member)
   redis.call('ZREM', keys.running, member)
+  redis.call('ZREM', keys.ending, member)
   local is_new = redis.call('ZADD', keys.set_aside, now, member) == 1
   if head then
     leave_lane(member, head.lane, now)
@@ -395,6 +404,28 @@ local function set_aside(member, head, now)
       count_move(member, head.state, nil)
     end
   end
+end
+
+-- A client has ended a recurring timer while it ran: now that the attempt is over, nothing comes after it.
+-- `rest`: of its record. Returns false when nobody has. The holder stays: a repeated `finish` is recognized by it.
+local may_end -- usually false: no timer ends so
+
+local function end_after_run(member, head, rest, now)
+  if may_end == nil then
+    may_end = redis.call('EXISTS', keys.ending) == 1
+  end
+  local retention = may_end and redis.call('ZSCORE', keys.ending, member)
+  if not retention then
+    return false
+  end
+  redis.call('ZREM', keys.ending, member)
+  redis.call('ZREM', keys.running, member)
+  head.state, head.lost = CANCELLED, 0
+  leave_lane(member, head.lane, now)
+  write_record(member, head, rest)
+  file_ended(member, head, now, tonumber(retention))
+  count_move(member, RUNNING, CANCELLED)
+  return true
 end
 
 -- Whether an attempt still belongs to its worker.

@@ -1,17 +1,22 @@
 -- create: store timers, each with its place in an index and lane, and its outbox entry.
 -- KEYS    records, due, held, next, ended, retention, outbox, counts, lanes, lines, waiting, probes, applications,
---         rates
+--         rates, requests
 -- ARGV    1 now
 --         2 msgpack [[member, spec, due ms, due counts from now?, timeout ms, ordering key, host, nonce,
 --           if exists, admission, until when its pointer holds (ms) or false], ...]
 --         3 how many timers this partition may have that have not ended, or ''
 --         4 1: there are no other partitions
+--         5 msgpack [[application:hash of its Idempotency-Key or '', fingerprint of the request], ...]
+--         6 how long the answer to a request with an Idempotency-Key is remembered, ms
 -- RETURNS for each timer one of
 --         {'replaced', due ms, host in whose line the one before was or '', its generation}
---         {'created' | 'exists' | 'kept' | 'conflict' | 'running' | 'lane', due ms}
+--         {'exists' | 'kept', due ms, state letter}
+--         {'created' | 'conflict' | 'running' | 'lane', due ms}
 --           due ms: of the timer that now has the id; 0 for an unreadable record
 --           lane: it would be replaced, but it has another ordering key
 --         {'moved', partition}        the id's timer has an ordering key and is there
+--         {'repeated', due ms, state letter, result}   what was answered to the same request before
+--         {'reused', 0}               the Idempotency-Key is that of another request
 --         {'late', 0}                 its pointer may be gone by now: `point` must come again
 --         {'ask', 0}                  its application has limits: `quota` says what it may store
 --         {'rate', ms to wait}, {'pending', 0}, {'bytes', 0}   a limit of its application
@@ -133,11 +138,11 @@ local function create(timer)
   end
   local known = head and read_spec(head)
   if known == spec and if_exists == 'conflict' then
-    return {'exists', head.due}
+    return {'exists', head.due, head.state}
   elseif not known then
     return {'conflict', head and head.due or 0}
   elseif if_exists == 'keep' then
-    return {'kept', head.due}
+    return {'kept', head.due, head.state}
   elseif head.lane ~= lane then
     return {'lane', head.due}
   elseif if_exists == 'conflict' then
@@ -145,7 +150,7 @@ local function create(timer)
   elseif head.state == RUNNING then
     return {'running', head.due}
   elseif not is_wanted(if_exists, head, due) then
-    return {'kept', head.due}
+    return {'kept', head.due, head.state}
   end
   local waits_for = redis.call('ZSCORE', keys.waiting, member) and head.host or ''
   local wanted = new_head(head.generation + 1, due, timeout, lane, host, nonce)
@@ -153,9 +158,33 @@ local function create(timer)
   return limit and {limit, 0} or {'replaced', due, waits_for, head.generation}
 end
 
-local answers = {}
+-- The answer to an earlier request with this Idempotency-Key; nil when there was none.
+local function repeated(key, fingerprint)
+  local known = key ~= '' and redis.call('GET', keys.requests .. key)
+  if not known then
+    return nil
+  end
+  local ok, fingerprint_before, result, due, state = pcall(cmsgpack.unpack, known)
+  if ok and fingerprint_before == fingerprint and result then
+    return {'repeated', due, state, result}
+  end
+  return {'reused', 0}
+end
+
+-- Remember the answer to a request with an Idempotency-Key, if it stored or found a timer.
+local function remember(key, fingerprint, answer)
+  local result, due, state = unpack(answer)
+  if key ~= '' and (result == 'created' or result == 'replaced' or result == 'exists' or result == 'kept') then
+    local known = cmsgpack.pack(fingerprint, result, due, STATES[state] and state or SCHEDULED)
+    redis.call('SET', keys.requests .. key, known, 'PX', ARGV[6])
+  end
+  return answer
+end
+
+local answers, requests = {}, cmsgpack.unpack(ARGV[5])
 for i, timer in ipairs(cmsgpack.unpack(ARGV[2])) do
-  answers[i] = create(timer)
+  local key, fingerprint = unpack(requests[i])
+  answers[i] = repeated(key, fingerprint) or remember(key, fingerprint, create(timer))
 end
 write_changes()
 return answers

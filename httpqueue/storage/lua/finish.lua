@@ -1,12 +1,14 @@
 -- finish: write down how attempts ended, and what becomes of their timers.
--- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes
+-- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes,
+--         ending
 -- ARGV    1 now   2 how many attempts a record keeps
 --         3 1: return the timers that are unblocked and due; 0: tell the relay of them
 --         4 msgpack [[member, nonce, holder, what then, ms, log entry, callback], ...]
 --           what then, ms: 'retry', delay | 'recur', next due time | 'done' or 'failed', retention
 --           callback: [member, spec, timeout ms, host, nonce, until when its pointer holds (ms) or false] of the
 --           timer that is the callback, or []
--- RETURNS {{0, 1, 2 or 3 for each attempt}, {member, generation, ...} of unblocked timers}
+-- RETURNS {{0 to 4 for each attempt}, {member, generation, ...} of unblocked timers}
+-- 1: written down. 4: written down, but its callback is not stored, because its id has a timer.
 -- 3: nothing was changed, because the callback's pointer may be gone by now: `point` must come again.
 -- 0: refused, nothing was changed. The attempt no longer belongs to its worker, or its record cannot be read
 -- (the next `begin` sets it aside). 2: nothing was changed, because a call before this one has ended this attempt;
@@ -58,28 +60,37 @@ end
 
 local function store_callback(callback)
   local member, spec, timeout, host, nonce = unpack(callback)
-  if not member or redis.call('EXISTS', keys.records .. member) == 1 then
-    return
+  if not member then
+    return true
+  end
+  if redis.call('EXISTS', keys.records .. member) == 1 then
+    return false
   end
   local head = new_head(0, now, timeout, '', host, nonce)
   write_record(member, head, cmsgpack.pack(spec))
   place_in('due', member, head.due)
   tell_relay(member, head)
   count_move(member, nil, SCHEDULED)
+  return true
 end
 
+-- Returns false when the callback is not stored, because its id has a timer.
 local function settle(member, head, rest, what, ms, callback)
+  if end_after_run(member, head, rest, now) then
+    return store_callback(callback)
+  end
   head.lost = 0 -- the holder stays: a repeated call is recognized by it
   if what == 'retry' then
     retry(member, head, rest, ms)
-    return
+    return true
   end
-  store_callback(callback)
+  local is_stored = store_callback(callback)
   if what == 'recur' then
     recur(member, head, rest, ms)
   else
     end_timer(member, head, rest, what == 'done' and DONE or FAILED, ms)
   end
+  return is_stored
 end
 
 local may_wait = redis.call('EXISTS', keys.waiting, keys.probes) > 0
@@ -96,8 +107,8 @@ for i, item in ipairs(items) do
     if may_wait then -- its lease ended, it was woken and put in a line, then its worker came back
       leave_lines(member)
     end
-    settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
-    answers[i] = 1
+    local is_complete = settle(member, head, with_attempt(head.rest, spec, entry), what, ms, callback)
+    answers[i] = is_complete and 1 or 4
   end
 end
 call_for_all('ZREM', keys.running, ended)

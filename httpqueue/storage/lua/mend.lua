@@ -1,5 +1,6 @@
 -- mend: put timers where their records say, and take out of the indices what has no record.
--- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes, set_aside
+-- KEYS    records, due, held, next, running, ended, retention, outbox, counts, lanes, lines, waiting, probes, set_aside,
+--         ending
 -- ARGV    1 now   2 and 3 retention of a done or cancelled and of a failed timer whose own one is lost, ms
 --         4 msgpack [member, ...]
 -- A record that nobody can read is set aside. One of the next format is left alone.
@@ -64,6 +65,9 @@ end
 for _, member in ipairs(cmsgpack.unpack(ARGV[4])) do
   local record = redis.call('GET', keys.records .. member)
   local head = record and read_head(record)
+  if not head or head.state ~= RUNNING then
+    redis.call('ZREM', keys.ending, member)
+  end
   if not record or not head and read_pointer(record) then
     leave_all(member)
     redis.call('ZREM', keys.set_aside, member)

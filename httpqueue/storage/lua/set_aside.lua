@@ -1,5 +1,5 @@
 -- set_aside: take timers whose spec nobody can read out of the indices. Their records stay for inspection.
--- KEYS    records, due, held, next, running, set_aside, outbox, counts, lanes, probes
+-- KEYS    records, due, held, next, running, set_aside, outbox, counts, lanes, probes, ending
 -- ARGV    1 now   2 msgpack [member, ...]
 
 go_on_when_full(keys.running)

@@ -15,7 +15,7 @@ AT_ONCE_S: Final = 5
 HUGE_BYTES: Final = 100_000_000
 SECRET: Final = "s3cr3t-0f-a-cl13nt"
 IDS: Final = [f"a{number}" for number in range(20)]
-HEAD: Final = "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD: Final = "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 LOOPBACK: Final = (
     "localhost",
     "[::1]",

@@ -46,8 +46,8 @@ async def test_what_is_written_is_read(storage: Storage) -> None:
     assert (found.application, found.target) == ("", "a+b")
     now_ms = await storage.time_ms()
     await storage.audit.append([AuditEntry("", "setDestination", "", "b.example", 503, is_setting=True)])
-    page = await storage.audit.page(None, limit=1, application=None)
-    [found] = page.entries
+    page = await storage.audit.page(None, limit=2, application=None)
+    [found] = [each for each in page.entries if each.is_setting]  # both may be of one ms
     assert found == AuditEntry("", "setDestination", "", "b.example", 503, is_setting=True, at_ms=found.at_ms)
     assert now_ms <= found.at_ms <= await storage.time_ms()
 

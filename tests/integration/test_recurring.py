@@ -217,7 +217,7 @@ async def test_a_callback_for_each_run(frozen_store: Store, frozen_queue: Queue,
             await until_run(pipeline, run + 1)
             await receiver.wait_for(run + 1, path="/told")
     told = await receiver.wait_for(2, path="/told")
-    nonces = [request.run[len("default:a~callback-") :].partition("-")[0] for request in told]
+    nonces = [request.run[len("default:a~callback-") :].rpartition("-")[0] for request in told]
     assert nonces[0] == nonces[1]
     assert [request.run for request in told] == [
         f"default:a~callback-{nonces[0]}-{run}:0" for run in range(2)

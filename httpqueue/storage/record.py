@@ -60,6 +60,11 @@ def decode_spec(raw: bytes) -> Spec:
         raise InvalidTimerError(f"unreadable spec: {type(error).__name__}") from error
 
 
+def head_of(spec: Spec) -> tuple[int, str, str]:
+    """The parts of a spec that the record's head has, too: timeout in ms (0: none), ordering key, host."""
+    return spec.timeout_ms or 0, spec.ordering_key or "", spec.host
+
+
 def encode_attempt(attempt: Attempt) -> bytes:
     """Attempt -> JSON array of its fields, in their order."""
     return _JSON.encode(attempt)

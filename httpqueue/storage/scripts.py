@@ -19,6 +19,7 @@ import msgpack
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from httpqueue.clock import StoreNow
 from httpqueue.errors import RefusedError
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.keys import AuditKeys, HostIndexKeys, HostKeys, JobKeys, QueueKeys, StoreKeys
@@ -127,6 +128,12 @@ def pack(value: Any) -> bytes:
     """Encode an argument as MessagePack without the bin type, which cmsgpack in Redis does not know."""
     packed: bytes = msgpack.packb(value, use_bin_type=False)
     return packed
+
+
+def script_now(now: StoreNow) -> int | str:
+    """What a script takes for now: ms since the epoch, or '' for the server's time."""
+    now_ms = now()
+    return "" if now_ms is None else now_ms
 
 
 @cache

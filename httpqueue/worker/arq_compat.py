@@ -17,12 +17,12 @@ from arq.worker import func
 from httpqueue import clock
 from httpqueue.errors import SettingsError, UnavailableError
 from httpqueue.settings import Settings, load
+from httpqueue.storage.leases import LEASE_MARGIN_MS
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import JOB_FUNCTION, Queue, open_queue
 from httpqueue.storage.secret_box import SecretBox
 from httpqueue.storage.sentinel import parse_sentinel_url
 from httpqueue.storage.storage import open_storage
-from httpqueue.storage.timers import LEASE_MARGIN_MS
 from httpqueue.timers.commands import Refusal, Refused
 from httpqueue.worker.attempts import BEAT_S, Attempts, Running
 from httpqueue.worker.egress import EgressChoice

@@ -89,7 +89,7 @@ class Attempts:
     async def begin(self, call: BeginCall, room: Room | None = None) -> list[Running | Refused]:
         """Begin the attempts that the store lets start. The answers are in the order of the wake-ups.
 
-        room: see Store.begin.
+        room: see Leases.begin in storage/leases.py.
 
         Raises UnavailableError. Nobody knows then whether the store began them: repeat the same call, which
         gives the same attempts.

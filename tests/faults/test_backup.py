@@ -202,7 +202,7 @@ async def pass_time_in(after: Site) -> None:
     for _ in range(6):
         after.time.advance(4_000)
         for partition in PARTITIONS.all:
-            await after.storage.store._beat(partition, after.time.now_ms, pack([]))
+            await after.storage.store._leases._beat(partition, after.time.now_ms, pack([]))
 
 
 def _id(request: Any) -> str:

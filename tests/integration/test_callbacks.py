@@ -180,7 +180,7 @@ async def test_no_callback_is_lost_when_the_worker_dies_after_finish(store: Stor
         raise ZeroDivisionError
 
     async with Receiver() as receiver:
-        store.finish = finish_and_die  # type: ignore[assignment, method-assign] # as if it was killed there
+        store.finish = finish_and_die  # type: ignore[assignment] # as if it was killed there
         with suppress(ZeroDivisionError):  # of the worker's end, unless it is stopped before it notices
             async with running(store, queue) as pipeline:
                 pipeline.relay.drain = _nothing  # type: ignore[method-assign, assignment] # nor is the relay alive
@@ -190,7 +190,7 @@ async def test_no_callback_is_lost_when_the_worker_dies_after_finish(store: Stor
                 await died.wait()
                 await pipeline.until("a", State.DONE)
         assert ended == [True]
-        store.finish = finish  # type: ignore[method-assign]
+        store.finish = finish
         async with running(store, queue) as pipeline:
             await receiver.wait_for(1, path="/told")
             await pipeline.until_all_finished()
@@ -206,13 +206,13 @@ async def test_a_finish_that_is_refused_tells_nobody(store: Store, queue: Queue)
     finish = store.finish
 
     async def answer_lost(batch: list[Finish], **options: Any) -> Finished:
-        store.finish = finish  # type: ignore[method-assign]
+        store.finish = finish
         await finish(batch, **options)
         raise UnavailableError("the answer was lost")
 
     async with Receiver() as receiver, running(store, queue) as pipeline:
         finish = store.finish
-        store.finish = answer_lost  # type: ignore[assignment, method-assign] # once
+        store.finish = answer_lost  # type: ignore[assignment] # once
         await pipeline.schedule("a", f"{receiver.url}/a", callback=Callback(f"{receiver.url}/told"))
         await receiver.wait_for(1, path="/told")
         await pipeline.until_all_finished()

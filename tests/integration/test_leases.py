@@ -393,11 +393,11 @@ class Outage:
 
         async def switched(script: Script, *args: Any) -> Any:
             if outage.is_on:
-                if script is outage.store._finish:
+                if script is outage.store._leases._finish:
                     outage.failed_finish.set()
                 raise UnavailableError("gone")
             answer = await run(script, *args)
-            if script is outage.store._beat and answer:
+            if script is outage.store._leases._beat and answer:
                 outage.beaten.set()
             return answer
 

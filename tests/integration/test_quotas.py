@@ -117,7 +117,7 @@ async def test_many_processes_at_once_never_exceed_a_quota(
 async def test_a_process_that_dies_gives_its_part_back(frozen_store: Store, time: FrozenTime) -> None:
     """What it was about to store is noted for ten seconds."""
     await limit(frozen_store, max_pending=2)
-    await frozen_store._quotas.admit("default", [100, 100])
+    await frozen_store._creator._quotas.admit("default", [100, 100])
     one = PARTITIONS.count == 1
     assert await create(frozen_store, "a") == [Creation.CREATED if one else Creation.PENDING]
     time.advance(NOTED_MS)

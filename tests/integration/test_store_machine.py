@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
     def die_before_create(self, names: set[str], *, other: bool) -> None:
         """Only the pointers are there; nothing else ever comes of it."""
         wishes = [Wish(name, Content(0, KEYS[name][other]), IfExists.KEEP) for name in sorted(names)]
-        with patch.multiple(self.store, _create=die, _create_again=die), suppress(DiedError):
+        with patch.multiple(self.store._creator, _create=die, _create_again=die), suppress(DiedError):
             self.do(self.store.create([wish.new_timer for wish in wishes]))
 
     @rule(
@@ -275,7 +275,7 @@ class StoreMachine(RuleBasedStateMachine):
             ms -= 4_000
             self.wanted.asked(self.partitions.all)
             for partition in self.partitions.all:
-                self.do(self.store._beat(partition, self.time.now_ms, pack([])))
+                self.do(self.store._leases._beat(partition, self.time.now_ms, pack([])))
 
     # --- workers ---
 

@@ -11,9 +11,10 @@ from httpqueue import clock
 from httpqueue.api.app import create_app
 from httpqueue.api.backend import Backend, Readiness
 from httpqueue.storage.lookup import Lookup
+from httpqueue.storage.nonces import Nonces
 from httpqueue.storage.record import encode_spec
 from httpqueue.storage.storage import Storage
-from httpqueue.storage.timers import Nonces, Store
+from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Created, Creation, Found, NewTimer
 from httpqueue.timers.cron import first_due
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName

@@ -91,7 +91,7 @@ async def pass_time(store: Store, time: FrozenTime, ms: int) -> None:
         time.advance(min(ms, _STEP_MS))
         ms -= _STEP_MS
         for partition in PARTITIONS.all:
-            await store._beat(partition, time.now_ms, pack([]))
+            await store._leases._beat(partition, time.now_ms, pack([]))
 
 
 async def lose_leases(store: Store, time: FrozenTime) -> None:
@@ -124,10 +124,10 @@ def storage_of(store: Store) -> Storage:
         store._redis,
         archive_error_rate=1e-6,
         partitions=store._partitions,
-        secrets=store._secrets,
+        secrets=store._leases._secrets,
         now=store._now,
     )
-    storage.store, storage._archive, storage.retention = store, store._archive, store._retention
+    storage.store, storage._archive, storage.retention = store, store._retention.archive, store._retention
     return storage
 
 

@@ -18,7 +18,7 @@ from httpqueue.api.app import create_app
 from httpqueue.api.problems import MAX_ERRORS
 from httpqueue.api.schema import validate
 from httpqueue.api.schema.json_body import MAX_BODY_BYTES, MAX_CONTAINERS
-from httpqueue.storage.timers import RUNS_AT_ONCE, _first_runs
+from httpqueue.storage.due_times import RUNS_AT_ONCE, first_runs
 from httpqueue.timers.commands import NewTimer
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Cron, Instant
@@ -174,7 +174,7 @@ async def test_the_runs_of_many_crons_are_found_in_many_steps(monkeypatch: pytes
     monkeypatch.setattr(clock, "sleep", pause)
     cron = Cron("0 0 29 2 MON", "Europe/Berlin")
     timer = NewTimer(TimerName("default", "a"), Spec("http://a/", cron))
-    dues = await _first_runs([timer] * 500, 1)
+    dues = await first_runs([timer] * 500, 1)
     assert len(dues) == 500
     assert all(isinstance(due, Instant) for due in dues)
     assert pauses == 500 / RUNS_AT_ONCE

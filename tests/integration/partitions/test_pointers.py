@@ -13,8 +13,9 @@ from httpqueue.errors import UnavailableError
 from httpqueue.storage import retention
 from httpqueue.storage.lookup import Window
 from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.pointers import POINTS
 from httpqueue.storage.storage import Storage
-from httpqueue.storage.timers import POINTS, Store
+from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import (
     Begun,
     Change,
@@ -259,7 +260,7 @@ async def test_a_crash_between_pointer_and_record(
     """Nothing is there. Another ordering key is refused until the pointer is dropped: for 60 s."""
     store, place = storage.store, away_from_home(partitions)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_create", Crash(store, "_create", is_after=False))
+        patch.setattr(store._creator, "_create", Crash(store._creator, "_create", is_after=False))
         with pytest.raises(UnavailableError):
             await create(store, keyed(lane_to(partitions, place)))
     assert await pointed_to(redis, partitions) == place
@@ -287,7 +288,7 @@ async def test_the_same_timer_again_after_a_crash(
     """It gets the pointer that is there, which then stays."""
     store, timer = storage.store, keyed(lane_to(partitions, away_from_home(partitions)))
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_create", Crash(store, "_create", is_after=False))
+        patch.setattr(store._creator, "_create", Crash(store._creator, "_create", is_after=False))
         with pytest.raises(UnavailableError):
             await create(store, timer)
     time.advance(POINTER_CHECK_MS)
@@ -388,8 +389,8 @@ async def test_a_timer_created_while_the_last_one_is_forgotten(
     turns = InTurn(order)
     for step, method in zip("BFES", ("_bury", "_forget", "_have_records", "_settle_pointers"), strict=True):
         turns.gate(forgets, method, step)
-    for step, method in zip("PC", ("_point", "_create"), strict=True):
-        turns.gate(store, method, step)
+    turns.gate(store._pointers, "_point", "P")
+    turns.gate(store._creator, "_create", "C")
     created, _ = await asyncio.gather(create(store, timer), forgets.forget_these(place, [b"default:a"]))
     assert created == Created(Creation.CREATED, time.now_ms + 70)
     await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
@@ -412,8 +413,8 @@ async def test_a_timer_created_while_pointers_are_checked(
     turns = InTurn(order)
     for step, method in zip("KES", ("_pointers", "_have_records", "_settle_pointers"), strict=True):
         turns.gate(forgets, method, step)
-    for step, method in zip("PC", ("_point", "_create"), strict=True):
-        turns.gate(store, method, step)
+    turns.gate(store._pointers, "_point", "P")
+    turns.gate(store._creator, "_create", "C")
     created, _ = await asyncio.gather(create(store, timer), forgets.check_pointers(home))
     assert created.creation is Creation.CREATED
     await is_there_for_good(Storage(redis, archive_error_rate=1e-6, partitions=partitions, now=time), time)
@@ -529,11 +530,13 @@ def ended_with_callback(begun: Begun) -> Finish:
 
 
 class Stall:
-    """Stands in for a script: what is asked of it comes so late that heal has dropped the pointer."""
+    """Stands in for a script of `owner`: its calls come so late that heal has dropped the pointer."""
 
-    def __init__(self, storage: Storage, script: str, time: FrozenTime, *, times: int = 1) -> None:
+    def __init__(
+        self, storage: Storage, owner: object, script: str, time: FrozenTime, *, times: int = 1
+    ) -> None:
         self._storage, self._time = storage, time
-        self._script = getattr(storage.store, script)
+        self._script = getattr(owner, script)
         self.times_left = times
 
     async def __call__(self, partition: int, *args: Any) -> Any:
@@ -552,7 +555,8 @@ async def test_a_create_that_stalls_after_its_pointer(
 ) -> None:
     """The pointer is written again, so the timer is found by name. So is its neighbour at home."""
     store = storage.store
-    monkeypatch.setattr(store, "_create", Stall(storage, "_create", time, times=times))
+    creator = store._creator
+    monkeypatch.setattr(creator, "_create", Stall(storage, creator, "_create", time, times=times))
     key = lane_to(partitions, away_from_home(partitions))
     answers = await store.create([keyed(key), new_timer("neighbour")])
     assert [answer.creation for answer in answers] == [Creation.CREATED] * 2
@@ -568,8 +572,8 @@ async def test_a_create_that_always_stalls(
 ) -> None:
     """As when the servers' clocks differ: it does not try for ever."""
     store = storage.store
-    stall = Stall(storage, "_create", time, times=POINTS)
-    monkeypatch.setattr(store, "_create", stall)
+    stall = Stall(storage, store._creator, "_create", time, times=POINTS)
+    monkeypatch.setattr(store._creator, "_create", stall)
     created = await create(store, keyed(lane_to(partitions, away_from_home(partitions))))
     assert (created.creation, stall.times_left) == (Creation.CREATED, 0)
 
@@ -580,18 +584,18 @@ async def test_a_stalled_create_whose_name_is_taken_meanwhile(
 ) -> None:
     """By a timer at home: there are never two timers of one name."""
     store = storage.store
-    stall = Stall(storage, "_create", time)
-    monkeypatch.setattr(store, "_create", stall)
+    stall = Stall(storage, store._creator, "_create", time)
+    monkeypatch.setattr(store._creator, "_create", stall)
     real = stall._script
 
     async def taken_meanwhile(partition: int, *args: Any) -> Any:
-        monkeypatch.setattr(store, "_create", real)
+        monkeypatch.setattr(store._creator, "_create", real)
         time.advance(POINTER_CHECK_MS + 1)
         await check_all_pointers(storage)
         assert (await create(store, keyed(None))).creation is Creation.CREATED
         return await real(partition, time(), *args[1:])
 
-    monkeypatch.setattr(store, "_create", taken_meanwhile)
+    monkeypatch.setattr(store._creator, "_create", taken_meanwhile)
     created = await create(store, keyed(lane_to(partitions, away_from_home(partitions))))
     assert created.creation is Creation.OTHER_LANE
     assert (await stored(store)).spec.ordering_key is None
@@ -607,7 +611,8 @@ async def test_a_finish_that_stalls_after_its_callback_s_pointer(
     key = lane_to(partitions, away_from_home(partitions))
     await create(store, keyed(key))
     begun = await begin_one(store, wake_up_of(partitions, NAME, key))
-    monkeypatch.setattr(store, "_finish", Stall(storage, "_finish", time, times=times))
+    leases = store._leases
+    monkeypatch.setattr(leases, "_finish", Stall(storage, leases, "_finish", time, times=times))
     callback = NewTimer(CALLBACK, replace_in_spec(new_timer("x").spec, schedule=Instant(T0_MS)))
     plain = finish_of(begun, Outcome.DELIVERED)
     finished = await store.finish([replace(plain, then=End(State.DONE, 10 * HOUR_MS, callback))])

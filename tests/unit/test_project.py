@@ -199,6 +199,5 @@ def test_continuous_integration_runs_the_readme_s_test_command_then_the_rest() -
         'make test PYTHON="$system" VENV=.venv-system',
         "make lint",
         "make bench-quick",
-        "make soak",
     ]
     assert "make test" in (ROOT / "README.md").read_text()

@@ -263,7 +263,9 @@ class Lab:
         counts: Counter[str] = Counter()
         async with self.store.client() as redis:
             for field, count in (await Everywhere(redis).hash("counts")).items():
-                counts[field.rpartition(":")[2]] += count
+                name, _, what = field.rpartition(":")
+                if name and what != "b":  # no bytes, and not what is counted of all applications together
+                    counts[what] += count
         return counts
 
     # --- what the receiver got ---

@@ -199,7 +199,7 @@ class Worker:
         await self._begin_all()
         if size:
             self._ahead.end_trip(clock.monotonic_s())
-        self._is_full = size < free or self._lines.is_any_waiting
+        self._is_full = not size or size < free or self._lines.is_any_waiting
         if size:
             return 0 if self._held else idle_s
         if limit:

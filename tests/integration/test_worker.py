@@ -183,6 +183,17 @@ async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) 
         await receiver.wait_for(7)
 
 
+async def test_an_answer_wakes_a_worker_without_a_free_slot(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect: with all slots in use, it slept for two seconds, however soon a call ended."""
+    monkeypatch.setattr(worker, "IDLE_S", 3_600.0)
+    async with Receiver() as receiver, running(store, queue, slots=(1, 200)) as pipeline:
+        for number in range(3):
+            await pipeline.schedule(str(number), receiver.url)
+        await receiver.wait_for(3)
+
+
 async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Queue) -> None:
     """An attempt in flight ends and is finished; a wake-up that is due meanwhile stays in the queue."""
     answer = asyncio.Event()

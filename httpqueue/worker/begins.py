@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from httpqueue import clock
+from httpqueue.errors import UnavailableError
 from httpqueue.timers.commands import Refusal, Refused, WakeUp
 from httpqueue.worker.agenda import by_partition
 from httpqueue.worker.attempts import Attempts, BeginCall, Running
+from httpqueue.worker.away import Away
 from httpqueue.worker.calls import Calls
 from httpqueue.worker.claims import IDLE_S, Claims
 from httpqueue.worker.permits import Permits, Wanted
-from httpqueue.worker.slots import HOLD_S, ClaimLimit, Lines, Slots
+from httpqueue.worker.slots import HOLD_S, ClaimLimit, Slots
 
 MAX_CLAIM: Final = 500
 PROBE_S: Final = 0.02
@@ -30,23 +32,26 @@ class Begins:
         calls: Calls,
         permits: Permits,
         slots: Slots,
-        lines: Lines,
+        away: Away,
     ) -> None:
         self._attempts = attempts
         self._claims = claims
         self._calls = calls
         self._permits = permits
         self._slots = slots
-        self._lines = lines
+        self._lines = calls.lines
+        self._away = away
         self._claim_limit = ClaimLimit(MAX_CLAIM)
         self._begin_calls: deque[BeginCall] = deque()
+        self._put_off: list[BeginCall] = []
+        """Calls of `begin` in partitions that are away."""
         self._last_hosts: frozenset[str] = frozenset()
         """The hosts of the last wake-ups that began."""
         self._full_since_s: float | None = None
 
     async def work(self) -> float:
         """Start what may start now. Returns for how many seconds there is nothing more to do."""
-        await self._permits.mark()  # these two: what is left of a round that failed
+        await self._mark()  # these two: what is left of a round that failed
         await self._begin_all()
         await self._serve_lines()
         free = self._free()
@@ -61,22 +66,22 @@ class Begins:
         await self._begin_all()
         if size:
             self._calls.ahead.end_trip(clock.monotonic_s())
-        self._calls.is_awaited = not size or size < free or self._lines.is_any_waiting
+        self._calls.is_awaited = (
+            not size or size < free or self._lines.is_any_waiting or bool(self._attempts.finishes.behind)
+        )
+        if self._begin_calls:
+            return 0
         if size:
             return idle_s
         if limit:
             return PROBE_S
         return HOLD_S if free else IDLE_S
 
-    def give_up_first(self) -> None:
-        """A bug ended a round: its first call of `begin` may be the culprit. What it began is begun again."""
-        if self._begin_calls:
-            self._begin_calls.popleft()
-
     def give_up_all(self) -> list[WakeUp]:
         """Begin nothing more. Returns the wake-ups that were not begun; their permits are given back."""
         left_over = self._claims.take_all()
-        for call in self._begin_calls:  # perhaps they were begun: then their leases end, and heal wakes them
+        # Perhaps these were begun, and nobody heard: then their leases end, and heal wakes them.
+        for call in [*self._begin_calls, *self._put_off]:
             left_over += call.wake_ups
             for wake_up, host in call.permits.items():
                 self._permits.give_back(host, wake_up)
@@ -86,8 +91,6 @@ class Begins:
 
     def _free(self) -> int:
         """How many attempts may begin in one call."""
-        if self._attempts.finishes.is_behind:  # ended attempts first
-            return 0
         return min(self._calls.free, MAX_CLAIM)
 
     def _room_of_last_hosts(self, now_s: float) -> int:
@@ -110,12 +113,27 @@ class Begins:
     # --- begin ---
 
     async def _begin_all(self) -> None:
-        """Make all calls of `begin`. One whose answer is lost stays the first, and is repeated."""
+        """Make all calls of `begin`, but for those of partitions that are away.
+
+        The first that fails ends this: the others go on in the next round. It is repeated as it was, because
+        its answer may have been lost. Then it may begin more than there is room for by now.
+        """
+        self._begin_calls.extendleft(reversed(self._put_off))
+        self._put_off.clear()
         while self._begin_calls:
-            call = self._begin_calls[0]
+            call = self._begin_calls.popleft()
+            if call.partition in self._away.partitions:
+                self._put_off.append(call)
+                continue
             room = None if call.permits else self._slots.room()
-            answers = await self._attempts.begin(call, room)
-            self._begin_calls.popleft()
+            try:
+                answers = await self._attempts.begin(call, room)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions go on
+                if isinstance(error, UnavailableError):
+                    self._put_off.append(call)
+                self._away.note("worker.begin", call.partition, error)
+                break  # perhaps after a timeout: whether to stop, say, is looked at between rounds
+            self._away.over("worker.begin", call.partition)
             if not call.permits:
                 self._last_hosts = frozenset(each.begun.host for each in answers if isinstance(each, Running))
             await self._calls.start(answers)
@@ -182,4 +200,9 @@ class Begins:
             application = served.first.name.application if served.first else ""
             self._lines.note_line(served.host, served.waiting, application, now_s)
             self._lines.note_served(served.host, len(served.granted), now_s)
-        await self._permits.mark()
+        await self._mark()
+
+    async def _mark(self) -> None:
+        """Mark timers that joined lines as waiting, but for those of partitions that are away."""
+        for partition, error in (await self._permits.mark(self._away.partitions)).items():
+            self._away.note("worker.mark", partition, error)

@@ -4,7 +4,7 @@ An attempt may begin ahead (worker/ahead.py): then its call starts when another 
 """
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -37,7 +37,6 @@ class Calls:
         attempts: Attempts,
         permits: Permits,
         slots: Slots,
-        lines: Lines,
         wake: asyncio.Event,
     ) -> None:
         """wake: set when the worker should look what it can begin now."""
@@ -45,13 +44,13 @@ class Calls:
         """Attempts whose end the store does not know yet. The key is id(running.begun)."""
         self.is_awaited = False
         """Whether something waits for a call to end."""
+        self.lines = Lines(slots)
         self.ahead = Ahead(slots)
         self.settled = asyncio.Event()
         """Set when nothing is running any more, and when a permit can be given back."""
         self._attempts = attempts
         self._permits = permits
         self._slots = slots
-        self._lines = lines
         self._wake = wake
         self._max_unfinished = slots.free * MAX_UNFINISHED
         self._to_call: deque[Running] = deque()
@@ -102,7 +101,7 @@ class Calls:
         if self.is_awaited:
             self._wake.set()
         self._leave(running)
-        self._lines.note_end(running.begun.host, clock.monotonic_s())
+        self.lines.note_end(running.begun.host, clock.monotonic_s())
         if running.has_bug:
             del self.running[id(running.begun)]
         self._call_all()
@@ -133,24 +132,34 @@ class Calls:
 
     async def beat(self) -> None:
         """Renew the leases of all attempts every BEAT_S, and drop attempts that were lost."""
-        outage = Outage("worker.beat")
+        outages: defaultdict[int, Outage] = defaultdict(lambda: Outage("worker.beat"))
         pause_s = BEAT_S
         while True:
             await clock.sleep(pause_s)
             pause_s = BEAT_S
-            now_s = clock.monotonic_s()
-            everyone = list(self.running.values())
-            for first in range(0, len(everyone), MAX_BEAT):
-                part = [each for each in everyone[first : first + MAX_BEAT] if id(each.begun) in self.running]
+            for partition, attempts in self._by_partition().items():
                 try:
-                    self._drop(await self._attempts.beat(part) if part else ())
-                    await self._permits.renew(permits_of(part))
-                    await self.hand_back_waiting(now_s - BEAT_S)
+                    await self._renew(attempts)
                 except Exception as error:  # noqa: BLE001 - no part dies of an error
-                    await outage.wait(error)
+                    await outages[partition].wait(error)
                     pause_s = 0  # as soon as the store is back, nobody takes over for some seconds only
                 else:
-                    outage.over()
+                    outages[partition].over()
+
+    def _by_partition(self) -> dict[int, list[Running]]:
+        groups: dict[int, list[Running]] = {}
+        for running in self.running.values():
+            groups.setdefault(running.begun.wake_up.partition, []).append(running)
+        return groups
+
+    async def _renew(self, attempts: Sequence[Running]) -> None:
+        """Renew the leases of attempts of one partition, and of their permits."""
+        now_s = clock.monotonic_s()
+        for first in range(0, len(attempts), MAX_BEAT):
+            part = [each for each in attempts[first : first + MAX_BEAT] if id(each.begun) in self.running]
+            self._drop(await self._attempts.beat(part) if part else ())
+            await self._permits.renew(permits_of(part))
+            await self.hand_back_waiting(now_s - BEAT_S)
 
     def _drop(self, lost: Sequence[Running]) -> None:
         """Stop making attempts that no longer belong to this worker."""

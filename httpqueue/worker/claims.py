@@ -13,6 +13,7 @@ from httpqueue.runtime.metrics import WAKE_UPS_UNREADABLE
 from httpqueue.storage.queue import Queue
 from httpqueue.timers.commands import WakeUp
 from httpqueue.worker.agenda import Agenda
+from httpqueue.worker.away import Away
 
 IDLE_S: Final = 2.0
 """The longest sleep in s. A lost wake message delays a timer by no more than this."""
@@ -23,9 +24,10 @@ log = structlog.get_logger()
 class Claims:
     """Claims due wake-ups from the queues of all partitions, in turns."""
 
-    def __init__(self, queue: Queue, wake: asyncio.Event) -> None:
+    def __init__(self, queue: Queue, away: Away, wake: asyncio.Event) -> None:
         """wake: set when there may be something to take."""
         self._queue = queue
+        self._away = away
         self._wake = wake
         self._agenda = Agenda(queue.partitions)
         self._held: list[WakeUp] = []
@@ -47,18 +49,22 @@ class Claims:
         return taken, 0 if self._held else idle_s
 
     async def _claim(self, size: int) -> float:
-        """Hold so many wake-ups, if so many are due. Returns in how many seconds the next one is due."""
+        """Hold so many wake-ups, if so many are due. Returns in how many seconds there may be more."""
         while len(self._held) < size:
             now_s = clock.monotonic_s()
-            partition = self._agenda.take(now_s)
+            away = self._away.partitions
+            partition = self._agenda.take(now_s, away)
             if partition is None:
-                return self._agenda.idle_s(now_s)
-            wait_s = 0.0
+                return min(self._agenda.idle_s(now_s, away), IDLE_S)
             try:
                 claim = await self._queue.claim(partition, size - len(self._held))
-                wait_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
-            finally:
-                self._agenda.note(partition, now_s + wait_s)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions go on
+                self._agenda.note(partition, now_s)
+                self._away.note("worker.claim", partition, error)
+                return 0  # what was claimed elsewhere need not wait until the next one fails, too
+            self._away.over("worker.claim", partition)
+            wait_s = IDLE_S if claim.wait_ms is None else min(claim.wait_ms / 1000, IDLE_S)
+            self._agenda.note(partition, now_s + wait_s)
             for job in claim.unreadable:
                 WAKE_UPS_UNREADABLE.inc()
                 log.error("worker.unreadable", job=job)

@@ -14,15 +14,16 @@ import structlog
 
 from httpqueue import clock
 from httpqueue.errors import UnavailableError
-from httpqueue.runtime.outage import Outage, keep_listening
+from httpqueue.runtime.outage import Outage, keep_doing, keep_listening
 from httpqueue.runtime.part import run_until
 from httpqueue.storage.queue import Queue
 from httpqueue.worker.attempts import Attempts, Running
+from httpqueue.worker.away import Away
 from httpqueue.worker.begins import Begins
 from httpqueue.worker.calls import Calls
 from httpqueue.worker.claims import Claims
 from httpqueue.worker.permits import AT_ONCE_MS, Permits
-from httpqueue.worker.slots import Lines, Slots
+from httpqueue.worker.slots import Slots
 
 ALIVE_S: Final = 5
 """Seconds between two notes that this worker is alive."""
@@ -42,27 +43,26 @@ class Worker:
     def __init__(
         self, *, attempts: Attempts, queue: Queue, permits: Permits, slots: Slots, grace_s: float
     ) -> None:
-        lines = Lines(slots)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._finishes = attempts.finishes
         self._queue = queue
         self._permits = permits
         self._slots = slots
-        self._claims = Claims(queue, self._wake)
-        self._calls = Calls(attempts=attempts, permits=permits, slots=slots, lines=lines, wake=self._wake)
+        self._away = Away(attempts.finishes.behind, self._wake)
+        self._claims = Claims(queue, self._away, self._wake)
+        self._calls = Calls(attempts=attempts, permits=permits, slots=slots, wake=self._wake)
         self._begins = Begins(
             attempts=attempts,
             claims=self._claims,
             calls=self._calls,
             permits=permits,
             slots=slots,
-            lines=lines,
+            away=self._away,
         )
         self._grace_s = grace_s
-        self._outage = Outage("worker.claim")
+        self._outage = Outage("worker.round")
         self._name = uuid4().hex
-        self._noted_s = 0.0
 
     async def run(self) -> None:
         """Claim wake-ups and make attempts until stop(). When a server is away, wait for it."""
@@ -71,6 +71,7 @@ class Worker:
             asyncio.create_task(each)
             for each in (
                 keep_listening(self._queue.listen, self._claims.look_into, "worker.listen"),
+                keep_doing(self._say_alive, "worker.alive", lambda: ALIVE_S, self._stopping),
                 self._calls.beat(),
                 self._talk_about_hosts(),
                 self._finishes.run(),
@@ -104,10 +105,7 @@ class Worker:
             return
         try:
             idle_s = await self._begins.work()
-            await self._say_alive()
         except Exception as error:  # noqa: BLE001 - no part dies of an error
-            if not isinstance(error, UnavailableError):
-                self._begins.give_up_first()
             await run_until(self._stopping, self._outage.wait(error))
             return
         self._outage.over()
@@ -122,10 +120,7 @@ class Worker:
                 await self._wake.wait()
 
     async def _say_alive(self) -> None:
-        now_s = clock.monotonic_s()
-        if now_s - self._noted_s >= ALIVE_S or not self._noted_s:
-            await self._queue.note_worker(self._name)
-            self._noted_s = now_s
+        await self._queue.note_worker(self._name)
 
     async def _talk_about_hosts(self) -> None:
         """Tell hosts how calls to them ended, and learn how many each lets this worker make at most.

@@ -36,6 +36,7 @@ from tests.support.frozen import (
     pass_time,
     wake_up,
 )
+from tests.support.keys import here
 from tests.support.pipeline import QUICK, running, working
 from tests.support.receiver import Receiver, Reply, hang, reply_when
 
@@ -465,15 +466,16 @@ async def test_what_has_ended_is_told_before_anything_is_begun(
     monkeypatch.setattr(store, "finish", flaky)
     monkeypatch.setattr(queue, "claim", told)
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        await pipeline.schedule("a", receiver.url)
+        a, b = here("a"), here("b")  # of one partition; others go on
+        await pipeline.schedule(a, receiver.url)
         await failures.get()
-        await pipeline.schedule("b", receiver.url)
+        await pipeline.schedule(b, receiver.url)
         await pipeline.relay.drain()
         for _ in range(3):  # each after a longer pause, in which the worker could have claimed
             await failures.get()
         is_away = False
-        await pipeline.until("b", State.DONE)
-    assert order.index("finished") < order.index("b")
+        await pipeline.until(b, State.DONE)
+    assert order.index("finished") < order.index(b)
 
 
 async def test_a_finish_whose_answer_was_lost_is_no_late_one(

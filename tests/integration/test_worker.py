@@ -245,7 +245,7 @@ async def test_begin_is_repeated_when_the_store_was_away(
         async with Receiver() as receiver, running(store, queue) as pipeline:
             await pipeline.schedule("a", receiver.url)
             await pipeline.until("a", State.DONE)
-    events = [log["event"] for log in logs if log.get("part") == "worker.claim"]
+    events = [log["event"] for log in logs if log.get("part") == "worker.begin"]
     assert events == ["redis.away", "redis.back"]
 
 

@@ -33,13 +33,17 @@ class Outage:
         self._said = ""
 
     async def wait(self, error: Exception) -> None:
-        """A call failed: wait before the next one. The wait is 0.1 s at first, and doubles up to 1 s.
+        """A call failed: wait before the next one, as long as `pause_s` says."""
+        await clock.sleep(self.pause_s(error))
+
+    def pause_s(self, error: Exception) -> float:
+        """A call failed: note it. Returns how long to wait before the next one: 0.1 s, doubled up to 1 s.
 
         An error that is no UnavailableError is a bug, and logged as such.
         """
         self.note(error)
         self._pause_s = min(self._pause_s * 2 or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        await clock.sleep(self._pause_s)
+        return self._pause_s
 
     def note(self, error: Exception) -> None:
         """A call failed: count it, and say so if that is news.

@@ -1,6 +1,6 @@
 """When a worker looks into which partition's queue. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import inf
 
 from httpqueue.timers.commands import WakeUp
@@ -12,10 +12,13 @@ class Agenda:
     def __init__(self, partitions: Iterable[int]) -> None:
         self._look_at_s = dict.fromkeys(partitions, 0.0)
 
-    def take(self, now_s: float) -> int | None:
-        """A partition to look into now; tell `note` what was found. None: there is nothing to look at."""
+    def take(self, now_s: float, away: Collection[int] = ()) -> int | None:
+        """A partition to look into now; tell `note` what was found. None: there is nothing to look at.
+
+        away: partitions that are left alone for now.
+        """
         for partition, at_s in self._look_at_s.items():
-            if at_s <= now_s:
+            if at_s <= now_s and partition not in away:
                 del self._look_at_s[partition]
                 self._look_at_s[partition] = inf  # the last, so that others have their turn
                 return partition
@@ -30,9 +33,10 @@ class Agenda:
         if partition in self._look_at_s:
             self._look_at_s[partition] = 0.0
 
-    def idle_s(self, now_s: float) -> float:
-        """For how many seconds no partition has to be looked into."""
-        return max(0.0, min(self._look_at_s.values()) - now_s)
+    def idle_s(self, now_s: float, away: Collection[int] = ()) -> float:
+        """For how many seconds no partition has to be looked into but those that are away."""
+        looks_s = (at_s for partition, at_s in self._look_at_s.items() if partition not in away)
+        return max(0.0, min(looks_s, default=inf) - now_s)
 
 
 def by_partition(wake_ups: Iterable[WakeUp]) -> dict[int, list[WakeUp]]:

@@ -36,12 +36,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class BeginCall:
-    """A call of `begin` that can be repeated: the store knows it again by its holder."""
+    """A call of `begin` in one partition that can be repeated: the store knows it again by its holder."""
 
     wake_ups: tuple[WakeUp, ...]
     permits: Mapping[WakeUp, str]
     """The hosts of those of the wake-ups that have a permit."""
     holder: str
+
+    @property
+    def partition(self) -> int:
+        """Of all its wake-ups."""
+        return self.wake_ups[0].partition
 
 
 @dataclass(slots=True, eq=False)

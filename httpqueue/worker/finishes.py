@@ -40,20 +40,17 @@ class Finishes:
         self._parts: dict[int, _Part] = {}
         self._new_parts: asyncio.Queue[_Part] = asyncio.Queue()
         self._take_unblocked: Callable[[WakeUp], None] | None = None
+        self.behind: set[int] = set()
+        """The partitions whose ended attempts wait for a store that is away."""
         self.told: Signal[tuple[Sequence[Finish], Finished]] = Signal()
         """Emitted after each `finish`, with the batch and the store's answer."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether ended attempts wait for a store that is away."""
-        return any(part.is_behind for part in self._parts.values())
 
     def add(self, finish: Finish) -> None:
         """Note that an attempt has ended. `run` tells the store."""
         partition = finish.begun.wake_up.partition
         part = self._parts.get(partition)
         if part is None:
-            part = self._parts[partition] = _Part()
+            part = self._parts[partition] = _Part(partition)
             self._new_parts.put_nowait(part)
         part.waiting.append(finish)
         part.added.set()
@@ -94,7 +91,8 @@ class Finishes:
         take = self._take_unblocked
         part.is_flushing = True
         finished = await self._finish(part, batch, take_unblocked=take is not None)
-        part.is_behind = part.is_flushing = False
+        self.behind.discard(part.partition)
+        part.is_flushing = False
         if take is not None:
             for wake_up in finished.unblocked:
                 take(wake_up)
@@ -109,7 +107,7 @@ class Finishes:
             try:
                 finished = await self._store.finish(batch, take_unblocked=take_unblocked)
             except UnavailableError as error:
-                part.is_behind = True
+                self.behind.add(part.partition)
                 await outage.wait(error)
             except Exception as error:  # noqa: BLE001 - no part dies of an error
                 outage.note(error)
@@ -132,12 +130,12 @@ class Finishes:
 class _Part:
     """The ended attempts of one partition."""
 
-    def __init__(self) -> None:
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
         self.waiting: deque[Finish] = deque()
         self.added = asyncio.Event()
         self.flushed = asyncio.Event()
         self.is_flushing = False
-        self.is_behind = False
 
     def take(self) -> list[Finish]:
         """The next batch."""

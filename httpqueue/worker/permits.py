@@ -3,11 +3,13 @@
 A worker that dies keeps no permit: it expires, and its timer returns to the host's line.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from httpqueue.errors import UnavailableError
 from httpqueue.storage.hosts import Calls, Serve, Served
+from httpqueue.storage.partitions import by_partition
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.storage import Storage
 from httpqueue.timers.commands import Finish, WakeUp
@@ -79,20 +81,34 @@ class Permits:
         self._refused += [each for served in answers for each in served.refused]
         return answers
 
-    async def mark(self) -> None:
-        """Mark timers that got no permit as waiting in the store.
+    async def mark(self, away: Collection[int] = ()) -> dict[int, UnavailableError]:
+        """Mark timers that got no permit as waiting in the store, but in the partitions that are away.
 
         If a rate holds them up, their wake-ups go into the queue for the time at which it lets them start.
+        Returns where that failed, {partition: why}. The next call tries what is left again.
         """
         refused, self._refused = self._refused, []
-        tickets = [replace(wake_up, due_ms=start_ms) for wake_up, start_ms in refused if start_ms]
-        try:
-            await self._store.wait([wake_up for wake_up, _ in refused])
-            if tickets:
-                await self._queue.put(tickets)
-        except BaseException:
-            self._refused = refused + self._refused
-            raise
+        failed: dict[int, UnavailableError] = {}
+
+        async def mark_in(partition: int, part: Sequence[tuple[WakeUp, int]]) -> Sequence[object]:
+            tickets = [replace(wake_up, due_ms=start_ms) for wake_up, start_ms in part if start_ms]
+            is_marked = False
+            try:
+                if partition not in away:
+                    await self._store.wait([wake_up for wake_up, _ in part])
+                    if tickets:
+                        await self._queue.put(tickets)
+                    is_marked = True
+            except UnavailableError as error:
+                failed[partition] = error
+            finally:
+                if not is_marked:
+                    self._refused += part
+            return part
+
+        if refused:
+            await by_partition(refused, lambda each: each[0].partition, mark_in)
+        return failed
 
     async def renew(self, held: Mapping[str, Sequence[WakeUp]]) -> None:
         """Renew permits, {host: wake-ups}."""

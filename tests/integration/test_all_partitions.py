@@ -2,29 +2,35 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import pytest
 from redis.asyncio import Redis
 
+from httpqueue.clock import sleep
 from httpqueue.errors import UnavailableError
 from httpqueue.relay import relay
 from httpqueue.relay.relay import GRACE_MS, Relay
+from httpqueue.runtime import outage
 from httpqueue.storage.embedded import EmbeddedValkey
 from httpqueue.storage.outbox import Outbox
 from httpqueue.storage.partitions import Partitions
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.scripts import Script
 from httpqueue.storage.storage import Storage
-from httpqueue.timers.commands import Begun, Finish, Finished, WakeUp
+from httpqueue.timers.commands import Begun, Finish, Finished, NewTimer, WakeUp
 from httpqueue.timers.names import DEFAULT_APPLICATION, TimerName
+from httpqueue.timers.schedule import Delay
+from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.outcome import Outcome
+from httpqueue.worker import calls
+from httpqueue.worker.engine import Worker
 from httpqueue.worker.finishes import Finishes
 from tests.support.frozen import HOUR_MS, T0_MS, FrozenTime, begin, finish_of, new_timer
-from tests.support.pipeline import running
-from tests.support.receiver import Receiver, Reply
+from tests.support.pipeline import running, working
+from tests.support.receiver import Receiver, Reply, reply_when
 
 FOUR: Final = Partitions(4)
 AWAY: Final = 0
@@ -37,6 +43,7 @@ def place_of(timer_id: str) -> int:
     return FOUR.home_of(TimerName(DEFAULT_APPLICATION, timer_id))
 
 
+HERE: Final = [name for name in NAMES if place_of(name) == AWAY]
 ELSEWHERE: Final = [name for name in NAMES if place_of(name) != AWAY]
 WAKE_UPS: Final = [WakeUp(TimerName(DEFAULT_APPLICATION, name), 0, T0_MS, place_of(name)) for name in NAMES]
 
@@ -73,19 +80,20 @@ async def claim_all(queue: Queue) -> None:
 
 
 @contextmanager
-def one_away() -> Iterator[None]:
-    """A partition that is away: its scripts fail, and whatever reads its outbox."""
+def one_away(*scripts: Script) -> Iterator[None]:
+    """A partition that is away: these scripts fail there; by default all, and whatever reads its outbox."""
 
     def unless_away(method: Any) -> Any:
-        async def call(self: object, partition: int, *args: object, **options: object) -> object:
-            if partition == AWAY:
+        async def call(self: Any, partition: int, *args: object, **options: object) -> object:
+            if partition == AWAY and (not scripts or self in scripts):
                 raise UnavailableError("gone")
             return await method(self, partition, *args, **options)
 
         return call
 
+    reads = [] if scripts else [(Outbox, "read"), (Outbox, "adopt")]
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((Script, "__call__"), (Outbox, "read"), (Outbox, "adopt")):
+        for owner, name in [(Script, "__call__"), *reads]:
             patch.setattr(owner, name, unless_away(getattr(owner, name)))
         yield
 
@@ -235,7 +243,131 @@ async def test_ended_attempts_of_the_others_are_told(storage: Storage) -> None:
         for each in begun:
             finishes.add(finish_of(each, Outcome.DELIVERED))
         await until_told(ELSEWHERE)
-        assert finishes.is_behind
+        assert finishes.behind == {AWAY}
     await until_told(NAMES)
-    assert not finishes.is_behind
+    assert not finishes.behind
     finishing.cancel()
+
+
+@asynccontextmanager
+async def at_work(
+    redis: Redis, url: str, *, slots: tuple[int, int] = (10_000, 200)
+) -> AsyncIterator[tuple[Storage, Queue, Worker]]:
+    """A worker of all four, and no relay: who calls `wake` wakes it."""
+    storage = Storage(redis, archive_error_rate=1e-6, partitions=FOUR)
+    async with (
+        open_queue(url, partitions=FOUR) as queue,
+        working(storage.store, queue, slots=slots) as worker,
+    ):
+        yield storage, queue, worker
+
+
+async def wake(storage: Storage, queue: Queue, url: str, names: Sequence[str]) -> None:
+    """Timers that are due, and their wake-ups."""
+    due = [NewTimer(TimerName(DEFAULT_APPLICATION, name), Spec(f"{url}/{name}", Delay(0))) for name in names]
+    await storage.store.create(due)
+    await queue.put([WakeUp(timer.name, 0, 1, place_of(timer.name.id)) for timer in due])
+
+
+def called(receiver: Receiver) -> list[str]:
+    """The timers whose webhooks were called, in alphabetical order."""
+    return sorted(request.path.lstrip("/") for request in receiver.requests)
+
+
+async def test_a_claim_that_fails_makes_no_other_partition_wait(
+    redis: Redis, valkey_server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect: all of them waited for up to a second, again and again."""
+    monkeypatch.setattr(outage, "_FIRST_PAUSE_S", 3_600.0)
+    monkeypatch.setattr(outage, "_LONGEST_PAUSE_S", 3_600.0)
+    with one_away():
+        async with Receiver() as receiver, at_work(redis, valkey_server.url) as (storage, queue, _):
+            for count, name in enumerate(ELSEWHERE, 1):
+                await wake(storage, queue, receiver.url, [name])
+                await receiver.wait_for(count)
+
+
+async def test_a_begin_that_fails_makes_no_other_partition_wait(
+    redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    """Defect: it was repeated until it succeeded, and nobody else began. Now each is called once."""
+    async with Receiver() as receiver, at_work(redis, valkey_server.url) as (storage, queue, worker):
+        with one_away(storage.store._begin):
+            await wake(storage, queue, receiver.url, HERE)
+            async with asyncio.timeout(30):
+                while AWAY not in worker._away.partitions:
+                    await sleep(0.01)
+            for count, name in enumerate(ELSEWHERE, 1):
+                await wake(storage, queue, receiver.url, [name])
+                await receiver.wait_for(count)
+            assert called(receiver) == ELSEWHERE
+        await receiver.wait_for(len(NAMES))
+    assert called(receiver) == NAMES
+
+
+async def test_ended_attempts_that_wait_make_no_other_partition_wait(
+    redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    """Defect: nothing began anywhere until the store knew of them. Where they are, it still must not."""
+    first, *others = HERE
+    async with Receiver() as receiver, at_work(redis, valkey_server.url) as (storage, queue, worker):
+        with one_away(storage.store._finish):
+            await wake(storage, queue, receiver.url, [first])
+            async with asyncio.timeout(30):
+                while not worker._finishes.behind:
+                    await sleep(0.01)
+            await wake(storage, queue, receiver.url, others)
+            for count, name in enumerate(ELSEWHERE, 2):
+                await wake(storage, queue, receiver.url, [name])
+                await receiver.wait_for(count)
+            assert called(receiver) == sorted([first, *ELSEWHERE])
+        await receiver.wait_for(len(NAMES))
+    assert called(receiver) == NAMES
+
+
+async def test_a_line_that_cannot_be_marked_makes_no_other_partition_wait(
+    redis: Redis, valkey_server: EmbeddedValkey
+) -> None:
+    """Defect: no round went on until all that joined lines were marked as waiting."""
+    go_on = asyncio.Event()
+    async with (
+        Receiver() as slow,
+        Receiver(address="127.0.1.1") as receiver,
+        at_work(redis, valkey_server.url, slots=(100, 1)) as (storage, queue, worker),
+    ):
+        slow.answer(reply_when(go_on, Reply(200)))
+        with one_away(storage.store._wait):
+            await wake(storage, queue, slow.url, HERE)
+            async with asyncio.timeout(30):
+                while AWAY not in worker._away.partitions:
+                    await sleep(0.01)
+            for count, name in enumerate(ELSEWHERE, 1):
+                await wake(storage, queue, receiver.url, [name])
+                await receiver.wait_for(count)
+        go_on.set()
+        await slow.wait_for(len(HERE))
+    assert called(slow) == HERE
+
+
+async def test_beats_go_on_in_the_others(
+    redis: Redis, valkey_server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect: when one of them failed, the worker took all leases for not renewed."""
+    monkeypatch.setattr(calls, "BEAT_S", 0.01)
+    go_on = asyncio.Event()
+    async with Receiver() as receiver, at_work(redis, valkey_server.url) as (storage, queue, worker):
+        receiver.answer(reply_when(go_on, Reply(200)))
+        await wake(storage, queue, receiver.url, NAMES)
+        await receiver.wait_for(len(NAMES))
+        with one_away(storage.store._beat):
+            everyone = list(worker._calls.running.values())
+            ends_s = {each.begun.wake_up.name.id: each.lease_end_s for each in everyone}
+
+            def renewed() -> list[str]:
+                names = {each.begun.wake_up.name.id: each for each in everyone}
+                return sorted(name for name, each in names.items() if each.lease_end_s > ends_s[name])
+
+            async with asyncio.timeout(30):
+                while renewed() != ELSEWHERE:
+                    await sleep(0.01)
+        go_on.set()

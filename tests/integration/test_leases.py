@@ -22,7 +22,7 @@ from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State, Timer
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
 from httpqueue.webhooks.outcome import Outcome
-from httpqueue.worker import engine
+from httpqueue.worker import calls
 from httpqueue.worker.attempts import BEAT_S, BEATS_LEFT, Attempts, Running
 from httpqueue.worker.plan import MAX_LOST
 from tests.support.egress import PRIVATE
@@ -36,6 +36,7 @@ from tests.support.frozen import (
     pass_time,
     wake_up,
 )
+from tests.support.keys import here
 from tests.support.pipeline import QUICK, running, working
 from tests.support.receiver import Receiver, Reply, hang, reply_when
 
@@ -212,7 +213,7 @@ async def test_a_refused_beat_ends_the_call(
             await may_beat.wait()
         return await beat(attempts)
 
-    monkeypatch.setattr(engine, "BEAT_S", 0.01)
+    monkeypatch.setattr(calls, "BEAT_S", 0.01)
     monkeypatch.setattr(frozen_store, "beat", gated)
     with capture_logs() as logs:
         async with Receiver() as receiver, working(frozen_store, frozen_queue) as worker:
@@ -220,13 +221,13 @@ async def test_a_refused_beat_ends_the_call(
             await schedule(frozen_store, receiver.url, "a", timeout_ms=HOUR_MS)
             await frozen_queue.put([wake_up("a")])
             await receiver.wait_for(1)
-            [late] = [each.begun for each in worker._running.values()]
+            [late] = [each.begun for each in worker._calls.running.values()]
             await lose_leases(frozen_store, time)
             taken_over = await begin_one(frozen_store, "a")
-            [call] = worker._running.values()
+            [call] = worker._calls.running.values()
             may_beat.set()
             async with asyncio.timeout(10):
-                await worker._settled.wait()
+                await worker._calls.settled.wait()
             assert call.is_answered
     assert "attempt.lost" in [log["event"] for log in logs]
     assert (await frozen_store.finish([finish_of(late, Outcome.FAILED)])).counted == [False]
@@ -264,7 +265,7 @@ async def test_beats_keep_a_long_call_alive(
             beaten.put_nowait(answers)
         return answers
 
-    monkeypatch.setattr(engine, "BEAT_S", 0.01)
+    monkeypatch.setattr(calls, "BEAT_S", 0.01)
     monkeypatch.setattr(frozen_store, "beat", told)
     async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
         receiver.answer(reply_when(answer, Reply(200)))
@@ -413,7 +414,7 @@ async def test_an_outage_longer_than_a_lease_repeats_nothing(
     during, after = asyncio.Event(), asyncio.Event()
     outage = Outage(frozen_store)
     outage.install(monkeypatch)
-    monkeypatch.setattr(engine, "BEAT_S", 0.01)
+    monkeypatch.setattr(calls, "BEAT_S", 0.01)
     async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
         receiver.answer(reply_when(during, Reply(200)), path="/during")
         receiver.answer(reply_when(after, Reply(200)), path="/after")
@@ -465,15 +466,16 @@ async def test_what_has_ended_is_told_before_anything_is_begun(
     monkeypatch.setattr(store, "finish", flaky)
     monkeypatch.setattr(queue, "claim", told)
     async with Receiver() as receiver, running(store, queue) as pipeline:
-        await pipeline.schedule("a", receiver.url)
+        a, b = here("a"), here("b")  # of one partition; others go on
+        await pipeline.schedule(a, receiver.url)
         await failures.get()
-        await pipeline.schedule("b", receiver.url)
+        await pipeline.schedule(b, receiver.url)
         await pipeline.relay.drain()
         for _ in range(3):  # each after a longer pause, in which the worker could have claimed
             await failures.get()
         is_away = False
-        await pipeline.until("b", State.DONE)
-    assert order.index("finished") < order.index("b")
+        await pipeline.until(b, State.DONE)
+    assert order.index("finished") < order.index(b)
 
 
 async def test_a_finish_whose_answer_was_lost_is_no_late_one(
@@ -496,5 +498,5 @@ async def test_a_finish_whose_answer_was_lost_is_no_late_one(
             await pipeline.schedule("a", receiver.url)
             async with asyncio.timeout(30):
                 assert (await told.get()).counted == [True]
-            assert not pipeline.worker._running
+            assert not pipeline.worker._calls.running
     assert "attempt.late" not in [log["event"] for log in logs]

@@ -28,8 +28,10 @@ from httpqueue.timers.schedule import Delay
 from httpqueue.timers.spec import Spec
 from httpqueue.timers.timer import State
 from httpqueue.webhooks.client.factory import SenderKind, create_sender
-from httpqueue.worker import engine as worker
+from httpqueue.worker import begins, claims
 from httpqueue.worker.attempts import Attempts
+from httpqueue.worker.calls import MAX_UNFINISHED
+from httpqueue.worker.engine import Worker
 from httpqueue.worker.permits import Permits
 from httpqueue.worker.slots import Slots
 from tests.support.egress import PRIVATE
@@ -178,9 +180,20 @@ async def test_no_more_than_its_slots_are_in_flight(store: Store, queue: Queue) 
         for number in range(7):
             await pipeline.schedule(str(number), receiver.url)
         await receiver.wait_for(3)
-        assert len(pipeline.worker._running) == len(receiver.requests) == 3
+        assert len(pipeline.worker._calls.running) == len(receiver.requests) == 3
         answer.set()
         await receiver.wait_for(7)
+
+
+async def test_an_answer_wakes_a_worker_without_a_free_slot(
+    store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect: with all slots in use, it slept for two seconds, however soon a call ended."""
+    monkeypatch.setattr(begins, "IDLE_S", 3_600.0)
+    async with Receiver() as receiver, running(store, queue, slots=(1, 200)) as pipeline:
+        for number in range(3):
+            await pipeline.schedule(str(number), receiver.url)
+        await receiver.wait_for(3)
 
 
 async def test_stop_claims_no_more_and_waits_for_attempts(store: Store, queue: Queue) -> None:
@@ -208,7 +221,7 @@ async def test_a_wake_message_ends_the_sleep(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle worker hears of an earlier wake-up; it does not poll for it."""
-    monkeypatch.setattr(worker, "IDLE_S", 3_600.0)
+    monkeypatch.setattr(claims, "IDLE_S", 3_600.0)
     async with Receiver() as receiver, running(store, queue) as pipeline:
         await pipeline.schedule("far", receiver.url, Delay(300_000))
         for number in range(3):
@@ -232,7 +245,7 @@ async def test_begin_is_repeated_when_the_store_was_away(
         async with Receiver() as receiver, running(store, queue) as pipeline:
             await pipeline.schedule("a", receiver.url)
             await pipeline.until("a", State.DONE)
-    events = [log["event"] for log in logs if log.get("part") == "worker.claim"]
+    events = [log["event"] for log in logs if log.get("part") == "worker.begin"]
     assert events == ["redis.away", "redis.back"]
 
 
@@ -324,7 +337,7 @@ async def test_a_bug_in_an_attempt_is_told(
             monkeypatch.undo()
             await pipeline.schedule("b", receiver.url)
             await pipeline.until("b", State.DONE)
-            assert not pipeline.worker._running
+            assert not pipeline.worker._calls.running
             assert pipeline.worker._slots.free == SLOTS
     assert "worker.bug" in [log["event"] for log in logs]
 
@@ -361,7 +374,7 @@ async def test_a_bug_in_a_finish_harms_no_other_attempt(
     sender = create_sender(SenderKind.HTTP1, PRIVATE.judge)
     attempts = Attempts(store=store, sender=sender, policy=QUICK)
     permits = Permits(storage_of(store), queue)
-    one = worker.Worker(attempts=attempts, queue=queue, permits=permits, slots=Slots(9, 9), grace_s=0)
+    one = Worker(attempts=attempts, queue=queue, permits=permits, slots=Slots(9, 9), grace_s=0)
     told = asyncio.Queue[Finish]()
     attempts.finishes.told.listen(lambda batch: [*map(told.put_nowait, batch[0])])
     names = [TimerName(DEFAULT_APPLICATION, name) for name in "ab"]
@@ -372,7 +385,7 @@ async def test_a_bug_in_a_finish_harms_no_other_attempt(
             task = asyncio.create_task(one.run())
             async with asyncio.timeout(30):
                 assert {(await told.get()).begun.wake_up.name for _ in names} == {*names}
-            assert not one._running
+            assert not one._calls.running
             await one.stop()
             await task
     await sender.close()
@@ -416,12 +429,12 @@ async def test_a_slot_is_free_when_the_answer_is_there(
 
     monkeypatch.setattr(store, "finish", away)
     async with Receiver() as receiver, running(store, queue, slots=(1, 200)) as pipeline:
-        for number in range(worker.MAX_UNFINISHED + 3):
+        for number in range(MAX_UNFINISHED + 3):
             await pipeline.schedule(str(number), receiver.url)
-        await receiver.wait_for(worker.MAX_UNFINISHED)
-        assert len(pipeline.worker._running) == len(receiver.requests) == worker.MAX_UNFINISHED
+        await receiver.wait_for(MAX_UNFINISHED)
+        assert len(pipeline.worker._calls.running) == len(receiver.requests) == MAX_UNFINISHED
         back.set()
-        await receiver.wait_for(worker.MAX_UNFINISHED + 3)
+        await receiver.wait_for(MAX_UNFINISHED + 3)
 
 
 async def test_stop_gives_back_what_was_not_begun(

@@ -9,7 +9,7 @@ from httpqueue.storage.queue import Queue
 from httpqueue.storage.timers import Store
 from httpqueue.timers.commands import Refused
 from httpqueue.timers.room import Room
-from httpqueue.worker import engine
+from httpqueue.worker import calls
 from httpqueue.worker.ahead import Ahead
 from httpqueue.worker.attempts import Attempts, BeginCall, Running
 from tests.support.keys import Everywhere
@@ -30,7 +30,7 @@ async def three_begun(pipeline: Pipeline, url: str) -> None:
     for timer_id in "abc":
         await pipeline.schedule(timer_id, url)
     async with asyncio.timeout(30):
-        while len(pipeline.worker._running) < 3:
+        while len(pipeline.worker._calls.running) < 3:
             await clock.sleep(0.01)
 
 
@@ -65,7 +65,7 @@ async def test_a_worker_that_stops_hands_back_what_began_ahead(store: Store, que
         await three_begun(pipeline, receiver.url)
         await pipeline.worker.stop()
         async with asyncio.timeout(30):
-            while len(pipeline.worker._running) > 1:
+            while len(pipeline.worker._calls.running) > 1:
                 await clock.sleep(0.01)
         counts = await Everywhere(store._redis).hash("counts")
         assert (counts["default:s"], counts["default:r"]) == (2, 1)
@@ -77,14 +77,14 @@ async def test_what_waits_longer_than_a_beat_is_handed_back(
     store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its host has become slow: other workers may call it, or it waits in the host's line."""
-    monkeypatch.setattr(engine, "BEAT_S", 0.05)
+    monkeypatch.setattr(calls, "BEAT_S", 0.05)
     go_on = asyncio.Event()
     async with Receiver() as receiver, running(store, queue, slots=(100, 1)) as pipeline:
         receiver.answer(reply_when(go_on, Reply(200)))
         await three_begun(pipeline, receiver.url)
         monkeypatch.setattr(Ahead, "end_trip", lambda ahead, _: ahead._slots.ahead.clear())
         async with asyncio.timeout(30):
-            while len(pipeline.worker._running) > 1:
+            while len(pipeline.worker._calls.running) > 1:
                 await clock.sleep(0.01)
         assert len(receiver.requests) == 1
         go_on.set()

@@ -43,6 +43,17 @@ def test_who_was_looked_into_last_is_the_last() -> None:
     assert [agenda.take(9) for _ in range(3)] == [1, 2, 0]
 
 
+def test_nobody_looks_into_what_is_away() -> None:
+    """Nor is that a reason to be awake: who says that it is back says so."""
+    agenda = Agenda(range(3))
+    assert [agenda.take(5, {0, 2}) for _ in range(2)] == [1, None]
+    agenda.note(1, 7)
+    agenda.wake(2)
+    assert agenda.idle_s(5, {0, 2}) == 2
+    assert agenda.idle_s(5, range(3)) == inf
+    assert [agenda.take(5) for _ in range(3)] == [0, 2, None]
+
+
 def test_a_wake_makes_it_be_looked_into_at_once() -> None:
     """Though its next wake-up was known to be due later."""
     agenda = Agenda(range(2))

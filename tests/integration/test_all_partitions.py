@@ -292,7 +292,7 @@ async def test_a_begin_that_fails_makes_no_other_partition_wait(
 ) -> None:
     """Defect: it was repeated until it succeeded, and nobody else began. Now each is called once."""
     async with Receiver() as receiver, at_work(redis, valkey_server.url) as (storage, queue, worker):
-        with one_away(storage.store._begin):
+        with one_away(storage.store._leases._begin):
             await wake(storage, queue, receiver.url, HERE)
             async with asyncio.timeout(30):
                 while AWAY not in worker._away.partitions:
@@ -311,7 +311,7 @@ async def test_ended_attempts_that_wait_make_no_other_partition_wait(
     """Defect: nothing began anywhere until the store knew of them. Where they are, it still must not."""
     first, *others = HERE
     async with Receiver() as receiver, at_work(redis, valkey_server.url) as (storage, queue, worker):
-        with one_away(storage.store._finish):
+        with one_away(storage.store._leases._finish):
             await wake(storage, queue, receiver.url, [first])
             async with asyncio.timeout(30):
                 while not worker._finishes.behind:
@@ -336,7 +336,7 @@ async def test_a_line_that_cannot_be_marked_makes_no_other_partition_wait(
         at_work(redis, valkey_server.url, slots=(100, 1)) as (storage, queue, worker),
     ):
         slow.answer(reply_when(go_on, Reply(200)))
-        with one_away(storage.store._wait):
+        with one_away(storage.store._waiting._wait):
             await wake(storage, queue, slow.url, HERE)
             async with asyncio.timeout(30):
                 while AWAY not in worker._away.partitions:
@@ -359,7 +359,7 @@ async def test_beats_go_on_in_the_others(
         receiver.answer(reply_when(go_on, Reply(200)))
         await wake(storage, queue, receiver.url, NAMES)
         await receiver.wait_for(len(NAMES))
-        with one_away(storage.store._beat):
+        with one_away(storage.store._leases._beat):
             everyone = list(worker._calls.running.values())
             ends_s = {each.begun.wake_up.name.id: each.lease_end_s for each in everyone}
 

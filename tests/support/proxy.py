@@ -142,8 +142,6 @@ class _Link:
             self._proxy.opened(self)
             if self.is_dead:
                 return
-            self._connecting = asyncio.create_task(self._proxy.connect(_Side(self)))
-
             self._connecting = asyncio.create_task(self._connect())
         else:
             self._server = side

@@ -205,4 +205,7 @@ class Begins:
     async def _mark(self) -> None:
         """Mark timers that joined lines as waiting, but for those of partitions that are away."""
         for partition, error in (await self._permits.mark(self._away.partitions)).items():
-            self._away.note("worker.mark", partition, error)
+            if error is None:
+                self._away.over("worker.mark", partition)
+            else:
+                self._away.note("worker.mark", partition, error)

@@ -81,14 +81,14 @@ class Permits:
         self._refused += [each for served in answers for each in served.refused]
         return answers
 
-    async def mark(self, away: Collection[int] = ()) -> dict[int, UnavailableError]:
+    async def mark(self, away: Collection[int] = ()) -> dict[int, UnavailableError | None]:
         """Mark timers that got no permit as waiting in the store, but in the partitions that are away.
 
         If a rate holds them up, their wake-ups go into the queue for the time at which it lets them start.
-        Returns where that failed, {partition: why}. The next call tries what is left again.
+        Returns {partition: why it failed there, or None}. The next call tries again what is left.
         """
         refused, self._refused = self._refused, []
-        failed: dict[int, UnavailableError] = {}
+        results: dict[int, UnavailableError | None] = {}
 
         async def mark_in(partition: int, part: Sequence[tuple[WakeUp, int]]) -> Sequence[object]:
             tickets = [replace(wake_up, due_ms=start_ms) for wake_up, start_ms in part if start_ms]
@@ -98,9 +98,9 @@ class Permits:
                     await self._store.wait([wake_up for wake_up, _ in part])
                     if tickets:
                         await self._queue.put(tickets)
-                    is_marked = True
+                    is_marked, results[partition] = True, None
             except UnavailableError as error:
-                failed[partition] = error
+                results[partition] = error
             finally:
                 if not is_marked:
                     self._refused += part
@@ -108,7 +108,7 @@ class Permits:
 
         if refused:
             await by_partition(refused, lambda each: each[0].partition, mark_in)
-        return failed
+        return results
 
     async def renew(self, held: Mapping[str, Sequence[WakeUp]]) -> None:
         """Renew permits, {host: wake-ups}."""

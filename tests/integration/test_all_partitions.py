@@ -346,6 +346,7 @@ async def test_a_line_that_cannot_be_marked_makes_no_other_partition_wait(
                 await receiver.wait_for(count)
         go_on.set()
         await slow.wait_for(len(HERE))
+        assert not worker._away._outages
     assert called(slow) == HERE
 
 

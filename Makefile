@@ -29,11 +29,11 @@ run: $(VENV)/.installed ## start everything in one process on http://127.0.0.1:8
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## run all tests, and fail below 95 % branch coverage
-	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --cov
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov
 
 .PHONY: test-partitions
 test-partitions: $(VENV)/.installed-dev ## run integration and acceptance tests with four partitions, in cluster mode
-	HTTPQUEUE_TEST_PARTITIONS=4 $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 tests/integration tests/acceptance
+	HTTPQUEUE_TEST_PARTITIONS=4 $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal tests/integration tests/acceptance
 
 .PHONY: test-faults
 test-faults: $(VENV)/.installed-dev ## break processes, servers and connections, and see that nothing is lost

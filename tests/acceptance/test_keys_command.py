@@ -44,7 +44,9 @@ async def until(client: httpx.AsyncClient, status: int, headers: dict[str, str])
 async def test_from_the_first_key_to_the_last(tmp_path: Path) -> None:
     """Made while httpqueue runs: 401 without one, 403 beyond its scope or application.
 
-    The commands find the running one, although its path is too long for a socket. It stays closed when the last one is gone (issue 11, defect 7), until the next start.
+    The commands find the running one, although its path is too long for a socket.
+
+    It stays closed when the last one is gone (issue 11, defect 7), until the next start.
     """
     settings: dict[str, Any] = {"cwd": tmp_path, "data_dir": "d" * 120}
     async with started(*HTTPQUEUE, **settings) as process:

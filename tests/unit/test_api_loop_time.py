@@ -27,7 +27,7 @@ from httpqueue.timers.spec import Spec
 from tests.support.api_fakes import FakeStore, backend
 
 MOST_S: Final = 0.6 if sys.gettrace() or sys.getprofile() else 0.2
-"""What a step may take here; coverage makes everything slower. On an idle machine, it takes less than 0.05."""
+"""What a step may take here; coverage slows all down. On an idle machine, it takes less than 0.05."""
 START: Final = '{"url":"https://example.com/","seconds":30,'
 MANY: Final = range(MAX_BODY_BYTES)
 

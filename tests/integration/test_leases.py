@@ -115,7 +115,8 @@ async def test_a_begin_whose_answer_was_lost_spends_nothing(
     async with Receiver() as receiver, running(frozen_store, frozen_queue) as pipeline:
         await pipeline.schedule("a", receiver.url, retry=ONCE)
         timer = await pipeline.until("a", State.DONE)
-    assert [type(answer) for answer in lost] == [Begun]
+    begun = [answer for answer in lost if isinstance(answer, Begun)]
+    assert len(begun) == 1  # its wake-up may have been claimed twice
     assert (timer.attempts, len(receiver.requests)) == (1, 1)
 
 

@@ -79,6 +79,7 @@ class Relay:
         self._promote_pause_s = self._forget_pause_s = SWEEP_S
         self._rung = set(self._partitions)
         """Partitions whose outboxes may have new entries."""
+        self._looking: asyncio.Future[list[Look]] | None = None
         self._bell = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -89,15 +90,15 @@ class Relay:
         # Nobody else gets soon what these two have read: entries are adopted, and wake-ups healed, later.
         careful = [
             self._keep_doing(self._drain_rung, "relay.drain", lambda: 0),
-            self._keep_doing(self.promote, "relay.promote", lambda: self._promote_pause_s),
+            self._keep_doing(self.promote, "relay.promote", lambda: _pause_s(self._promote_pause_s)),
         ]
         others = [
-            self._keep_doing(self.forget, "relay.forget", lambda: self._forget_pause_s),
+            self._keep_doing(self.forget, "relay.forget", lambda: _pause_s(self._forget_pause_s)),
             asyncio.create_task(
                 keep_listening(self._outbox.listen, lambda each: self._ring({each}), "relay.listen")
             ),
-            self._keep_doing(self.adopt, "relay.adopt", lambda: SWEEP_S),
-            self._keep_doing(self.heal, "relay.heal", lambda: SWEEP_S),
+            self._keep_doing(self.adopt, "relay.adopt", lambda: _pause_s(SWEEP_S)),
+            self._keep_doing(self.heal, "relay.heal", lambda: _pause_s(SWEEP_S)),
             self._keep_doing(self.work, "relay.work", lambda: JOBS_S),
         ]
         try:
@@ -134,7 +135,7 @@ class Relay:
         if not self._rung and not self._stopping.is_set():
             self._bell.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_S):
+                async with asyncio.timeout(_pause_s(SWEEP_S)):
                     await self._bell.wait()
         if not self._rung:
             looks = await self._look()
@@ -204,7 +205,7 @@ class Relay:
         When the queue has lost its data, it is filled again from the beginning.
         """
         self._promote_pause_s = SWEEP_S
-        epochs, looks = await self._queue.epochs(), await self._look()
+        looks, epochs = await asyncio.gather(self._look(), self._queue.epochs())
 
         async def promote_in(partition: int) -> int:
             epoch = epochs[partition]
@@ -315,7 +316,17 @@ class Relay:
         return await self._jobs.has_any()
 
     async def _look(self) -> list[Look]:
-        return await self._wake_ups.look(horizon_ms=self._horizon_ms, overdue_ms=GRACE_MS)
+        """What there is to do in each partition. Passes that ask at the same time share one look."""
+        if self._looking is None:
+            look = self._wake_ups.look(horizon_ms=self._horizon_ms, overdue_ms=GRACE_MS)
+            self._looking = asyncio.ensure_future(look)
+            self._looking.add_done_callback(self._looked)
+        return await asyncio.shield(self._looking)
+
+    def _looked(self, look: "asyncio.Future[list[Look]]") -> None:
+        self._looking = None
+        if not look.cancelled():
+            look.exception()  # whoever waits for it gets it; the one who asked may have been cancelled
 
     async def _in_each(self, one: Callable[[int], Awaitable[int]], partitions: Iterable[int]) -> int:
         """Do this in these partitions. One that is away stops no other."""
@@ -364,3 +375,8 @@ async def _all_of(calls: Iterable[Callable[[], Awaitable[int]]]) -> int:
     if problem is not None:
         raise problem
     return count
+
+
+def _pause_s(seconds: float) -> float:
+    """So long, or until the next sweep, if that is sooner: all passes sweep at the same time."""
+    return min(seconds, SWEEP_S - clock.monotonic_s() % SWEEP_S)

@@ -8,6 +8,7 @@ from httpqueue.clock import monotonic_s, now_ms, sleep
 from httpqueue.storage.partitions import ONE_PARTITION
 from httpqueue.storage.queue import Queue, open_queue
 from httpqueue.storage.storage import Storage
+from httpqueue.storage.wake_ups import WINDOW
 from httpqueue.timers.commands import NewTimer, WakeUp
 from httpqueue.timers.names import TimerName
 from httpqueue.timers.schedule import Instant
@@ -73,7 +74,7 @@ async def tenants(lab: Lab) -> list[Figure]:
     backlog, count = lab.count(1_000_000, 5_000), RATE * lab.count(10, 1)
     async with server() as on, storage_of(on) as storage, receiver() as hog, receiver() as other:
         await fill(on, due_timer(f"{hog.url}#", past_ms=PAST_MS, application=HOG), backlog)
-        async with relaying(on, queued=lab.count(5_000, 1_000)):
+        async with relaying(on, queued=lab.count(WINDOW, 1_000)):
             await _pause(storage, paused=True)
             healed_s = await _healed_s(on, storage)
             await _pause(storage, paused=False)

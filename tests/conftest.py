@@ -33,6 +33,7 @@ class Server:
 def no_outage() -> None:
     """What a test before this one left away is no outage of this one."""
     outage._away.clear()
+    outage._refused.clear()
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ _LONGEST_PAUSE_S: Final = 1.0
 
 _away: Final["WeakSet[Outage]"] = WeakSet()
 """The parts of this process that a server does not answer."""
+_refused: Final["WeakSet[Outage]"] = WeakSet()
+"""Those whose work a server refuses. A part may have several, one for each partition."""
 
 log = structlog.get_logger()
 
@@ -28,7 +30,7 @@ class Outage:
     """An outage as one part of a process sees it. `part` names the part in logs and metrics."""
 
     def __init__(self, part: str) -> None:
-        self._part = part
+        self.part = part
         self._pause_s = 0.0
         self._said = ""
 
@@ -52,18 +54,20 @@ class Outage:
         is said again when it looks different.
         """
         if not isinstance(error, UnavailableError):
-            BUGS.labels(self._part).inc()
+            BUGS.labels(self.part).inc()
             if self._said != repr(error):
-                log.error("run.bug", part=self._part, exc_info=error)
+                log.error("run.bug", part=self.part, exc_info=error)
             self._said = repr(error)
             return
-        UNAVAILABLE.labels(self._part).inc()
+        UNAVAILABLE.labels(self.part).inc()
         is_away = not isinstance(error, RefusedError)
-        is_news = not _away if is_away else self._said != "refused"
+        is_news = not _away if is_away else not any(each.part == self.part for each in _refused)
         self._note_away(is_away=is_away)
         self._said = "away" if is_away else "refused"
+        if not is_away:
+            _refused.add(self)
         if is_news:
-            log.error("redis.away", part=self._part, reason=str(error))
+            log.error("redis.away", part=self.part, reason=str(error))
 
     def over(self) -> None:
         """A call succeeded: the outage, if there was one, is over."""
@@ -71,12 +75,16 @@ class Outage:
             return
         was_away = self in _away
         self._note_away(is_away=False)
-        if self._said == "refused" or (was_away and not _away):
-            log.info("redis.back", part=self._part)
+        was_refused = self in _refused
+        _refused.discard(self)
+        others = any(each.part == self.part for each in _refused)
+        if (was_refused and not others) or (was_away and not _away):
+            log.info("redis.back", part=self.part)
         self._said, self._pause_s = "", 0.0
 
     def _note_away(self, *, is_away: bool) -> None:
         if is_away:
+            _refused.discard(self)
             _away.add(self)
         else:
             _away.discard(self)

@@ -81,6 +81,7 @@ async def fire(store: Store, names: list[str]) -> None:
         await store.finish([finish_of(each, Outcome.DELIVERED) for each in begun])
 
 
+@pytest.mark.no_cover  # the other test covers the same code
 async def test_100_000_timers_are_each_seen_once(store: Store, client: httpx.AsyncClient) -> None:
     """In every state, in due order, however many are begun, finished and not yet due between two pages."""
     names = await create(store, "http://receiver/", TIMERS, random.Random(4))

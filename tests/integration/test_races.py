@@ -6,6 +6,8 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
+
 from httpqueue.storage.queue import Queue
 from httpqueue.storage.record import decode_record
 from httpqueue.storage.timers import Store
@@ -17,6 +19,8 @@ from httpqueue.timers.timer import State
 from tests.support.keys import Everywhere
 from tests.support.pipeline import Pipeline, running
 from tests.support.receiver import Receiver
+
+pytestmark = pytest.mark.no_cover  # other tests cover the same code, and coverage makes this thrice as slow
 
 RACES = 10_000
 AT_ONCE = 500

@@ -37,6 +37,7 @@ import httpx
 import orjson
 
 from httpqueue import clock
+from httpqueue.api.key_ring import FRESH_S
 from tests.support.processes import HTTPQUEUE, started
 from tests.support.receiver import Received, Receiver, Reply
 
@@ -167,6 +168,7 @@ class Story:
         words = shlex.split(line)
         if "keys" in words:
             await self._output(line)
+            await clock.sleep(FRESH_S + 0.5)  # an API looks for new keys so often, and tells nobody
             return
         command = words.index("httpqueue")
         self._environment = words[:command]

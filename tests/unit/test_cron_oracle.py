@@ -3,12 +3,15 @@
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 from croniter import croniter  # type: ignore[import-untyped]  # it has no annotations
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from httpqueue.timers.cron import check_cron, next_run_ms
 from httpqueue.timers.schedule import Cron, local_ms
+
+pytestmark = pytest.mark.no_cover  # other tests cover the same code, and coverage makes this thrice as slow
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)

@@ -9,6 +9,8 @@ import pytest
 from httpqueue.worker.slots import Slots
 from tests.support.slots_simulation import Simulation
 
+pytestmark = pytest.mark.no_cover  # other tests cover the same code, and coverage makes this thrice as slow
+
 HEALTHY_S, HANGING_S, RETRY_S = 0.05, 20.0, 30.0
 TIMERS = 600
 HOG_S = 2.0

@@ -23,7 +23,7 @@ from httpqueue.storage.keys import (
     wake_up_id,
 )
 from httpqueue.storage.record import decode_policy, encode_policy
-from httpqueue.storage.scripts import PipelinedScript, Script, pack
+from httpqueue.storage.scripts import PipelinedScript, Script, pack, script_now
 from httpqueue.timers.commands import WakeUp
 from httpqueue.timers.policies import DestinationPolicy
 
@@ -156,7 +156,7 @@ class Hosts:
                 (
                     host_keys(request.host),
                     (
-                        self._script_now(),
+                        script_now(self._now),
                         request.want,
                         request.lease_ms,
                         _packed(request.ended),
@@ -189,7 +189,7 @@ class Hosts:
         """Renew permits, {host: wake-ups}. One that was given back or lost is not made again."""
         await self._renew(
             [
-                (host_keys(host), (self._script_now(), lease_ms, _packed(wake_ups)))
+                (host_keys(host), (script_now(self._now), lease_ms, _packed(wake_ups)))
                 for host, wake_ups in permits.items()
             ]
         )
@@ -201,7 +201,7 @@ class Hosts:
 
     async def are_waiting(self, host: str, wake_ups: Sequence[WakeUp]) -> list[bool]:
         """Whether each is in the line or has a permit that has not expired. False: it has to ask again."""
-        [(_, places)] = await self._facts([(host_keys(host), (self._script_now(), _packed(wake_ups)))])
+        [(_, places)] = await self._facts([(host_keys(host), (script_now(self._now), _packed(wake_ups)))])
         found: list[bytes] = places[::2]
         if b"line" in found:
             # A relay that died while it took the host out of the index may have missed a join.
@@ -211,7 +211,7 @@ class Hosts:
     async def facts(self, host: str, wake_up: WakeUp) -> HostFacts:
         """What the host says about a wake-up. The policy is the one that its line obeys now."""
         [(rules, (place, start_ms))] = await self._facts(
-            [(host_keys(host), (self._script_now(), _packed([wake_up])))]
+            [(host_keys(host), (script_now(self._now), _packed([wake_up])))]
         )
         return HostFacts(decode_policy(DestinationPolicy, rules), place == b"line", start_ms)
 
@@ -395,7 +395,7 @@ class Hosts:
         texts = [b""] * len(hosts) if rules is None else rules
         answers = await self._probe(
             [
-                (host_keys(host), (self._script_now(), silence_ms, RELEASE, int(rules is not None), text))
+                (host_keys(host), (script_now(self._now), silence_ms, RELEASE, int(rules is not None), text))
                 for host, text in zip(hosts, texts, strict=True)
             ]
         )
@@ -431,10 +431,6 @@ class Hosts:
         """Note when to look at hosts next. NX: only hosts new to the index. XX: only those that are in it."""
         if probes:
             await self._index(0, which, pack([part for host, ms in probes.items() for part in (ms, host)]))
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
 
 def _packed(wake_ups: Sequence[WakeUp]) -> bytes:

@@ -18,13 +18,13 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors, time_ms
 from httpqueue.storage.keys import FIRST_USE, RECORDS_OF_FORMAT_1, STORE_FORMAT, name_of
 from httpqueue.storage.partitions import Partitions
+from httpqueue.storage.pointers import POINTER_BYTES
 from httpqueue.storage.record import STATE_OF_LETTER, read_pointer
-from httpqueue.storage.scripts import PipelinedScript, Script, pack
+from httpqueue.storage.scripts import PipelinedScript, Script, pack, script_now
 from httpqueue.timers.checkup import Kind, Seen, Server
 
 PAGE: Final = 1_000
 """About how many keys or index entries are looked at together."""
-POINTER_BYTES: Final = 32
 
 _KEY: Final = re.compile(rb"hq:\{([0-9]{1,9})\}(.+)", re.DOTALL)
 """A key of a partition. A record's has the member right behind the tag, the others a colon."""
@@ -121,7 +121,7 @@ class Inspection:
             return []
         answers = await self._inspect(
             [
-                (self._partitions.store_keys[partition], (self._script_now(), pack(members)))
+                (self._partitions.store_keys[partition], (script_now(self._now), pack(members)))
                 for partition, members in parts.items()
             ]
         )
@@ -154,7 +154,7 @@ class Inspection:
 
     async def mend(self, partition: int, members: Sequence[bytes], *, done_ms: int, failed_ms: int) -> None:
         """Put timers where their records say. done_ms, failed_ms: for those that lost their retention."""
-        await self._mend(partition, self._script_now(), done_ms, failed_ms, pack(members))
+        await self._mend(partition, script_now(self._now), done_ms, failed_ms, pack(members))
 
     async def tally(self, partition: int, *, is_to_mend: bool) -> list[str]:
         """Applications whose counts, or earliest due times, the indices contradict; '*': all together."""
@@ -199,10 +199,6 @@ class Inspection:
                 pipeline.hget(keys.filled, ":epoch")
             answers = await pipeline.execute()
         return [None if epoch is None else epoch.decode(errors="replace") for epoch in answers]
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
 
 async def server_of(redis: Redis, role: str, now: StoreNow) -> Server:

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.keys import job_keys
-from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.scripts import Script, pack, script_now
 from httpqueue.timers.jobs import BEGINNING, KEPT_MS, SOLE, Cursor, Job, JobSpec, JobState
 
 LEASE_MS: Final = 15_000
@@ -58,7 +58,7 @@ class Jobs:
         sole = spec.kind.value if spec.kind in SOLE else ""
         answer = await self._add(
             0,
-            self._script_now(),
+            script_now(self._now),
             token_urlsafe(_ID_BYTES),
             spec.application,
             _JSON.encode(spec),
@@ -75,13 +75,13 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Stop a job. Returns its state now, which may be how it had ended before; None: there is none."""
-        answer = await self._cancel(0, self._script_now(), job_id, KEPT_MS)
+        answer = await self._cancel(0, script_now(self._now), job_id, KEPT_MS)
         return JobState(answer.decode()) if answer else None
 
     async def take(self, holder: str) -> Job | None:
         """Take the job that has waited longest for a relay, if there is one. holder: names this call."""
         while True:
-            answer = await self._take(0, self._script_now(), holder, LEASE_MS)
+            answer = await self._take(0, script_now(self._now), holder, LEASE_MS)
             if not answer:
                 return None
             job = _answered(answer)
@@ -116,13 +116,9 @@ class Jobs:
         self, job_id: str, holder: str, state: JobState, fields: Mapping[str, Any], *, lease_ms: int = 0
     ) -> JobState | None:
         answer = await self._save(
-            0, self._script_now(), job_id, holder, state.value, lease_ms, KEPT_MS, pack(fields)
+            0, script_now(self._now), job_id, holder, state.value, lease_ms, KEPT_MS, pack(fields)
         )
         return JobState(answer.decode()) if answer else None
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
 
 def _fields(progress: Progress) -> dict[str, Any]:

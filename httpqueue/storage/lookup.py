@@ -13,7 +13,7 @@ from httpqueue.storage.hosts import Hosts
 from httpqueue.storage.keys import host_keys, is_member, member_of, name_of, parse_wake_up_id, queue_keys
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import decode_policy, decode_record
-from httpqueue.storage.scripts import Script
+from httpqueue.storage.scripts import Script, script_now
 from httpqueue.timers.commands import Position, TimerPage, WakeUp
 from httpqueue.timers.explain import Facts
 from httpqueue.timers.names import TimerName
@@ -112,7 +112,7 @@ class Lookup:
             from_ms, after = position.due_ms, _after(application, position)
         now_ms, last_id, last_due_ms, found = await self._list(
             partition,
-            self._script_now(),
+            script_now(self._now),
             application,
             "".join(state.letter for state in window.states),
             from_ms,
@@ -159,10 +159,10 @@ class Lookup:
     async def facts(self, name: TimerName) -> Facts | None:
         """What explain.explain needs to know about a timer. None when there is no readable record."""
         member, partition = member_of(name), self._partitions.home_of(name)
-        answer = await self._explain(partition, self._script_now(), member)
+        answer = await self._explain(partition, script_now(self._now), member)
         if len(answer) == _UNREADABLE and answer[2] in self._partitions.all:
             partition = answer[2]
-            answer = await self._explain(partition, self._script_now(), member)
+            answer = await self._explain(partition, script_now(self._now), member)
         if len(answer) == _UNREADABLE:
             return None
         now_ms, record, application, host, first, lease_end = answer
@@ -219,7 +219,7 @@ class Lookup:
 
     async def _pulse_of_partitions(self) -> Pulse:
         pulses = await at_once(
-            [self._pulse(partition, self._script_now(), MAX_LOOK) for partition in self._partitions.all]
+            [self._pulse(partition, script_now(self._now), MAX_LOOK) for partition in self._partitions.all]
         )
         next_ms = min((next_ms for _, next_ms in pulses if next_ms >= 0), default=None)
         return Pulse(all(is_settled for is_settled, _ in pulses), next_ms)
@@ -227,10 +227,6 @@ class Lookup:
     async def _time_ms(self) -> int:
         with redis_errors():
             return time_ms(await self._redis.time(), self._now)
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
 
 def _after(application: str, position: Position) -> str:

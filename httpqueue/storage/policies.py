@@ -16,7 +16,7 @@ from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.hosts import Destination, Hosts
 from httpqueue.storage.partitions import Partitions, at_once
 from httpqueue.storage.record import STATE_OF_LETTER, decode_policy, encode_policy
-from httpqueue.storage.scripts import Script
+from httpqueue.storage.scripts import Script, script_now
 from httpqueue.storage.secret_box import SealedSecretError, SecretBox
 from httpqueue.storage.timers import Store
 from httpqueue.timers.policies import ApplicationPolicy, DestinationPolicy
@@ -249,7 +249,7 @@ class Policies:
         Call it at least once: an application with an empty line may still have wake-ups that the pause kept
         out of the queue.
         """
-        released: int = await self._release(partition, self._script_now(), name, RELEASE)
+        released: int = await self._release(partition, script_now(self._now), name, RELEASE)
         return released
 
     async def _release_line(self, partition: int, name: str) -> None:
@@ -278,10 +278,6 @@ class Policies:
         await self._note_limited(host)
         ready = await self._store.ready(host, await self._hosts.release(host))
         await self._store.wake(ready, are_unknown=False)
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
 
 def _application(name: str, policy: bytes | None, totals: Mapping[bytes, int]) -> Application:

@@ -19,7 +19,7 @@ from httpqueue.storage.connection import connect, listen, redis_errors, time_ms
 from httpqueue.storage.inspection import PAGE, server_of
 from httpqueue.storage.keys import ARQ_JOB_PREFIX, WAKE_CHANNEL, WORKERS, parse_wake_up_id, wake_up_id
 from httpqueue.storage.partitions import Partitions, by_partition
-from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.scripts import Script, pack, script_now
 from httpqueue.timers.checkup import Server
 from httpqueue.timers.commands import WakeUp
 
@@ -65,7 +65,7 @@ class Queue:
         async def put_in(partition: int, part: Sequence[WakeUp]) -> list[bool]:
             answers = await self._put(
                 partition,
-                self._script_now(),
+                script_now(self._now),
                 self._ahead_ms,
                 JOB_DEFINITION,
                 pack([(wake_up_id(wake_up), wake_up.due_ms) for wake_up in part]),
@@ -76,7 +76,7 @@ class Queue:
 
     async def claim(self, partition: int, limit: int) -> Claim:
         """Pop at most `limit` due wake-ups of a partition, the earliest first."""
-        wait_ms, ids = await self._claim(partition, self._script_now(), self._ahead_ms, limit)
+        wait_ms, ids = await self._claim(partition, script_now(self._now), self._ahead_ms, limit)
         wake_ups, unreadable, foreign = [], [], []
         for job_id in ids:
             wake_up = self.wake_up_of(job_id)
@@ -138,10 +138,6 @@ class Queue:
     async def _time_ms(self) -> int:
         with redis_errors():
             return time_ms(await self.redis.time(), self._now)
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
     async def epochs(self) -> list[str]:
         """The identity of each partition's queue, a random text. When it changes, the queue lost its data."""

@@ -16,7 +16,7 @@ from httpqueue.storage.archive import Archive
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.keys import is_member, name_of
 from httpqueue.storage.partitions import Partitions, by_partition
-from httpqueue.storage.scripts import Script, pack
+from httpqueue.storage.scripts import Script, pack, script_now
 
 MAX_POINTERS: Final = 1_000
 """The most pointers that are checked together."""
@@ -42,7 +42,7 @@ class Retention:
 
     async def forget(self, partition: int, *, limit: int) -> int:
         """Forget at most `limit` timers whose retention is over. Returns how many were found."""
-        found = await self._expired(partition, self._script_now(), limit)
+        found = await self._expired(partition, script_now(self._now), limit)
         members = await self._readable(self._partitions.store_keys[partition].retention, found)
         if members:
             await self.forget_these(partition, members)
@@ -67,7 +67,7 @@ class Retention:
             (member, [] if member in is_away else layer.positions(member.decode())) for member in members
         ]
         forgotten, count, nonces = await self._forget(
-            partition, self._script_now(), layer.number, pack(batch)
+            partition, script_now(self._now), layer.number, pack(batch)
         )
         await self.archive.note_count(partition, layer.number, count)
         await self._settle([(member, partition, nonce) for member, nonce in zip(away, nonces, strict=True)])
@@ -77,7 +77,7 @@ class Retention:
         """Put ids into the archive. Returns them."""
         layer = self.archive.current(home)
         batch = [(member, layer.positions(member.decode())) for member in members]
-        count = await self._bury(home, self._script_now(), layer.number, pack(batch))
+        count = await self._bury(home, script_now(self._now), layer.number, pack(batch))
         await self.archive.note_count(home, layer.number, count)
         return members
 
@@ -85,7 +85,7 @@ class Retention:
         """Drop pointers that have pointed nowhere for some time. Returns how many were looked at."""
         count = 0
         while True:
-            found = await self._pointers(home, self._script_now(), MAX_POINTERS)
+            found = await self._pointers(home, script_now(self._now), MAX_POINTERS)
             pointers = list(zip(found[::3], found[1::3], found[2::3], strict=True))
             index = self._partitions.store_keys[home].pointers
             readable = {*await self._readable(index, found[::3])}
@@ -96,7 +96,7 @@ class Retention:
 
     async def drop_pointer(self, home: int, member: bytes, nonce: str) -> None:
         """Drop a pointer with this nonce that points to no record and that nobody checks."""
-        await self._settle_pointers(home, self._script_now(), pack([(member, nonce, False)]))
+        await self._settle_pointers(home, script_now(self._now), pack([(member, nonce, False)]))
 
     async def _settle(self, pointers: Sequence[tuple[bytes, int, bytes]]) -> None:
         """Takes (member, partition that the pointer names or -1, its nonce). Drops those without a record."""
@@ -122,12 +122,8 @@ class Retention:
     async def _settle_at(
         self, home: int, items: Sequence[tuple[bytes, bytes, bool]]
     ) -> Sequence[tuple[bytes, bytes, bool]]:
-        await self._settle_pointers(home, self._script_now(), pack(items))
+        await self._settle_pointers(home, script_now(self._now), pack(items))
         return items
 
     def _home_of(self, member: bytes) -> int:
         return self._partitions.home_of(name_of(member))
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms

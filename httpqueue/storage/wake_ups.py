@@ -13,7 +13,7 @@ from httpqueue.clock import StoreNow, server_time
 from httpqueue.storage.connection import redis_errors
 from httpqueue.storage.keys import is_member, member_of, name_of
 from httpqueue.storage.partitions import Partitions
-from httpqueue.storage.scripts import PipelinedScript, Script, pack
+from httpqueue.storage.scripts import PipelinedScript, Script, pack, script_now
 from httpqueue.timers.commands import WakeUp
 
 WINDOW: Final = 2_500
@@ -94,14 +94,14 @@ class WakeUps:
 
     async def look(self, *, horizon_ms: int, overdue_ms: int) -> list[Look]:
         """What there is to do in each partition. This is one round trip for all of them."""
-        args = (self._script_now(), horizon_ms, overdue_ms)
+        args = (script_now(self._now), horizon_ms, overdue_ms)
         answers = await self._look([(keys, args) for keys in self._keys])
         return [Look(*map(bool, answer)) for answer in answers]
 
     async def admit(self, partition: int, wake_ups: Sequence[WakeUp], *, horizon_ms: int) -> list[WakeUp]:
         """Those that go into the queue now. top_up finds the others later, in the due index."""
         items = [(member_of(wake_up.name), wake_up.due_ms) for wake_up in wake_ups]
-        answers = await self._admit(partition, self._script_now(), horizon_ms, self._window, pack(items))
+        answers = await self._admit(partition, script_now(self._now), horizon_ms, self._window, pack(items))
         return [wake_up for wake_up, admitted in zip(wake_ups, answers, strict=True) if admitted]
 
     async def top_up(self, partition: int, start: int, *, horizon_ms: int, limit: int) -> TopUp:
@@ -110,7 +110,7 @@ class WakeUps:
         Each wake-up is handed out once: put it into the queue before the next call.
         """
         now_ms, following, complete_until, found = await self._top_up(
-            partition, self._script_now(), horizon_ms, self._window, limit, start
+            partition, script_now(self._now), horizon_ms, self._window, limit, start
         )
         complete_ms = None if complete_until == b"" else max(0, complete_until - now_ms)
         return TopUp(_wake_ups(partition, found), None if following < 0 else following, complete_ms)
@@ -120,7 +120,7 @@ class WakeUps:
     ) -> tuple[list[WakeUp], Place | None]:
         """Wake-ups that were put and are overdue by by_ms, and where to go on (None: at the end)."""
         passed, due_ms, timer_id, found = await self._overdue(
-            partition, self._script_now(), by_ms, limit, place.passed, place.due_ms, place.id
+            partition, script_now(self._now), by_ms, limit, place.passed, place.due_ms, place.id
         )
         following = None if passed < 0 else Place(passed, due_ms, timer_id.decode())
         return _wake_ups(partition, found), following
@@ -131,7 +131,7 @@ class WakeUps:
         The relay is told of the first timers of lanes and lines that nobody serves. skip: how many of those
         that lost their worker to leave out; with a skip, it looks for nothing else.
         """
-        lost, waiting = await self._heal(partition, self._script_now(), limit, skip)
+        lost, waiting = await self._heal(partition, script_now(self._now), limit, skip)
         return Lost(
             _wake_ups(partition, lost),
             [
@@ -154,10 +154,6 @@ class WakeUps:
             pipeline.hset(self._keys[partition].filled, _EPOCH, epoch)
             await pipeline.execute()
         return True
-
-    def _script_now(self) -> int | str:
-        now_ms = self._now()
-        return "" if now_ms is None else now_ms
 
 
 def _wake_ups(partition: int, found: list[Any]) -> list[WakeUp]:
